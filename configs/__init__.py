@@ -1,0 +1,1 @@
+"""One file per benchmark row; `common` holds what they share."""

@@ -1,0 +1,25 @@
+"""NonLocalNet R-101-D8 on Cityscapes: 769x769 crops, 80k steps of 8 images.
+
+    python -m nonlocal_jax.main --config=configs/cityscapes_r101_769x769_80k.py
+
+Published: mIoU 79.40, 80.85 with ms+flip.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    """The row's config."""
+    config = common.cityscapes_769()
+    common.resnet101(config)
+    config.total_steps = 80_000
+    config.eval_every = config.checkpoint_every = 8_000
+    config.published = common.published(
+        "nonlocal_r101-d8_769x769_80k_cityscapes",
+        "20200607_183428-0e1fa4f9",
+        miou=79.40,
+        miou_tta=80.85,
+    )
+    return config

@@ -1,0 +1,93 @@
+"""Every example is decoded before it is written; what was found becomes a table."""
+
+import dataclasses
+import io
+from collections import Counter
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.inputs import decode, sources
+from nonlocal_jax.inputs.datasets import IGNORED
+
+
+@dataclasses.dataclass
+class Findings:
+    """What the examples of a split are like.
+
+    Attributes:
+      count: number of examples.
+      sizes: how many images there are of each (height, width).
+      pixels: how many pixels have each label, 256 numbers.
+      image_bytes, label_bytes: encoded size of all images and of all labels.
+    """
+
+    count: int = 0
+    sizes: Counter[tuple[int, int]] = dataclasses.field(default_factory=Counter)
+    pixels: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
+    image_bytes: int = 0
+    label_bytes: int = 0
+
+    def add(self, image: bytes, label: UInt8[np.ndarray, "h w"], encoded_label: bytes) -> None:
+        """Counts one example in."""
+        self.count += 1
+        self.sizes[label.shape] += 1
+        self.pixels += np.bincount(label.ravel(), minlength=256)
+        self.image_bytes += len(image)
+        self.label_bytes += len(encoded_label)
+
+
+def check(image: bytes, label: UInt8[np.ndarray, "h w"], num_classes: int, name: str) -> None:
+    """Decodes the image, as training will, and compares the label with it.
+
+    Args:
+      image: encoded.
+      label: train ids.
+      num_classes: how many train ids there are.
+      name: what to call the example in an error.
+
+    Raises:
+      UserError: the image is damaged, the label has another size or a value that is no class.
+    """
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            opened.load()  # unlike OpenCV, Pillow refuses a picture that was cut short
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{name} is damaged ({error}). Download or copy it again.") from error
+    decoded = decode.decode_image(image, name)
+    sources.check_example(decoded, label, num_classes, f"the mask of {name}")
+
+
+def encode_label(label: UInt8[np.ndarray, "h w"]) -> bytes:
+    """A label as PNG with one 8-bit channel."""
+    return cv2.imencode(".png", label)[1].tobytes()
+
+
+def table(findings: dict[str, Findings], published: dict[str, int], num_classes: int) -> str:
+    """What was found, a line per split."""
+    lines = [
+        f"{'split':<7}{'images':>8}{'published':>11}  {'height x width':<21}{'labels':<9}"
+        f"{'ignored':>8}{'images MB':>11}{'labels MB':>11}"
+    ]
+    for split, found in findings.items():
+        seen = np.flatnonzero(found.pixels[:IGNORED])
+        labels = f"{seen[0]}..{seen[-1]}" if seen.size else "none"
+        ignored = found.pixels[IGNORED] / found.pixels.sum()
+        lines.append(
+            f"{split:<7}{found.count:>8}{published[split]:>11}  {_sizes(found):<21}{labels:<9}"
+            f"{ignored:>8.1%}{found.image_bytes / 1e6:>11.1f}{found.label_bytes / 1e6:>11.1f}"
+        )
+    for split, found in findings.items():
+        absent = [str(c) for c in range(num_classes) if not found.pixels[c]]
+        if absent:
+            lines.append(f"{split} never shows the classes {', '.join(absent)}.")
+    return "\n".join(lines)
+
+
+def _sizes(found: Findings) -> str:
+    heights, widths = zip(*found.sizes, strict=True)
+    smallest, largest = f"{min(heights)}x{min(widths)}", f"{max(heights)}x{max(widths)}"
+    return smallest if smallest == largest else f"{smallest}..{largest}"

@@ -1,0 +1,1 @@
+"""NonLocalNet for semantic segmentation in JAX and Flax."""

@@ -1,0 +1,1 @@
+"""Published PyTorch checkpoints in, and ours back out."""

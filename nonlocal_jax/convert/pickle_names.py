@@ -1,0 +1,218 @@
+"""All that a pickle may name: tensor storages, and a handful of functions, none of them imported.
+
+Each function of PyTorch or NumPy that a checkpoint's pickle calls has a stand-in here, which checks
+every argument and builds plain data or the description of a tensor.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+MAX_RANK = 16
+MAX_ENCODED_BYTES = 1024
+
+STORAGE_MODULES = ("torch", "torch.cuda")
+STORAGE_TYPES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+}
+
+
+DTYPES = {
+    name: np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+    for name in STORAGE_TYPES.values()
+}
+
+
+class FormatError(Exception):
+    """What is wrong with the file; the caller knows the file's name and adds it."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A flat array whose values lie elsewhere in the file, under `key`."""
+
+    dtype: str
+    key: str
+    size: int
+
+
+@dataclass(frozen=True)
+class TensorView:
+    """A tensor as PyTorch describes it: a strided view of a storage, all counted in elements."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Name:
+    """A function or class that the file names."""
+
+    module: str
+    name: str
+
+
+@dataclass
+class NumpyType:
+    """The type of a pickled NumPy scalar; its byte order arrives later, by BUILD."""
+
+    code: str
+    order: str = "<"
+
+
+def printable(text: str) -> str:
+    """Text from an untrusted file, short and without control characters."""
+    return ascii(text)[1:-1][:100]
+
+
+def _natural(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**48:
+        raise FormatError("its pickle is damaged: a size is not a sensible number")
+    return value
+
+
+def _naturals(values: object) -> tuple[int, ...]:
+    if not isinstance(values, tuple) or len(values) > MAX_RANK:
+        raise FormatError("its pickle is damaged: a tensor's shape is not a short tuple")
+    return tuple(_natural(value) for value in values)
+
+
+def _tensor(
+    storage: object, offset: object, shape: object, strides: object, *_: object
+) -> TensorView:
+    """torch._utils._rebuild_tensor_v2; requires_grad and hooks are of no interest here.
+
+    The bounds are checked here, before any array exists: a stride of 0 can turn one number into
+    petabytes, and a negative or long stride points outside the storage.
+    """
+    if not isinstance(storage, Storage):
+        raise FormatError("its pickle is damaged: a tensor has no storage")
+    view = TensorView(storage, _natural(offset), _naturals(shape), _naturals(strides))
+    if len(view.shape) != len(view.strides):
+        raise FormatError("its pickle is damaged: a tensor's shape and strides disagree")
+    size = 1
+    for length in view.shape:
+        size *= length
+    last = view.offset + sum(
+        (n - 1) * stride for n, stride in zip(view.shape, view.strides, strict=True)
+    )
+    if size > storage.size or (size and last >= storage.size):
+        raise FormatError(
+            f"a tensor of shape {view.shape} does not fit its storage of {storage.size} values"
+        )
+    return view
+
+
+def _parameter(data: object, *_: object) -> TensorView:
+    """torch._utils._rebuild_parameter: the tensor itself."""
+    if not isinstance(data, TensorView):
+        raise FormatError("its pickle is damaged: a parameter has no tensor")
+    return data
+
+
+def _ordered_dict() -> OrderedDict:
+    """collections.OrderedDict, always empty here: its items follow as instructions."""
+    return OrderedDict()
+
+
+def _size(values: object) -> tuple[int, ...]:
+    """torch.Size."""
+    return _naturals(values)
+
+
+def _numpy_type(code: object, *_: object) -> NumpyType:
+    """numpy.dtype of a real scalar."""
+    if code not in ("f2", "f4", "f8", "b1", *(f"{kind}{n}" for kind in "iu" for n in (1, 2, 4, 8))):
+        raise FormatError("its pickle holds a NumPy value that is not a plain number")
+    return NumpyType(str(code))
+
+
+def set_byte_order(target: NumpyType, state: object) -> None:
+    """The part of numpy.dtype.__setstate__ that matters to a scalar."""
+    order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
+    if order not in ("<", ">", "|", "="):
+        raise FormatError("its pickle is damaged: a NumPy type has no byte order")
+    target.order = str(order)
+
+
+def _numpy_scalar(kind: object, data: object) -> object:
+    """numpy.core.multiarray.scalar, as the Python number it stands for."""
+    if not isinstance(kind, NumpyType) or not isinstance(data, bytes):
+        raise FormatError("its pickle is damaged: a NumPy number has no type or no value")
+    dtype = np.dtype(kind.order + kind.code)
+    if len(data) != dtype.itemsize:
+        raise FormatError("its pickle is damaged: a NumPy number has the wrong size")
+    return np.frombuffer(data, dtype)[0].item()
+
+
+def _encode(text: object, codec: object) -> bytes:
+    """_codecs.encode, which is how old pickles write bytes."""
+    # Bounded, since one instruction can repeat a text that is already there.
+    if codec != "latin1" or not isinstance(text, str) or len(text) > MAX_ENCODED_BYTES:
+        raise FormatError("its pickle encodes bytes in a way that is not known")
+    return text.encode("latin1")
+
+
+# What a pickle may call: our stand-in, and how many arguments the original takes.
+_CALLS: dict[str, tuple[Callable[..., object], tuple[int, ...]]] = {
+    "collections OrderedDict": (_ordered_dict, (0,)),
+    "torch Size": (_size, (1,)),
+    "torch._utils _rebuild_tensor_v2": (_tensor, (6, 7)),
+    "torch._utils _rebuild_parameter": (_parameter, (3,)),
+    "numpy dtype": (_numpy_type, (1, 2, 3)),
+    "numpy.core.multiarray scalar": (_numpy_scalar, (2,)),
+    "numpy._core.multiarray scalar": (_numpy_scalar, (2,)),
+    "_codecs encode": (_encode, (2,)),
+}
+
+
+def known_name(module: str, name: str) -> Name:
+    """What the file may name; raises FormatError, naming it, for anything else."""
+    path = f"{module} {name}"
+    if path not in _CALLS and not (module in STORAGE_MODULES and name in STORAGE_TYPES):
+        raise FormatError(
+            f"its pickle names {printable(module)}.{printable(name)}, which a checkpoint of "
+            "tensors has no need of; it was refused and nothing was run"
+        )
+    return Name(module, name)
+
+
+def call(function: object, arguments: object) -> object:
+    """What the named function would have returned, as plain data."""
+    if not isinstance(function, Name) or not isinstance(arguments, tuple):
+        raise FormatError("its pickle is damaged: it calls something that is no function")
+    stand_in, counts = _CALLS.get(f"{function.module} {function.name}", (None, ()))
+    if stand_in is None or len(arguments) not in counts:
+        raise FormatError(f"its pickle is damaged: it calls {function.name} in an unknown way")
+    return stand_in(*arguments)
+
+
+def storage(identity: object) -> Storage:
+    """The storage that a persistent id describes: ("storage", type, key, device, size)."""
+    if not isinstance(identity, tuple) or not identity:
+        raise FormatError("its pickle is damaged: a storage has no description")
+    if identity[0] == "module":
+        raise FormatError("it is a pickled model; save its state_dict() instead")
+    # The 2020 form has a sixth value, which described views of storages before PyTorch 0.4.
+    if identity[0] != "storage" or len(identity) not in (5, 6) or identity[5:] not in ((), (None,)):
+        raise FormatError("its pickle describes a storage in a form that is not known")
+    kind, key, size = identity[1], identity[2], identity[4]
+    if not isinstance(kind, Name) or kind.name not in STORAGE_TYPES or not isinstance(key, str):
+        raise FormatError("its pickle describes a storage of a type that is not known")
+    return Storage(STORAGE_TYPES[kind.name], key, _natural(size))

@@ -1,0 +1,196 @@
+"""Scores a checkpoint on its config's validation images, by the published protocol.
+
+python -m nonlocal_jax.evaluate --config=configs/ROW.py --checkpoint=DIR [--tta]
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, UInt8
+from ml_collections import ConfigDict
+
+from nonlocal_jax import batching, inference, metrics, run_log, sharding
+from nonlocal_jax.batching import Batch, Image, Label, Size
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.inference import Protocol, Windows
+from nonlocal_jax.inputs import loader, sources
+from nonlocal_jax.models.build import Network
+
+Variables = dict[str, jax.Array]
+OnMask = Callable[[int, UInt8[np.ndarray, "h w"]], None]
+
+
+def evaluate(
+    network: Network,
+    variables: Variables,
+    config: ConfigDict,
+    *,
+    mesh: Mesh,
+    tta: bool = False,
+    on_mask: OnMask | None = None,
+    log: batching.Log = run_log.say,
+) -> metrics.Scores:
+    """Scores of a network on the validation split, over all devices and processes.
+
+    Args:
+      network: of `config.model`.
+      variables: its arrays, on the mesh.
+      config: names the data and the protocol.
+      mesh: the devices; the batch is split over `data` and `fsdp`.
+      tta: average over config.eval.tta_ratios, and mirrored images with config.eval.tta_flip.
+      on_mask: is given every image's index and its class indices at the original size; in each
+        process those of its own devices.
+      log: is told what is compiled, and how far it is.
+
+    Raises:
+      UserError: the data set is not there, an image is bad (and config.data.on_bad_example is
+        "raise"), or the network's scores are not finite.
+    """
+    dataset = loader.dataset(config)
+    examples = Examples(loader.open_source(config, "val"), config.data.on_bad_example == "skip")
+    batch_size = eval_batch_size(config, mesh)
+    rows = batching.local_rows(mesh, batch_size)
+    confusion, labelled = np.zeros((config.model.num_classes,) * 2, np.int64), 0
+    results = batching.run(
+        _counting(_Same(network), protocol(config, tta), config.model.num_classes, bool(on_mask)),
+        variables,
+        examples.read,
+        examples.sizes,
+        protocol(config, tta),
+        batch_size=batch_size,
+        mesh=mesh,
+        log=log,
+    )
+    for members, counts in results:
+        confusion += np.asarray(counts.confusion)
+        labelled += int(counts.labelled)
+        if confusion.sum() != labelled:
+            raise UserError(
+                f"The network's scores are not finite for one of {len(members)} images, the first "
+                f"of them {examples.name(members[0])}: the checkpoint holds NaN or infinite values."
+            )
+        if on_mask:
+            for row, mask in zip(rows, batching.local(counts.masks), strict=True):
+                if row < len(members):
+                    height, width = examples.sizes[members[row]]
+                    on_mask(examples.indices[members[row]], mask[:height, :width])
+    return metrics.Scores(confusion, dataset.class_names)
+
+
+def protocol(config: ConfigDict, tta: bool = False) -> Protocol:
+    """The evaluation protocol of a config, with or without its test-time augmentation."""
+    sliding = {"whole": False, "slide": True}.get(config.eval.mode)
+    if sliding is None:
+        raise UserError(f"config.eval.mode is {config.eval.mode!r}; it must be whole or slide.")
+    return Protocol(
+        scale=tuple(config.eval.scale),
+        align_corners=config.model.align_corners,
+        ratios=tuple(config.eval.tta_ratios) if tta else (1.0,),
+        flip=tta and config.eval.tta_flip,
+        windows=Windows(tuple(config.eval.window), tuple(config.eval.stride)) if sliding else None,
+    )
+
+
+def eval_batch_size(config: ConfigDict, mesh: Mesh) -> int:
+    """Images in a step over all processes: on CPU one per device, as more would save no time.
+
+    Raises:
+      UserError: config.eval.batch_size does not split over the mesh.
+    """
+    if mesh.devices.flat[0].platform == "cpu":
+        return mesh.shape["data"] * mesh.shape["fsdp"]
+    sharding.check_batch_size(mesh, config.eval.batch_size, "config.eval.batch_size")
+    return config.eval.batch_size
+
+
+class Examples:
+    """The images of a split that can be used, and their original sizes.
+
+    Args:
+      source: the split.
+      skip_bad: leave out and report what can't be read, rather than raise.
+    """
+
+    def __init__(self, source: sources.Source, skip_bad: bool):
+        self._source, self._skip_bad = source, skip_bad
+        self.indices: list[int] = []
+        self.sizes: list[Size] = []
+        for index in range(len(source)):
+            with self._leaving_out():
+                self.sizes.append(source.image_size(index))
+                self.indices.append(index)
+        if not self.indices:
+            raise UserError("The validation split holds no image that can be read.")
+
+    def read(self, member: int) -> tuple[Image, Label | None] | None:
+        """Image and labels of the n-th usable image; None if it proves unusable after all."""
+        with self._leaving_out():
+            example = self._source[self.indices[member]]
+            return example.image, example.label
+        return None
+
+    def name(self, member: int) -> str:
+        """What to call the n-th usable image."""
+        return self._source[self.indices[member]].name
+
+    @contextlib.contextmanager
+    def _leaving_out(self) -> Iterator[None]:
+        """Reports what can't be read, if that is what is to be done with it."""
+        try:
+            yield
+        except UserError as error:
+            if not self._skip_bad:
+                raise
+            logging.warning("Left out: %s", error)
+
+
+class Counts(NamedTuple):
+    """What the device counts of a batch: the pixels of each label and prediction, and the labels.
+
+    Attributes:
+      confusion: by label (row) and prediction (column).
+      labelled: pixels that have a label: as many as `confusion` holds if all scores are finite.
+      masks: class indices, where they were asked for.
+    """
+
+    confusion: Int[Array, "classes classes"]
+    labelled: Int[Array, ""]
+    masks: UInt8[Array, "n H W"] | None
+
+
+class _Same:
+    """Equal to itself alone, so that what is compiled for a network is found again."""
+
+    def __init__(self, network: Network):
+        self.network = network
+
+    def __hash__(self) -> int:
+        return id(self.network)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.network is self.network
+
+
+@functools.lru_cache(maxsize=8)
+def _counting(
+    same: _Same, protocol: Protocol, num_classes: int, keep_masks: bool
+) -> jax.stages.Wrapped:
+    """The jitted function that evaluates a batch; the same one for the same arguments."""
+
+    @functools.partial(jax.jit, static_argnames=("canvas", "padded"))
+    def count(variables: Variables, batch: Batch, *, canvas: Size, padded: bool) -> Counts:
+        model = same.network.bind(variables)
+        model.eval()
+        masks = inference.segment(model, batch.scales, batch.sizes, canvas, protocol, padded=padded)
+        confusion = metrics.confusion_matrix(masks, batch.labels, num_classes)
+        labelled = jnp.sum(batch.labels != metrics.IGNORE, dtype=jnp.int32)
+        return Counts(confusion, labelled, masks if keep_masks else None)
+
+    return count

@@ -1,0 +1,1 @@
+"""From files to batches, in NumPy and grain alone."""

@@ -1,0 +1,123 @@
+"""Encoded images and masks to arrays, bit-equal to OpenCV's (images) and Pillow's (masks) decoders.
+
+JPEGs go through simplejpeg and plain 8-bit PNGs through kornia-rs, which give the same values as
+OpenCV in a fraction of the time (a third, for a 2048x1024 PNG); whatever they cannot read goes
+through OpenCV or Pillow.
+"""
+
+import io
+
+import cv2
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+from kornia_rs import io as rust_png
+from PIL import Image, UnidentifiedImageError
+
+from nonlocal_jax.errors import UserError
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_JPEG_SIGNATURE = b"\xff\xd8\xff"
+_GREY, _RGB, _INDEXED = 0, 2, 3  # PNG colour types
+_PNG_EXIF, _JPEG_EXIF = b"eXIf", b"Exif\0\0"
+_HEADER_BYTES = 1 << 16  # where a turned photograph says so
+
+
+def decode_image(encoded: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    """An encoded image as RGB, turned as its EXIF orientation says.
+
+    Args:
+      encoded: the file's bytes, JPEG, PNG or another format that OpenCV reads.
+      name: what to call it in an error.
+
+    Raises:
+      UserError: it cannot be decoded.
+    """
+    image = _fast_image(encoded)
+    if image is None and encoded:
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise UserError(f"{name} cannot be decoded as an image: {_remedy(encoded)}")
+    return image
+
+
+def decode_label(encoded: bytes, name: str) -> UInt8[np.ndarray, "h w"]:
+    """An encoded mask as the numbers in the file: palette PNGs give indices, not colours.
+
+    Args:
+      encoded: the file's bytes.
+      name: what to call it in an error.
+
+    Raises:
+      UserError: it cannot be decoded, is a colour picture, or has numbers above 255.
+    """
+    png = _png_header(encoded)
+    if png is not None and png[2:] in ((8, _GREY), (8, _INDEXED)):
+        try:
+            return rust_png.decode_image_png_u8(encoded, png[:2], "mono")[..., 0]
+        except Exception:  # its errors have no class of their own; Pillow's follow
+            pass
+    try:
+        label = np.asarray(Image.open(io.BytesIO(encoded)))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{name} cannot be decoded as a mask: {_remedy(encoded)}") from error
+    if label.ndim != 2:
+        raise UserError(
+            f"{name} is a colour picture with {label.shape[-1]} channels; a mask holds one class "
+            "index a pixel. Convert its colours to indices."
+        )
+    if label.max(initial=0) > 255:
+        raise UserError(f"{name} holds {label.max()}; a mask holds class indices of 0 to 255.")
+    return label.astype(np.uint8)
+
+
+def image_size(encoded: bytes, name: str) -> tuple[int, int]:
+    """Height and width of an encoded image, from its header where that suffices.
+
+    Raises:
+      UserError: it cannot be decoded.
+    """
+    png = _png_header(encoded)
+    if png is not None and _PNG_EXIF not in encoded[:_HEADER_BYTES]:
+        return png[:2]
+    if encoded.startswith(_JPEG_SIGNATURE) and _JPEG_EXIF not in encoded[:_HEADER_BYTES]:
+        try:
+            height, width = simplejpeg.decode_jpeg_header(encoded)[:2]
+            return height, width
+        except ValueError:
+            pass
+    height, width = decode_image(encoded, name).shape[:2]
+    return height, width
+
+
+def _fast_image(encoded: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
+    """The image where a fast decoder reads it, else None. EXIF may turn it: left to OpenCV."""
+    header = encoded[:_HEADER_BYTES]
+    try:
+        if encoded.startswith(_JPEG_SIGNATURE) and _JPEG_EXIF not in header:
+            return simplejpeg.decode_jpeg(encoded, colorspace="RGB")
+        png = _png_header(encoded)
+        if png is not None and png[2:] == (8, _RGB) and _PNG_EXIF not in header:
+            return rust_png.decode_image_png_u8(encoded, png[:2], "rgb")
+    except Exception:  # kornia-rs raises bare ones; OpenCV has the last word on the file
+        pass
+    return None
+
+
+def _png_header(encoded: bytes) -> tuple[int, int, int, int] | None:
+    """Height, width, bit depth and colour type of a PNG, None for another format."""
+    if len(encoded) < 33 or not encoded.startswith(_PNG_SIGNATURE):
+        return None
+    width = int.from_bytes(encoded[16:20], "big")
+    height = int.from_bytes(encoded[20:24], "big")
+    return height, width, encoded[24], encoded[25]
+
+
+def _remedy(encoded: bytes) -> str:
+    if not encoded:
+        return "the file is empty. Copy or download it again."
+    return (
+        f"its {len(encoded)} bytes are damaged, cut short or of another format. Copy or download "
+        "it again, take it out of the data set, or go on without with "
+        "--config.data.on_bad_example=skip."
+    )

@@ -1,0 +1,236 @@
+"""Batches for training and evaluation, from a config.
+
+The i-th training example of a run is a pure function of the seed and i. Batch t holds the examples
+t * batch_size and on, and host p of n the p-th of n equal runs of it: so the global batch is the
+same for any number of hosts, worker processes and threads, and resuming is starting at a step.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+from ml_collections import ConfigDict
+
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.inputs import datasets, evaluation, photometric, sources, transforms, watchdog
+
+Batch = dict[str, np.ndarray]
+EvalBatch = evaluation.EvalBatch
+
+BUFFERED_BATCHES = 2  # ready beside the one in use, so that the device never waits for the host
+
+
+def dataset(config: ConfigDict) -> datasets.Dataset:
+    """The facts of the config's data set: names, palette, counts.
+
+    Raises:
+      UserError: there is none of that name, or the class list cannot be read.
+    """
+    if config.data.name != "folder":
+        return datasets.get(config.data.name)
+    label_map = {int(value): int(label) for value, label in config.data.label_map.items()}
+    return datasets.from_folder(
+        config.data_dir,
+        classes_file=config.data.classes_file,
+        label_map=label_map,
+        reduce_zero_label=config.data.reduce_zero_label,
+    )
+
+
+def open_source(config: ConfigDict, split: str) -> sources.Source:
+    """The decoded examples of a split, "train" or "val".
+
+    Raises:
+      UserError: the data set is not there; the message has the command that brings it.
+    """
+    return sources.open_source(
+        dataset(config), split, data_dir=config.data_dir, kind=config.data.source
+    )
+
+
+def check(config: ConfigDict) -> None:
+    """Finds out in a moment whether there is something to train on; decodes nothing.
+
+    Raises:
+      UserError: a split is missing or empty, an image has no mask, the classes are not the
+        model's, or a setting of config.data makes no sense.
+    """
+    classes = dataset(config).num_classes
+    if config.model.num_classes != classes:
+        raise UserError(
+            f"config.model.num_classes is {config.model.num_classes}, and {config.data.name} has "
+            f"{classes} classes: set --config.model.num_classes={classes}."
+        )
+    if config.data.on_bad_example not in ("raise", "skip"):
+        raise UserError(
+            f"config.data.on_bad_example is {config.data.on_bad_example!r}; it is raise or skip."
+        )
+    for split in datasets.SPLITS:
+        open_source(config, split)
+
+
+def train_batches(
+    config: ConfigDict, *, start_step: int = 0, process_index: int = 0, process_count: int = 1
+) -> Iterator[Batch]:
+    """This host's part of the training batches, for ever.
+
+    Args:
+      config: of the run; config.batch_size is over all hosts.
+      start_step: the number of batches that the run has seen already.
+      process_index: of this host.
+      process_count: number of hosts.
+
+    Yields:
+      image: uint8 [n, h, w, 3] RGB, n = batch_size / process_count; label: uint8 [n, h, w], 255
+      ignored; size: int32 [n, 2], height and width of the part that is no padding (which is at
+      the right and bottom).
+
+    Raises:
+      UserError: the batch does not divide among the hosts, an example is bad, or a worker is gone.
+    """
+    examples = train_examples(config)
+    shard = _HostShard(examples, config.batch_size, start_step, process_index, process_count)
+    batches = grain.MapDataset.source(shard).batch(shard.host_batch)
+    threads = config.data.num_threads if config.data.num_threads > 0 else os.cpu_count() or 1
+    workers = config.data.num_workers
+    read = grain.ReadOptions(
+        num_threads=1 if workers else threads,
+        prefetch_buffer_size=1 if workers else max(threads, BUFFERED_BATCHES),
+    )
+    iterable = batches.to_iter_dataset(read)
+    if workers:
+        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return watchdog.guarded(iterable, buffered=BUFFERED_BATCHES)
+
+
+def eval_batches(
+    config: ConfigDict,
+    *,
+    split: str = "val",
+    ratios: tuple[float, ...] = (1.0,),
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[EvalBatch]:
+    """This host's part of an evaluation: every image once, at its own size.
+
+    Images of equal size share a batch, so that nothing is padded but the number of images. All
+    hosts see batches of the same shapes, and as many.
+
+    Args:
+      config: of the run; config.eval.batch_size is over all hosts.
+      split: "train" or "val".
+      ratios: one network input per ratio of config.eval.scale.
+      process_index: of this host.
+      process_count: number of hosts.
+
+    Yields:
+      see `evaluation.EvalBatch`.
+
+    Raises:
+      UserError: the batch does not divide among the hosts, or an example is bad.
+    """
+    host_batch = _host_batch("config.eval.batch_size", config.eval.batch_size, process_count)
+    batches = evaluation.EvalBatches(
+        open_source(config, split),
+        scale=tuple(config.eval.scale),
+        ratios=ratios,
+        batch_size=config.eval.batch_size,
+        rows=slice(process_index * host_batch, (process_index + 1) * host_batch),
+        skip_bad=config.data.on_bad_example == "skip",
+    )
+    threads = config.data.num_threads if config.data.num_threads > 0 else os.cpu_count() or 1
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    iterable = grain.MapDataset.source(batches).to_iter_dataset(read)
+    return watchdog.guarded(iterable, buffered=BUFFERED_BATCHES)
+
+
+def train_examples(config: ConfigDict) -> grain.MapDataset:
+    """The run's endless augmented examples by index: shuffled anew every epoch.
+
+    Its i-th element holds image, label and size, as a batch of `train_batches` does per image.
+    """
+    source = open_source(config, "train")
+    if config.data.on_bad_example == "skip":
+        source = sources.SkippingSource(source)
+    examples = grain.MapDataset.source(_Elements(source)).seed(config.seed).shuffle().repeat()
+    for transform in augmentations(config):
+        examples = examples.random_map(transform)
+    return examples.map(transforms.Pad(tuple(config.data.crop_size)))
+
+
+def augmentations(config: ConfigDict) -> list[grain.transforms.RandomMap]:
+    """The random transforms of config.data, in order; those of probability 0 are left out."""
+    data = config.data
+    chosen: list[grain.transforms.RandomMap] = [
+        transforms.RandomResizedCrop(
+            scale=tuple(data.scale),
+            ratio_range=tuple(data.ratio_range),
+            crop_size=tuple(data.crop_size),
+            max_class_fraction=data.max_class_fraction,
+        )
+    ]
+    if data.flip_probability:
+        chosen.append(transforms.RandomFlip(data.flip_probability))
+    if data.vertical_flip_probability:
+        chosen.append(transforms.RandomFlip(data.vertical_flip_probability, axis=0))
+    if data.rotate_probability:
+        chosen.append(transforms.RandomRotate(data.rotate_probability, data.rotate_degrees))
+    if data.photometric_distortion:
+        chosen.append(photometric.PhotometricDistortion())
+    if data.cutout_probability:
+        chosen.append(
+            transforms.RandomCutout(
+                data.cutout_probability, data.cutout_holes, tuple(data.cutout_size)
+            )
+        )
+    return chosen
+
+
+class _Elements:
+    """A source's examples as the transforms take them: {"image", "label"}."""
+
+    def __init__(self, source: sources.Source):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> transforms.Element:
+        example = self._source[index]
+        return {"image": example.image, "label": example.label}
+
+
+class _HostShard:
+    """The examples of one host, in order, from a step on: rows [p * b, (p + 1) * b) of each batch.
+
+    Runs of rows, rather than every n-th, put each example in the same row of the global batch for
+    any number of hosts.
+    """
+
+    def __init__(
+        self,
+        examples: grain.MapDataset,
+        batch_size: int,
+        start_step: int,
+        process_index: int,
+        process_count: int,
+    ):
+        self.host_batch = _host_batch("config.batch_size", batch_size, process_count)
+        self._examples = examples
+        self._batch_size = batch_size
+        self._first = start_step * batch_size + process_index * self.host_batch
+
+    def __len__(self) -> int:
+        return sys.maxsize // self._batch_size
+
+    def __getitem__(self, index: int) -> transforms.Element:
+        step, row = divmod(index, self.host_batch)
+        return self._examples[self._first + step * self._batch_size + row]
+
+
+def _host_batch(key: str, batch_size: int, process_count: int) -> int:
+    if batch_size % process_count or batch_size < 1:
+        raise UserError(f"{key} is {batch_size}; it must be a multiple of {process_count} hosts.")
+    return batch_size // process_count

@@ -1,0 +1,107 @@
+"""Photometric distortion in uint8: the same grey levels as MMSegmentation's, without its floats.
+
+Brightness, contrast, saturation and hue each change one byte by a rule that depends on that byte
+alone, so each is a table of 256 entries, made with the reference's float32 arithmetic.
+"""
+
+import dataclasses
+
+import cv2
+import grain
+import numpy as np
+from jaxtyping import UInt8
+
+BRIGHTNESS = 32.0  # grey levels either way
+CONTRAST = SATURATION = (0.5, 1.5)
+HUE = 18  # of OpenCV's 180 steps: -18 to 17, the upper end never drawn
+_HUE_STEPS = 180
+
+_Table = UInt8[np.ndarray, "256"]
+_IDENTITY = np.arange(256, dtype=np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Distortion:
+    """The parameters of one distortion; None leaves its step out.
+
+    Attributes:
+      brightness: added to every channel, in grey levels.
+      contrast: multiplies every channel.
+      contrast_first: contrast comes before saturation and hue, else after them.
+      saturation: multiplies the saturation.
+      hue: added to the hue, in steps of two degrees.
+    """
+
+    brightness: float | None = None
+    contrast: float | None = None
+    contrast_first: bool = True
+    saturation: float | None = None
+    hue: int | None = None
+
+
+def distort(
+    image: UInt8[np.ndarray, "h w 3"], distortion: Distortion
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Applies brightness, contrast (or later), saturation, hue, contrast to an RGB image."""
+    first, last = _IDENTITY, _IDENTITY
+    if distortion.brightness is not None:
+        first = linear_table(offset=distortion.brightness)
+    if distortion.contrast is not None:
+        contrast = linear_table(factor=distortion.contrast)
+        if distortion.contrast_first:
+            first = contrast[first]
+        else:
+            last = contrast
+    image = _look_up(image, first)
+    if distortion.saturation is not None:
+        image = _change_hsv(image, 1, linear_table(factor=distortion.saturation))
+    if distortion.hue is not None:
+        shifted = (np.arange(256) + distortion.hue) % _HUE_STEPS
+        image = _change_hsv(image, 0, shifted.astype(np.uint8))
+    return _look_up(image, last)
+
+
+def draw(rng: np.random.Generator) -> Distortion:
+    """Random parameters: every step with probability one half, contrast early or late likewise."""
+
+    def half() -> bool:
+        return bool(rng.integers(2))
+
+    return Distortion(
+        brightness=rng.uniform(-BRIGHTNESS, BRIGHTNESS) if half() else None,
+        contrast_first=half(),
+        contrast=rng.uniform(*CONTRAST) if half() else None,
+        saturation=rng.uniform(*SATURATION) if half() else None,
+        hue=int(rng.integers(-HUE, HUE)) if half() else None,
+    )
+
+
+def linear_table(factor: float = 1.0, offset: float = 0.0) -> _Table:
+    """byte -> factor * byte + offset, clipped to a byte and cut to int, in float32."""
+    values = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(offset)
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def _look_up(image: UInt8[np.ndarray, "h w 3"], table: _Table) -> UInt8[np.ndarray, "h w 3"]:
+    return image if table is _IDENTITY else cv2.LUT(image, table)
+
+
+def _change_hsv(
+    image: UInt8[np.ndarray, "h w 3"], channel: int, table: _Table
+) -> UInt8[np.ndarray, "h w 3"]:
+    """One step in HSV. The reference converts there and back for each, and so it rounds."""
+    tables = np.stack([_IDENTITY] * 3, axis=-1)
+    tables[:, channel] = table
+    hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables[None])
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotometricDistortion(grain.transforms.RandomMap):
+    """Distorts an element's image with parameters from `draw`."""
+
+    def random_map(
+        self, element: dict[str, np.ndarray], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """Returns the element with its image distorted."""
+        return {**element, "image": distort(element["image"], draw(rng))}

@@ -1,0 +1,360 @@
+"""Where examples come from: prepared ArrayRecord or a raw folder tree, with identical results.
+
+A source is anything with `__len__`, `__getitem__(i) -> Example` and `image_size(i)`: random access,
+picklable, the same example for the same i every time.
+
+A data set is looked for below `config.data_dir`, or below its default folders (data/NAME, and for
+raw trees where MMSegmentation has them) when that is empty:
+
+- prepared: ArrayRecord as TFDS writes it, in `DIR`, `DIR/VERSION` or `DIR/NAME/VERSION`. Records
+  hold `image` (the file's own bytes), `label` (PNG of train labels, 255 ignored) and `name`, in
+  the raw source's order.
+- raw: the published tree, see `datasets.list_pairs`.
+"""
+
+import abc
+import pathlib
+import shutil
+import tempfile
+import weakref
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from jaxtyping import UInt8
+
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.inputs import datasets, decode
+from nonlocal_jax.inputs.datasets import IGNORED
+
+HEADER_BYTES = 1 << 18  # enough of a file to tell its image's size
+
+
+class Example(NamedTuple):
+    """An image with its labels.
+
+    Attributes:
+      image: RGB, uint8 [h, w, 3].
+      label: train labels, uint8 [h, w], 255 for ignored.
+      name: of the image, unique in its split.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    label: UInt8[np.ndarray, "h w"]
+    name: str
+
+
+class Source(Protocol):
+    """Examples by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Height and width of an image, found without decoding it where that can be."""
+
+
+class Encoded(NamedTuple):
+    """An example as it is stored.
+
+    Attributes:
+      image: the encoded image.
+      label: the encoded mask.
+      name: of the image, unique in its split.
+      image_at: where the image is, for errors.
+      label_at: where the mask is.
+      label_table: maps the mask's values to train labels; None where it holds train labels.
+    """
+
+    image: bytes
+    label: bytes
+    name: str
+    image_at: str
+    label_at: str
+    label_table: UInt8[np.ndarray, "256"] | None
+
+
+class EncodedSource(abc.ABC):
+    """What sources of encoded images share: decoding and checking.
+
+    Args:
+      num_classes: labels from this number on, other than 255, are an error.
+
+    Raises:
+      UserError: from `__getitem__`, for an image or mask that is damaged, of another size than its
+        mate, or with labels out of range.
+    """
+
+    def __init__(self, num_classes: int):
+        self._num_classes = num_classes
+
+    def __getitem__(self, index: int) -> Example:
+        encoded = self.encoded(index)
+        image = decode.decode_image(encoded.image, encoded.image_at)
+        return Example(image, self.decode_label(encoded, image), encoded.name)
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    @abc.abstractmethod
+    def encoded(self, index: int) -> Encoded:
+        """The bytes of an example."""
+
+    @abc.abstractmethod
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Height and width of an image, from its header where that suffices."""
+
+    def decode_label(
+        self, encoded: Encoded, image: UInt8[np.ndarray, "h w 3"]
+    ) -> UInt8[np.ndarray, "h w"]:
+        """The train labels of an example, checked against its image."""
+        label = decode.decode_label(encoded.label, encoded.label_at)
+        if encoded.label_table is not None:
+            label = cv2.LUT(label, encoded.label_table)
+        check_example(image, label, self._num_classes, encoded.label_at)
+        return label
+
+
+class FolderSource(EncodedSource):
+    """Examples of a raw tree.
+
+    Args:
+      pairs: what `datasets.list_pairs` gives.
+      num_classes: see EncodedSource.
+    """
+
+    def __init__(self, pairs: Sequence[datasets.Pair], num_classes: int):
+        super().__init__(num_classes)
+        self._pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def encoded(self, index: int) -> Encoded:
+        """See EncodedSource."""
+        pair = self._pairs[index]
+        return Encoded(
+            image=_read(pair.image_path),
+            label=_read(pair.label_path),
+            name=pair.name,
+            image_at=str(pair.image_path),
+            label_at=str(pair.label_path),
+            label_table=pair.label_table,
+        )
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """See EncodedSource."""
+        path = self._pairs[index].image_path
+        try:
+            return decode.image_size(_read(path, HEADER_BYTES), str(path))
+        except UserError:  # the header is longer, or EXIF may turn the image
+            return decode.image_size(_read(path), str(path))
+
+
+class RecordSource(EncodedSource):
+    """Examples of a prepared data set.
+
+    Args:
+      folder: holds TFDS's dataset_info.json and the records.
+      split: "train" or "val".
+      num_classes: see EncodedSource.
+
+    Raises:
+      UserError: the folder is none, or has no such split; from `__getitem__` also for a damaged
+        record.
+    """
+
+    def __init__(self, folder: pathlib.Path, split: str, num_classes: int):
+        super().__init__(num_classes)
+        self._folder = folder
+        raw = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
+        try:
+            builder = tfds.builder_from_directory(str(folder))
+            self._records = builder.as_data_source(split=split, decoders=raw)
+        except Exception as error:  # TFDS has many, by format, version and split
+            raise UserError(
+                f"{folder} cannot be read as a prepared data set ({error}). Remove it and run "
+                "`python -m data.prepare` again."
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def encoded(self, index: int) -> Encoded:
+        """See EncodedSource."""
+        try:
+            record = self._records[index]
+        except Exception as error:  # array_record raises bare ones for a damaged chunk
+            raise UserError(
+                f"Record {index} of {self._folder} is damaged ({error}). Prepare the data set "
+                "again, or go on without with --config.data.on_bad_example=skip."
+            ) from error
+        name = record["name"].decode()
+        return Encoded(
+            image=record["image"],
+            label=record["label"],
+            name=name,
+            image_at=f"{name} in {self._folder}",
+            label_at=f"the mask of {name} in {self._folder}",
+            label_table=None,
+        )
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """See EncodedSource."""
+        encoded = self.encoded(index)
+        return decode.image_size(encoded.image, encoded.image_at)
+
+
+class SkippingSource:
+    """A source that puts the next good example in place of a bad one, and logs each bad one once.
+
+    What stands at an index depends on the data alone, so that runs stay reproducible. Threads and
+    worker processes, which hold copies of this, tell each other by files in a temporary folder.
+
+    Args:
+      source: the examples, some of which raise UserError.
+
+    Raises:
+      UserError: from `__getitem__`, when every example is bad.
+    """
+
+    def __init__(self, source: Source):
+        self._source = source
+        self._bad: set[int] = set()
+        self._logged = pathlib.Path(tempfile.mkdtemp(prefix="nonlocal_jax_skipped_"))
+        weakref.finalize(self, shutil.rmtree, self._logged, ignore_errors=True)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Example:
+        for step in range(len(self)):
+            candidate = (index + step) % len(self)
+            if candidate not in self._bad:
+                try:
+                    return self._source[candidate]
+                except UserError as error:
+                    self._skip(candidate, error)
+        raise UserError(f"All {len(self)} examples are bad; the log says what is wrong with each.")
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Height and width of the example at this index, good or bad."""
+        return self._source.image_size(index)
+
+    def skipped(self) -> list[int]:
+        """The indices found bad so far, by any thread or worker."""
+        return sorted(int(path.name) for path in self._logged.iterdir())
+
+    def _skip(self, index: int, error: UserError) -> None:
+        self._bad.add(index)
+        try:
+            (self._logged / str(index)).touch(exist_ok=False)
+        except OSError:  # another thread or worker has logged it
+            return
+        logging.warning("Skipped a bad example, number %d: %s", len(self.skipped()), error)
+
+
+def check_example(
+    image: UInt8[np.ndarray, "h w 3"], label: UInt8[np.ndarray, "h w"], num_classes: int, where: str
+) -> None:
+    """Raises a UserError unless a label fits its image and holds nothing but classes and 255."""
+    if label.shape != image.shape[:2]:
+        raise UserError(
+            f"{where} is {label.shape[1]}x{label.shape[0]}, its image "
+            f"{image.shape[1]}x{image.shape[0]}. A mask has the size of its image."
+        )
+    # 255 wraps around to 0, so that one maximum finds a label out of range.
+    if label.size and (label + np.uint8(1)).max() > num_classes:
+        bad = label[(label >= num_classes) & (label != IGNORED)][0]
+        raise UserError(
+            f"{where} holds label {bad}, and there are {num_classes} classes: 0 to "
+            f"{num_classes - 1}, and 255 for ignored. Set config.data.label_map or "
+            "config.data.reduce_zero_label, or correct the mask or the class list."
+        )
+
+
+def open_source(
+    dataset: datasets.Dataset, split: str, *, data_dir: str = "", kind: str = "auto"
+) -> FolderSource | RecordSource:
+    """The examples of a data set's split, prepared or raw.
+
+    Args:
+      dataset: which one.
+      split: "train" or "val".
+      data_dir: where it is; empty for its default folders.
+      kind: "array_record", "folder", or "auto" for prepared if it is there, else raw.
+
+    Raises:
+      UserError: it is not there, with the command that brings it.
+    """
+    if kind not in ("auto", "array_record", "folder"):
+        raise UserError(f"config.data.source is {kind!r}; it is auto, array_record or folder.")
+    prepared = find_prepared(dataset, data_dir) if kind != "folder" else None
+    if prepared is not None:
+        return RecordSource(prepared, split, dataset.num_classes)
+    root = find_tree(dataset, data_dir) if kind != "array_record" else None
+    if root is not None:
+        return FolderSource(datasets.list_pairs(dataset, root, split), dataset.num_classes)
+    raise UserError(_missing(dataset, data_dir, kind))
+
+
+def find_prepared(dataset: datasets.Dataset, data_dir: str = "") -> pathlib.Path | None:
+    """The newest prepared version below `data_dir` or the default folders, None if there is none.
+
+    TFDS writes elsewhere and renames at the end, so a folder with dataset_info.json is whole.
+    """
+    for root in _roots(dataset, data_dir):
+        for pattern in ("", "*", f"{dataset.name}/*"):
+            found = root.glob(f"{pattern}/dataset_info.json".lstrip("/"))
+            versions = [path.parent for path in found if path.parent.parent.name == dataset.name]
+            if versions:
+                return max(versions, key=_version)
+    return None
+
+
+def find_tree(dataset: datasets.Dataset, data_dir: str = "") -> pathlib.Path | None:
+    """The root of the raw tree below `data_dir` or the default folders, None if there is none."""
+    for root in _roots(dataset, data_dir):
+        for inner in ("", *dataset.inner):
+            if (root / inner / dataset.marker).is_dir():
+                return root / inner
+    return None
+
+
+def _roots(dataset: datasets.Dataset, data_dir: str) -> list[pathlib.Path]:
+    return [pathlib.Path(root) for root in ([data_dir] if data_dir else dataset.roots)]
+
+
+def _version(folder: pathlib.Path) -> tuple[int, ...]:
+    return tuple(int(part) for part in folder.name.split(".") if part.isdigit())
+
+
+def _missing(dataset: datasets.Dataset, data_dir: str, kind: str) -> str:
+    looked = " or ".join(map(str, _roots(dataset, data_dir)))
+    what = {"auto": "", "array_record": "prepared ", "folder": "raw tree of "}[kind]
+    message = f"There is no {what}{dataset.name} in {looked}. "
+    if dataset.name == "folder":
+        return message + (
+            "Give the folder that holds images/train, images/val, labels/train, labels/val and "
+            "classes.txt with --config.data_dir=DIR."
+        )
+    return message + (
+        f"Bring it with `python -m data.prepare {dataset.name} --source=DOWNLOADS` (see "
+        f"data/{dataset.name}/README.md), or say where it is with --config.data_dir=DIR."
+    )
+
+
+def _read(path: pathlib.Path, limit: int = -1) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(limit)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}). Check the file, or go on without with "
+            "--config.data.on_bad_example=skip."
+        ) from error

@@ -1,0 +1,1 @@
+"""The networks: layers, backbone, non-local block, heads, segmentor, and their builder."""

@@ -1,0 +1,155 @@
+"""What every network here is made of: convolution, batch norm, and the two together with ReLU.
+
+All of them take `valid`, the size of each image inside a padded batch (see ops/padding.py), and
+leave zeros beyond it, so that an image's result does not depend on the batch it came in.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from nonlocal_jax.ops.conv import conv2d
+from nonlocal_jax.ops.dtypes import float32_or_wider
+from nonlocal_jax.ops.padding import Valid, zero_outside
+
+KAIMING_FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+NORMAL_001 = nnx.initializers.normal(0.01)
+
+
+class FrozenParam(nnx.Variable):
+    """A parameter that training leaves alone: no gradient, no weight decay, no optimiser state."""
+
+
+class Conv(nnx.Module):
+    """Square 2D convolution, padded so that only the stride shrinks its output."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        use_bias: bool = False,
+        kernel_init: nnx.Initializer = KAIMING_FAN_OUT,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        shape = (kernel_size, kernel_size, in_features, out_features)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(out_features, param_dtype)) if use_bias else None
+        self.stride, self.dilation, self.dtype = stride, dilation, dtype
+
+    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h' w' o"]:
+        """Returns the convolution in the compute dtype; h' = ceil(h / stride)."""
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        x = conv2d(x, kernel, stride=self.stride, dilation=self.dilation)
+        return x if self.bias is None else x + self.bias[...].astype(self.dtype)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last, with float32 statistics.
+
+    Under jit the batch axis is the global one, so that statistics are synchronised over devices
+    without an axis name. As in PyTorch, eps is 1e-5, a step moves the running statistics by 0.1,
+    and the running variance is the unbiased one. `frozen` keeps running statistics in training.
+    """
+
+    epsilon = 1e-5
+    momentum = 0.9
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        zero_scale: bool = False,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        self.scale = nnx.Param(jnp.full(features, 0.0 if zero_scale else 1.0, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(features, param_dtype))
+        self.mean = nnx.BatchStat(jnp.zeros(features, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(features, jnp.float32))
+        self.dtype = dtype
+        self.frozen = False
+        self.use_running_average = False
+
+    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+        """Returns the normalised array in the compute dtype; updates the statistics in training."""
+        x = float32_or_wider(x)
+        if self.use_running_average or self.frozen:
+            mean, var = self.mean[...], self.var[...]
+        else:
+            axes = tuple(range(x.ndim - 1))
+            mean = jnp.mean(x, axes)
+            # Two passes: E[x^2] - E[x]^2 loses the variance where the mean is large.
+            var = jnp.mean(jnp.square(x - mean), axes)
+            self._update(mean, var, count=x.size // x.shape[-1])
+        scale = float32_or_wider(self.scale[...]) * jax.lax.rsqrt(var + self.epsilon)
+        return ((x - mean) * scale + float32_or_wider(self.bias[...])).astype(self.dtype)
+
+    def _update(self, mean: Float[Array, "c"], var: Float[Array, "c"], count: int) -> None:
+        unbiased = var * (count / max(count - 1, 1))
+        self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean
+        self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * unbiased
+
+
+class ConvNorm(nnx.Module):
+    """Bias-free convolution, batch norm, and ReLU unless `relu=False`."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        relu: bool = True,
+        zero_scale: bool = False,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = Conv(
+            in_features,
+            out_features,
+            kernel_size,
+            stride=stride,
+            dilation=dilation,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self.norm = BatchNorm(
+            out_features, zero_scale=zero_scale, dtype=dtype, param_dtype=param_dtype
+        )
+        self.relu = relu
+
+    def __call__(
+        self, x: Float[Array, "n h w i"], valid: Valid | None = None
+    ) -> Float[Array, "n h' w' o"]:
+        """`valid` is the size of each image in the *output*."""
+        x = self.norm(self.conv(x))
+        return zero_outside(nnx.relu(x) if self.relu else x, valid)
+
+
+def freeze(module: nnx.Module) -> None:
+    """Takes a module out of training: parameters become FrozenParam, norms use running statistics."""
+    for _, node in list(nnx.iter_modules(module)):
+        for name, value in list(vars(node).items()):
+            if isinstance(value, nnx.Param):
+                setattr(node, name, FrozenParam(value[...]))
+        if isinstance(node, BatchNorm):
+            node.frozen = True
+
+
+def freeze_statistics(module: nnx.Module) -> None:
+    """Batch norms of `module` use their running statistics in training, too (`norm_eval`)."""
+    for _, node in nnx.iter_modules(module):
+        if isinstance(node, BatchNorm):
+            node.frozen = True

@@ -1,0 +1,244 @@
+"""The non-local block (Wang, Girshick, Gupta, He: Non-local Neural Networks, arXiv 1711.07971).
+
+Every position i of a feature map x gathers from all positions j (equations 1 and 6):
+
+    y_i = 1/C(x) sum_j f(x_i, x_j) g(x_j)          z_i = W_z y_i + x_i
+
+g, theta, phi and W_z are linear in the channels. Four choices of f and its normalisation C:
+
+    mode                f(x_i, x_j)                          C(x)
+    gaussian            exp(x_i . x_j)                       sum_j f(x_i, x_j)
+    embedded_gaussian   exp(s theta(x_i) . phi(x_j))         sum_j f(x_i, x_j)
+    dot_product         theta(x_i) . phi(x_j)                N, the number of positions j
+    concatenation       ReLU(w . [theta(x_i), phi(x_j)])     N
+
+`pairwise_weights` writes f / C down as a matrix. The block itself never forms that matrix: it
+calls ops/attention.py and ops/concatenation.py, which compute the same sums.
+"""
+
+import math
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.models.layers import KAIMING_FAN_OUT, NORMAL_001, BatchNorm
+from nonlocal_jax.ops.attention import count_keys, dot_product_attention, softmax_attention
+from nonlocal_jax.ops.concatenation import concatenation_attention
+
+Mode = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
+Features = Float[Array, "n *space c"]
+
+
+def embedded_scale(channels: int) -> float:
+    """The s of embedded_gaussian: *divides* by sqrt(channels), as the published rows were trained.
+
+    Checkpoints of a time when mmdetection multiplied instead (its issue 1447) need the inverse.
+    """
+    return 1 / math.sqrt(channels)
+
+
+class Embeddings(NamedTuple):
+    """What f and g need of each position: theta(x_i), phi(x_j), g(x_j), and which j count."""
+
+    query: Float[Array, "n q c"]
+    key: Float[Array, "n k c"]
+    value: Float[Array, "n k d"]
+    key_valid: Bool[Array, "n k"] | None
+
+
+class _NonLocal(nnx.Module):
+    """The block in any number of dimensions; NonLocal1d, 2d and 3d set `pool_window`.
+
+    Args:
+      features: channels of the input and the output.
+      mode: the pairwise function, one of the four above.
+      reduction: theta, phi and g have features // reduction channels, at least 1.
+      use_scale: whether embedded_gaussian has its scale s; without it, s is 1.
+      sub_sample: whether phi and g are max-pooled by 2 (in space only), for a quarter of the keys.
+      norm: whether W_z is a bias-free linear layer and batch norm, as in the published heads, or a
+        linear layer with bias. Either starts at zero, so that the new block is the identity.
+      dtype: compute dtype; softmax and sums are float32 in any.
+      param_dtype: dtype of the parameters.
+
+    Raises:
+      UserError: `mode` is none of the four, or sub_sample meets an input of a single row.
+    """
+
+    pool_window: tuple[int, ...]
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        mode: str = "embedded_gaussian",
+        reduction: int = 2,
+        use_scale: bool = True,
+        sub_sample: bool = False,
+        norm: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if mode not in get_args(Mode):
+            raise UserError(f"non-local mode {mode!r} is none of {', '.join(get_args(Mode))}")
+        self.mode, self.sub_sample, self.dtype = mode, sub_sample, dtype
+        inner = max(features // reduction, 1)
+        scaled = use_scale and mode == "embedded_gaussian"
+        self.scale = embedded_scale(inner) if scaled else 1.0
+
+        def linear(
+            inputs: int, outputs: int, init: nnx.Initializer, use_bias: bool = True
+        ) -> nnx.Linear:
+            return nnx.Linear(
+                inputs,
+                outputs,
+                use_bias=use_bias,
+                kernel_init=init,
+                dtype=dtype,
+                param_dtype=param_dtype,
+                rngs=rngs,
+            )
+
+        self.g = linear(features, inner, NORMAL_001)
+        if mode != "gaussian":
+            self.theta = linear(features, inner, NORMAL_001)
+            self.phi = linear(features, inner, NORMAL_001)
+        if mode == "concatenation":
+            self.concat_project = linear(2 * inner, 1, KAIMING_FAN_OUT, use_bias=False)
+        out_init = KAIMING_FAN_OUT if norm else nnx.initializers.zeros
+        self.out = linear(inner, features, out_init, use_bias=not norm)
+        zero_norm = BatchNorm(features, zero_scale=True, dtype=dtype, param_dtype=param_dtype)
+        self.norm = zero_norm if norm else None
+
+    def __call__(self, x: Features, valid: Int[Array, "n ndim"] | None = None) -> Features:
+        """Returns z, shaped like `x`, in the compute dtype.
+
+        `valid` is each image's own size (height and width in 2D) inside a padded batch. What lies
+        beyond it is no position of the image: it is left out of sums and of N, and returned as 0.
+        """
+        x = self._masked(x, valid)
+        y = self._gather(self._embed(x, valid))
+        z = self.out(y.reshape(*x.shape[:-1], y.shape[-1]))
+        if self.norm is not None:
+            z = self.norm(z)
+        return self._masked(x + z, valid)
+
+    def attention_map(
+        self,
+        x: Features,
+        position: tuple[int | Int[Array, ""], ...],
+        valid: Int[Array, "n ndim"] | None = None,
+    ) -> Float[Array, "n *key_space"]:
+        """f(x_i, .) / C(x) of the query at `position` (row, column), over all keys, in float32.
+
+        It sums to one in the two Gaussian modes. With `sub_sample` the keys are the pooled grid.
+        """
+        x = self._masked(x, valid)
+        embeddings = self._embed(x, valid)
+        index = jnp.ravel_multi_index(tuple(map(jnp.asarray, position)), x.shape[1:-1], mode="clip")
+        query = jax.lax.dynamic_slice_in_dim(embeddings.query, index, 1, axis=1)
+        weights = self.pairwise_weights(embeddings._replace(query=query))
+        return weights.reshape(x.shape[0], *self._key_space(x))
+
+    def pairwise_weights(self, embeddings: Embeddings) -> Float[Array, "n q k"]:
+        """f(x_i, x_j) / C(x) for all pairs: the definition, as a matrix, in float32."""
+        query, key, _, key_valid = embeddings
+        valid = True if key_valid is None else key_valid[:, None, :]
+        if self.mode == "concatenation":
+            a, b = self._scores(embeddings)
+            f = nnx.relu(a[:, :, None] + b[:, None, :])
+        else:
+            f = jnp.einsum("nqc,nkc->nqk", query, key, preferred_element_type=jnp.float32)
+        if self.mode in ("gaussian", "embedded_gaussian"):
+            return jax.nn.softmax(f * self.scale, axis=-1, where=valid)
+        return jnp.where(valid, f / count_keys(key, key_valid), 0.0)
+
+    def _gather(self, embeddings: Embeddings) -> Float[Array, "n q d"]:
+        """y: pairwise_weights(embeddings) times g(x), without the matrix."""
+        query, key, value, key_valid = embeddings
+        if self.mode == "concatenation":
+            a, b = self._scores(embeddings)
+            return concatenation_attention(a, b, value, key_valid=key_valid)
+        if self.mode == "dot_product":
+            return dot_product_attention(query, key, value, key_valid=key_valid)
+        return softmax_attention(query, key, value, scale=self.scale, key_valid=key_valid)
+
+    def _embed(self, x: Features, valid: Int[Array, "n ndim"] | None) -> Embeddings:
+        """theta, phi and g of all positions, with the spatial axes made one."""
+        if self.mode == "gaussian":
+            theta, phi = x, x
+        else:
+            theta, phi = self.theta(x), self.phi(x)
+        g = self.g(x)
+        if self.sub_sample:
+            phi, g = self._pool(phi), self._pool(g)
+        key_valid = None
+        if valid is not None:
+            # A pooled key counts if its whole window is image, as it would without the padding.
+            factors = jnp.array(self.pool_window if self.sub_sample else [1] * valid.shape[1])
+            key_valid = _inside(valid // factors, phi.shape[1:-1]).reshape(x.shape[0], -1)
+        query, key, value = (
+            part.reshape(x.shape[0], -1, part.shape[-1]) for part in (theta, phi, g)
+        )
+        return Embeddings(query, key, value, key_valid)
+
+    def _scores(self, embeddings: Embeddings) -> tuple[Float[Array, "n q"], Float[Array, "n k"]]:
+        """The halves of w . [theta_i, phi_j]: one number per query, and one per key."""
+        kernel = self.concat_project.kernel[...][:, 0].astype(self.dtype)
+        for_query, for_key = jnp.split(kernel, 2)
+        products = [
+            jnp.einsum("npc,c->np", part, half, preferred_element_type=jnp.float32)
+            for part, half in ((embeddings.query, for_query), (embeddings.key, for_key))
+        ]
+        return products[0], products[1]
+
+    def _pool(self, x: Features) -> Features:
+        if 0 in self._key_space(x):
+            raise UserError(f"sub_sample pools by 2: {x.shape[1:-1]} positions are too few for it")
+        return nnx.max_pool(x, self.pool_window, self.pool_window, padding="VALID")
+
+    def _key_space(self, x: Features) -> tuple[int, ...]:
+        if not self.sub_sample:
+            return x.shape[1:-1]
+        sizes = zip(x.shape[1:-1], self.pool_window, strict=True)
+        return tuple(size // window for size, window in sizes)
+
+    def _masked(self, x: Features, valid: Int[Array, "n ndim"] | None) -> Features:
+        """`x` in the compute dtype with zeros beyond `valid`."""
+        x = x.astype(self.dtype)
+        if valid is None:
+            return x
+        return jnp.where(_inside(valid, x.shape[1:-1])[..., None], x, jnp.zeros((), x.dtype))
+
+
+class NonLocal1d(_NonLocal):
+    """The block over sequences, [n, l, c]."""
+
+    pool_window = (2,)
+
+
+class NonLocal2d(_NonLocal):
+    """The block over images, [n, h, w, c]."""
+
+    pool_window = (2, 2)
+
+
+class NonLocal3d(_NonLocal):
+    """The block over videos, [n, t, h, w, c]."""
+
+    pool_window = (1, 2, 2)
+
+
+def _inside(valid: Int[Array, "n ndim"], space: tuple[int, ...]) -> Bool[Array, "n *space"]:
+    """True where every coordinate is below the image's own size."""
+    inside = jnp.ones((valid.shape[0], *space), bool)
+    for axis, length in enumerate(space):
+        shape = [length if i == axis else 1 for i in range(len(space))]
+        coordinate = jnp.arange(length).reshape(1, *shape)
+        inside &= coordinate < valid[:, axis].reshape(-1, *[1] * len(space))
+    return inside

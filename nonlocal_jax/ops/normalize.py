@@ -1,0 +1,21 @@
+"""Pixels to network input, on the device: a quarter of the bytes cross from the host."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+from nonlocal_jax.ops.padding import zero_outside
+
+# Mean and standard deviation of ImageNet's RGB values, as every published row used them.
+MEAN_RGB = (123.675, 116.28, 103.53)
+STD_RGB = (58.395, 57.12, 57.375)
+
+
+def normalize(
+    images: UInt8[Array, "n h w 3"], size: Int[Array, "n 2"] | None = None
+) -> Float[Array, "n h w 3"]:
+    """Normalised float32 images; beyond `size` (height, width) they are 0.
+
+    The reference pads after normalising, so that padding is the mean colour, not black.
+    """
+    normalized = (images.astype(jnp.float32) - jnp.array(MEAN_RGB)) / jnp.array(STD_RGB)
+    return zero_outside(normalized, size)

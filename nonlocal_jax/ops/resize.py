@@ -1,0 +1,69 @@
+"""Bilinear resizing as PyTorch defines it, written as one small matrix per axis.
+
+Both `align_corners` conventions are linear and separable, so resizing is two matrix products:
+rows, then columns. They shard, differentiate and compose (matrix times matrix) like any other.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from nonlocal_jax.ops.dtypes import float32_or_wider
+
+Size = int | Int[Array, ""]
+
+
+def interpolation_matrix(
+    source: Size,
+    target: Size,
+    *,
+    source_length: int,
+    target_length: int,
+    align_corners: bool,
+) -> Float[Array, "{target_length} {source_length}"]:
+    """The matrix that resizes an axis of `source` samples to `target` samples.
+
+    `source` and `target` may be traced: they are the axis's own sizes inside arrays of the static
+    lengths `source_length` and `target_length`. Rows from `target` on are zero, and columns from
+    `source` on are never read. At most two entries of a row are not zero.
+    """
+    dtype = jnp.result_type(float)  # float32, unless 64 bits are switched on
+    index = jnp.arange(target_length, dtype=dtype)
+    source_f = jnp.asarray(source, dtype)
+    target_f = jnp.asarray(target, dtype)
+    if align_corners:
+        position = index * ((source_f - 1) / jnp.maximum(target_f - 1, 1))
+    else:
+        position = jnp.maximum((index + 0.5) * (source_f / target_f) - 0.5, 0)
+    position = jnp.minimum(position, source_f - 1)
+    lower = jnp.floor(position)
+    upper = jnp.minimum(lower + 1, source_f - 1)
+    weight = (position - lower)[:, None]
+    columns = jnp.arange(source_length, dtype=dtype)[None, :]
+    matrix = jnp.where(columns == lower[:, None], 1 - weight, 0.0)
+    matrix += jnp.where(columns == upper[:, None], weight, 0.0)
+    return jnp.where(index[:, None] < target_f, matrix, 0.0)
+
+
+def resize_bilinear(
+    x: Float[Array, "n h w c"], size: tuple[int, int], *, align_corners: bool
+) -> Float[Array, "n H W c"]:
+    """`x` at `size` (height, width), float32, as `torch.nn.functional.interpolate` does it."""
+    height, width = size
+    rows = interpolation_matrix(
+        x.shape[1],
+        height,
+        source_length=x.shape[1],
+        target_length=height,
+        align_corners=align_corners,
+    )
+    columns = interpolation_matrix(
+        x.shape[2],
+        width,
+        source_length=x.shape[2],
+        target_length=width,
+        align_corners=align_corners,
+    )
+    x, precision = float32_or_wider(x), jax.lax.Precision.HIGHEST
+    x = jnp.einsum("Hh,nhwc->nHwc", rows.astype(x.dtype), x, precision=precision)
+    return jnp.einsum("Ww,nHwc->nHWc", columns.astype(x.dtype), x, precision=precision)

@@ -1,0 +1,198 @@
+"""Training: the one loop, from the first batch to the last checkpoint."""
+
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from nonlocal_jax import initialize, run_log, sharding, workdir
+from nonlocal_jax.checkpoints import TrainingCheckpoints
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.evaluate import evaluate
+from nonlocal_jax.inputs import loader
+from nonlocal_jax.metrics import Scores
+from nonlocal_jax.models.build import Network, build_network
+from nonlocal_jax.optimizers import polynomial_schedule, sgd
+from nonlocal_jax.run_log import say
+from nonlocal_jax.train_step import Metrics, TrainState, initial_state, make_train_step
+
+
+def train(config: ConfigDict, directory: pathlib.Path) -> Scores:
+    """Trains `config` in the folder `directory`, or goes on with what is there.
+
+    Returns the scores of the last evaluation.
+
+    Raises:
+      UserError: something is missing, does not fit, or belongs to another run.
+    """
+    check(config)
+    mesh = sharding.make_mesh(**config.mesh)
+    sharding.check_batch_size(mesh, config.batch_size, "config.batch_size")
+    workdir.claim(directory, config, run_log.environment())
+    network = build_network(config.model)
+    schedule = polynomial_schedule(
+        config.optimizer.learning_rate,
+        min_learning_rate=config.optimizer.min_learning_rate,
+        power=config.optimizer.power,
+        total_steps=config.total_steps,
+    )
+    optimizer = sgd(
+        schedule,
+        momentum=config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,
+    )
+    checkpoints = TrainingCheckpoints(directory / "checkpoints", keep=config.keep_checkpoints)
+    state = _first_state(config, network, optimizer, checkpoints, mesh)
+    start = int(state.step)
+    metadata = {"kind": "training", "model": config.model.to_dict()}
+    batches = loader.train_batches(
+        config,
+        start_step=start,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    train_step = _compile_step(config, network, optimizer, state, mesh)
+    log = run_log.RunLog(directory)
+    rate = run_log.Rate(config.total_steps, config.batch_size)
+    rate.restart(start)
+    in_flight = 2  # steps that the host may run ahead of the device
+    pending: list[Metrics] = []
+    scores = None
+    say(f"Training from step {start} to {config.total_steps}.")
+
+    for step in range(start + 1, config.total_steps + 1):
+        # The device works on the last step while the host brings the next batch.
+        batch = sharding.put_batch(next(batches), mesh)
+        state, metrics = train_step(state, batch)
+        pending.append(metrics)
+        jax.block_until_ready(pending[-in_flight:][0])
+
+        last = step == config.total_steps
+        if step % config.log_every == 0 or last:
+            scalars = _summarize(pending, step)
+            scalars["learning_rate"] = float(schedule(step - 1))
+            scalars["images_per_second"], eta = rate.read(step)
+            _say_progress(step, config.total_steps, scalars, eta)
+            log.write(step, scalars)
+            pending = []
+        if step % config.eval_every == 0 or last:
+            with rate.pause():
+                scores = evaluate(network, state.variables, config, mesh=mesh)
+                say(f"Step {step}:\n{scores.table()}")
+                log.write(step, scores.to_dict())
+        if step % config.checkpoint_every == 0 or step % config.eval_every == 0 or last:
+            if pending:  # nothing that was not finite is ever saved unseen
+                _summarize(pending, step)
+            evaluated = scores is not None and (step % config.eval_every == 0 or last)
+            miou = scores.miou if evaluated else None
+            checkpoints.save(step, state.variables, state.optimizer, metadata, miou=miou)
+
+    checkpoints.close()
+    log.close()
+    if scores is None:  # the run had finished before
+        scores = evaluate(network, state.variables, config, mesh=mesh)
+    return scores
+
+
+def check(config: ConfigDict) -> None:
+    """Raises one UserError with everything that keeps `config` from running, and the remedies.
+
+    Data and initial weights are looked for before anything is compiled.
+    """
+    problems = []
+    for is_there in (loader.check, initialize.check):
+        try:
+            is_there(config)
+        except UserError as error:
+            problems.append(str(error))
+    if config.batch_size % max(config.accumulate_steps, 1) or config.accumulate_steps < 1:
+        problems.append(
+            f"config.accumulate_steps is {config.accumulate_steps}; it must divide "
+            f"config.batch_size, {config.batch_size}."
+        )
+    for key in ("total_steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
+        if config[key] < 1:
+            problems.append(f"config.{key} is {config[key]}; it must be at least 1.")
+    if problems:
+        raise UserError("\n\n".join(problems))
+
+
+def _first_state(
+    config: ConfigDict,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    checkpoints: TrainingCheckpoints,
+    mesh: jax.sharding.Mesh,
+) -> TrainState:
+    """The state of the newest checkpoint, or the one at step 0."""
+
+    def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding.replicated(mesh))
+
+    abstract = jax.eval_shape(lambda v: initial_state(network, v, optimizer), network.shapes)
+    abstract = jax.tree.map(place, abstract)
+    restored = checkpoints.restore(abstract.variables, abstract.optimizer)
+    if restored is None:
+        variables = initialize.initial_variables(config, network)
+        state = initial_state(network, variables, optimizer)
+        return jax.device_put(state, sharding.replicated(mesh))
+    step, variables, optimizer_state = restored
+    say(f"Going on from step {step} of {checkpoints.directory}.")
+    state = initial_state(network, variables, optimizer)
+    return jax.device_put(
+        state._replace(step=np.int32(step), optimizer=optimizer_state), sharding.replicated(mesh)
+    )
+
+
+def _compile_step(
+    config: ConfigDict,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    mesh: jax.sharding.Mesh,
+) -> Callable[[TrainState, sharding.Batch], tuple[TrainState, Metrics]]:
+    """The train step, compiled for the mesh; it takes over the memory of the state it is given."""
+    step = make_train_step(
+        network,
+        optimizer,
+        align_corners=config.model.align_corners,
+        auxiliary_weight=config.model.auxiliary_head.loss_weight,
+        accumulate_steps=config.accumulate_steps,
+        seed=config.seed,
+    )
+    jitted = jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(sharding.replicated(mesh), sharding.replicated(mesh)),
+    )
+    batch = sharding.abstract_batch(mesh, config.batch_size, config.data.crop_size)
+    device = jax.devices()[0].device_kind
+    with run_log.working(f"Compiling the train step for {jax.device_count()} x {device}"):
+        return jitted.lower(state, batch).compile()
+
+
+def _summarize(metrics: list[Metrics], step: int) -> dict[str, float]:
+    """Means over the last steps, of which `step` is the newest.
+
+    Raises:
+      UserError: a step's loss or gradients were not finite.
+    """
+    fetched = jax.device_get(metrics)
+    for offset, values in enumerate(reversed(fetched)):
+        if not values["finite"]:
+            raise UserError(
+                f"The loss or a gradient of step {step - offset} is not finite. The last "
+                "checkpoint is from before it; a lower config.optimizer.learning_rate may help."
+            )
+    names = (name for name in fetched[0] if name != "finite")
+    return {name: float(np.mean([values[name] for values in fetched])) for name in names}
+
+
+def _say_progress(step: int, total: int, scalars: dict[str, float], eta: str) -> None:
+    say(
+        f"step {step}/{total}  loss {scalars['loss']:.4f}  accuracy {scalars['accuracy']:.3f}  "
+        f"lr {scalars['learning_rate']:.2e}  {scalars['images_per_second']:.1f} images/s  ETA {eta}"
+    )

@@ -1,0 +1,25 @@
+"""Eight simulated devices, strict dtype promotion, and the optional folder of real images."""
+
+import os
+import pathlib
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+flags.FLAGS.mark_as_parsed()  # grain reads absl flags
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder with real images and the PyTorch reference, where this machine has one."""
+    folder = pathlib.Path(os.environ.get("NONLOCAL_JAX_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no real images: {folder} does not exist (set NONLOCAL_JAX_SHARED)")
+    return folder
