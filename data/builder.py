@@ -97,10 +97,11 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True): 
         dl_manager: tfds.download.DownloadManager,
         download_config: tfds.download.DownloadConfig | None = None,
     ) -> None:
-        super()._download_and_prepare(dl_manager, download_config)
+        with tqdm.tqdm(desc=f"preparing {self.name}", unit="image") as self._progress:
+            super()._download_and_prepare(dl_manager, download_config)
         report = self.report()
         (pathlib.Path(self.data_dir) / "report.txt").write_text(f"{report}\n")
-        sys.stderr.write(f"\n{report}\n")
+        sys.stderr.write(f"{report}\n")
 
     def _shard_iterators_per_split(
         self, dl_manager: tfds.download.DownloadManager
@@ -110,11 +111,10 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True): 
         self._check_counts(splits)
         sizes = {pair: pair.image_path.stat().st_size for s in splits.values() for pair in s}
         self._check_space(sum(sizes.values()))
-        progress = tqdm.tqdm(total=len(sizes), desc=f"preparing {self.name}", unit="image")
+        self._progress.reset(total=len(sizes))
         return {
             split: [
-                functools.partial(self._examples, shard, split, progress)
-                for shard in _shards(pairs, sizes)
+                functools.partial(self._examples, shard, split) for shard in _shards(pairs, sizes)
             ]
             for split, pairs in splits.items()
         }
@@ -138,12 +138,12 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True): 
             )
 
     def _examples(
-        self, pairs: list[datasets.Pair], split: str, progress: tqdm.tqdm
+        self, pairs: list[datasets.Pair], split: str
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """The verified examples of one shard, in order."""
         for pair, image, label, encoded_label in _parallel(self._verified, pairs):
             self.findings[split].add(image, label, encoded_label)
-            progress.update()
+            self._progress.update()
             yield pair.name, {"image": image, "label": encoded_label, "name": pair.name}
 
     def _verified(

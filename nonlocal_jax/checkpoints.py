@@ -45,7 +45,7 @@ def save_model(directory: Path, variables: Variables, metadata: Mapping[str, Any
         raise UserError(f"{directory} exists already; remove it, or choose another folder.")
     unfinished = directory.with_name(f".{directory.name}.unfinished")
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        _remove_unfinished(unfinished)
         directory.parent.mkdir(parents=True, exist_ok=True)
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             checkpointer.save(unfinished, args=_composite(variables, metadata))
@@ -54,7 +54,7 @@ def save_model(directory: Path, variables: Variables, metadata: Mapping[str, Any
     except OSError as error:
         raise UserError(f"Cannot write the checkpoint {directory}: {error}.") from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        _remove_unfinished(unfinished)
 
 
 def load_model(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -231,13 +231,21 @@ class TrainingCheckpoints:
 def _composite(
     variables: Variables, metadata: Mapping[str, Any], optimizer: Any = None
 ) -> ocp.args.Composite:
+    # What JSON can't hold is better found before anything is written than in a thread of Orbax.
+    metadata = json.loads(json.dumps({"format": FORMAT, **metadata}))
     items = {
         "model": ocp.args.StandardSave(dict(variables)),
-        "metadata": ocp.args.JsonSave({"format": FORMAT, **metadata}),
+        "metadata": ocp.args.JsonSave(metadata),
     }
     if optimizer is not None:
         items["optimizer"] = ocp.args.StandardSave(optimizer)
     return ocp.args.Composite(**items)
+
+
+def _remove_unfinished(folder: pathlib.Path) -> None:
+    """Removes a folder, and what Orbax writes before it has that name."""
+    for path in folder.parent.glob(f"{folder.name}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _steps(directory: pathlib.Path) -> list[int]:

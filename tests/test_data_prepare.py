@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -130,10 +131,6 @@ def test_segnets_own_camvid_folders_are_read(tmp_path):
     prepared = run("camvid", tmp_path, tmp_path / "out")
     found = np.asarray(Image.open(io.BytesIO(records(prepared, "val")[0]["label"])))
     np.testing.assert_array_equal(found, np.where(label == 11, 255, label))
-
-
-def break_nothing(tree: pathlib.Path) -> None:
-    pass
 
 
 def remove(*paths: str):
@@ -275,17 +272,25 @@ def test_overwrite_replaces_and_a_second_run_does_nothing(tmp_path):
     assert len(records(prepared, "train")) == 5
 
 
-def start(source: pathlib.Path, output: pathlib.Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "data.prepare", "camvid", "--allow_incomplete"]
-    return subprocess.Popen(
-        [*command, f"--source={source}", f"--output={output}"],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+@pytest.fixture
+def start() -> Iterator[Callable[[pathlib.Path, pathlib.Path], subprocess.Popen[bytes]]]:
+    """Starts the command as a process of its own; none outlives the test."""
+    started = []
+
+    def command(source: pathlib.Path, output: pathlib.Path) -> subprocess.Popen[bytes]:
+        line = [sys.executable, "-m", "data.prepare", "camvid", "--allow_incomplete"]
+        line += [f"--source={source}", f"--output={output}"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        started.append(subprocess.Popen(line, cwd=REPOSITORY, **pipes))
+        return started[-1]
+
+    yield command
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
-def test_kill_in_the_middle_leaves_nothing_that_passes_for_a_data_set(tmp_path):
+def test_kill_in_the_middle_leaves_nothing_that_passes_for_a_data_set(tmp_path, start):
     source, output = tmp_path / "tree", tmp_path / "out"
     expected = synthetic_trees.camvid(source, train=300)
     # A pipe in place of the last image: the run gets there, and waits.
@@ -298,8 +303,9 @@ def test_kill_in_the_middle_leaves_nothing_that_passes_for_a_data_set(tmp_path):
     while not list(output.glob("camvid/incomplete.*/*train*")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
-    with pytest.raises(UserError, match="Another run"):
-        run("camvid", source, output)
+    second = start(source, output)
+    assert b"Another run is preparing" in second.communicate(timeout=60)[0]
+    assert second.returncode == 2
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list(output.glob("camvid/incomplete.*"))
@@ -312,6 +318,9 @@ def test_kill_in_the_middle_leaves_nothing_that_passes_for_a_data_set(tmp_path):
     assert b"complete" in printed and b"90x120" in printed
     assert not list(output.glob("camvid/incomplete.*"))
     check_records(output / "camvid/1.0.0", expected)
+    here = run("camvid", source, tmp_path / "other")
+    for path in here.iterdir():  # another process writes the same bytes
+        assert path.read_bytes() == (output / "camvid/1.0.0" / path.name).read_bytes(), path.name
 
 
 def test_the_command_ends_an_error_with_one_message_and_code_2(tmp_path, capsys):

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs import class_names
+from nonlocal_jax.inputs import class_names, scenes
 
 IGNORED = 255  # the label of pixels that count for nothing, in every data set
 SPLITS = ("train", "val")
@@ -25,7 +25,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _UNKNOWN = 254  # a raw value that stands for no class: refused where it is met
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Pair:
     """An image and its mask on disk.
 
@@ -73,7 +73,7 @@ class Dataset:
 
 
 def get(name: str) -> Dataset:
-    """The benchmark called `name`: cityscapes, ade20k, voc12aug or camvid.
+    """The data set called `name`: cityscapes, ade20k, voc12aug, camvid, or the generated scenes.
 
     Raises:
       UserError: there is none of that name.
@@ -355,4 +355,5 @@ def _benchmarks() -> dict[str, Dataset]:
         counts={"train": 367, "val": 101},
         roots=("data/camvid",),
     )  # fmt: skip
-    return {dataset.name: dataset for dataset in (cityscapes, ade20k, voc12aug, camvid)}
+    generated = Dataset("scenes", scenes.CLASS_NAMES, scenes.PALETTE, scenes.COUNTS)
+    return {d.name: d for d in (cityscapes, ade20k, voc12aug, camvid, generated)}

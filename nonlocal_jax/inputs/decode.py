@@ -90,6 +90,11 @@ def image_size(encoded: bytes, name: str) -> tuple[int, int]:
     return height, width
 
 
+def is_png(encoded: bytes) -> bool:
+    """Whether an encoded image is a PNG."""
+    return encoded.startswith(_PNG_SIGNATURE)
+
+
 def _fast_image(encoded: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
     """The image where a fast decoder reads it, else None. EXIF may turn it: left to OpenCV."""
     header = encoded[:_HEADER_BYTES]
@@ -106,7 +111,7 @@ def _fast_image(encoded: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
 
 def _png_header(encoded: bytes) -> tuple[int, int, int, int] | None:
     """Height, width, bit depth and colour type of a PNG, None for another format."""
-    if len(encoded) < 33 or not encoded.startswith(_PNG_SIGNATURE):
+    if len(encoded) < 33 or not is_png(encoded):
         return None
     width = int.from_bytes(encoded[16:20], "big")
     height = int.from_bytes(encoded[20:24], "big")

@@ -1,4 +1,4 @@
-"""Batches for training and evaluation, from a config.
+"""Examples and training batches, from a config.
 
 The i-th training example of a run is a pure function of the seed and i. Batch t holds the examples
 t * batch_size and on, and host p of n the p-th of n equal runs of it: so the global batch is the
@@ -14,12 +14,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs import datasets, evaluation, photometric, sources, transforms, watchdog
+from nonlocal_jax.inputs import datasets, decode, photometric, sources, transforms, watchdog
 
 Batch = dict[str, np.ndarray]
-EvalBatch = evaluation.EvalBatch
 
 BUFFERED_BATCHES = 2  # ready beside the one in use, so that the device never waits for the host
+CORES_FOR_WORKERS = 4  # with fewer, threads keep up with processes
 
 
 def dataset(config: ConfigDict) -> datasets.Dataset:
@@ -90,11 +90,14 @@ def train_batches(
     Raises:
       UserError: the batch does not divide among the hosts, an example is bad, or a worker is gone.
     """
-    examples = train_examples(config)
+    source = open_source(config, "train")
+    examples = train_examples(config, source)
     shard = _HostShard(examples, config.batch_size, start_step, process_index, process_count)
     batches = grain.MapDataset.source(shard).batch(shard.host_batch)
     threads = config.data.num_threads if config.data.num_threads > 0 else os.cpu_count() or 1
     workers = config.data.num_workers
+    if workers < 0:
+        workers = default_workers(source, os.cpu_count() or 1)
     read = grain.ReadOptions(
         num_threads=1 if workers else threads,
         prefetch_buffer_size=1 if workers else max(threads, BUFFERED_BATCHES),
@@ -105,53 +108,27 @@ def train_batches(
     return watchdog.guarded(iterable, buffered=BUFFERED_BATCHES)
 
 
-def eval_batches(
-    config: ConfigDict,
-    *,
-    split: str = "val",
-    ratios: tuple[float, ...] = (1.0,),
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Iterator[EvalBatch]:
-    """This host's part of an evaluation: every image once, at its own size.
+def default_workers(source: sources.Source, cores: int) -> int:
+    """How many worker processes to take when config.data.num_workers leaves it open.
 
-    Images of equal size share a batch, so that nothing is padded but the number of images. All
-    hosts see batches of the same shapes, and as many.
-
-    Args:
-      config: of the run; config.eval.batch_size is over all hosts.
-      split: "train" or "val".
-      ratios: one network input per ratio of config.eval.scale.
-      process_index: of this host.
-      process_count: number of hosts.
-
-    Yields:
-      see `evaluation.EvalBatch`.
-
-    Raises:
-      UserError: the batch does not divide among the hosts, or an example is bad.
+    Threads are faster wherever the work lets go of Python's lock, and the fast PNG decoder does
+    not: PNG images take processes where there are cores for them, one of which is left free.
     """
-    host_batch = _host_batch("config.eval.batch_size", config.eval.batch_size, process_count)
-    batches = evaluation.EvalBatches(
-        open_source(config, split),
-        scale=tuple(config.eval.scale),
-        ratios=ratios,
-        batch_size=config.eval.batch_size,
-        rows=slice(process_index * host_batch, (process_index + 1) * host_batch),
-        skip_bad=config.data.on_bad_example == "skip",
-    )
-    threads = config.data.num_threads if config.data.num_threads > 0 else os.cpu_count() or 1
-    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    iterable = grain.MapDataset.source(batches).to_iter_dataset(read)
-    return watchdog.guarded(iterable, buffered=BUFFERED_BATCHES)
+    if cores < CORES_FOR_WORKERS or not isinstance(source, sources.EncodedSource):
+        return 0
+    return cores - 1 if decode.is_png(source.encoded(0).image) else 0
 
 
-def train_examples(config: ConfigDict) -> grain.MapDataset:
+def train_examples(config: ConfigDict, source: sources.Source) -> grain.MapDataset:
     """The run's endless augmented examples by index: shuffled anew every epoch.
 
-    Its i-th element holds image, label and size, as a batch of `train_batches` does per image.
+    Args:
+      config: of the run.
+      source: the training split.
+
+    Returns:
+      a dataset whose i-th element holds image, label and size, as `train_batches` has per image.
     """
-    source = open_source(config, "train")
     if config.data.on_bad_example == "skip":
         source = sources.SkippingSource(source)
     examples = grain.MapDataset.source(_Elements(source)).seed(config.seed).shuffle().repeat()
@@ -217,7 +194,12 @@ class _HostShard:
         process_index: int,
         process_count: int,
     ):
-        self.host_batch = _host_batch("config.batch_size", batch_size, process_count)
+        if batch_size % process_count or batch_size < 1:
+            raise UserError(
+                f"config.batch_size is {batch_size}; it must be a multiple of the number of "
+                f"hosts, {process_count}."
+            )
+        self.host_batch = batch_size // process_count
         self._examples = examples
         self._batch_size = batch_size
         self._first = start_step * batch_size + process_index * self.host_batch
@@ -228,9 +210,3 @@ class _HostShard:
     def __getitem__(self, index: int) -> transforms.Element:
         step, row = divmod(index, self.host_batch)
         return self._examples[self._first + step * self._batch_size + row]
-
-
-def _host_batch(key: str, batch_size: int, process_count: int) -> int:
-    if batch_size % process_count or batch_size < 1:
-        raise UserError(f"{key} is {batch_size}; it must be a multiple of {process_count} hosts.")
-    return batch_size // process_count

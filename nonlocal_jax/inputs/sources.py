@@ -27,7 +27,7 @@ from absl import logging
 from jaxtyping import UInt8
 
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs import datasets, decode
+from nonlocal_jax.inputs import datasets, decode, scenes
 from nonlocal_jax.inputs.datasets import IGNORED
 
 HEADER_BYTES = 1 << 18  # enough of a file to tell its image's size
@@ -210,6 +210,23 @@ class RecordSource(EncodedSource):
         return decode.image_size(encoded.image, encoded.image_at)
 
 
+class SceneSource:
+    """The generated scenes of a split, see `scenes.make_scene`."""
+
+    def __init__(self, split: str):
+        self._split = split
+
+    def __len__(self) -> int:
+        return scenes.COUNTS[self._split]
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(*scenes.make_scene(self._split, index), f"{self._split}_{index}")
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Height and width, the same for all."""
+        return scenes.HEIGHT, scenes.WIDTH
+
+
 class SkippingSource:
     """A source that puts the next good example in place of a bad one, and logs each bad one once.
 
@@ -280,7 +297,7 @@ def check_example(
 
 def open_source(
     dataset: datasets.Dataset, split: str, *, data_dir: str = "", kind: str = "auto"
-) -> FolderSource | RecordSource:
+) -> Source:
     """The examples of a data set's split, prepared or raw.
 
     Args:
@@ -294,6 +311,8 @@ def open_source(
     """
     if kind not in ("auto", "array_record", "folder"):
         raise UserError(f"config.data.source is {kind!r}; it is auto, array_record or folder.")
+    if dataset.name == "scenes":
+        return SceneSource(split)
     prepared = find_prepared(dataset, data_dir) if kind != "folder" else None
     if prepared is not None:
         return RecordSource(prepared, split, dataset.num_classes)

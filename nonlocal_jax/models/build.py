@@ -113,7 +113,9 @@ def build_network(config: ConfigDict) -> Network:
 
 def init_variables(config: ConfigDict, seed: int) -> dict[str, jax.Array]:
     """Freshly initialised variables of a config's `model` section, by name."""
-    return flat_variables(build_segmentor(config, nnx.Rngs(seed)))
+    # "rbg" compiles several times faster than JAX's default generator, unrolled for every shape.
+    key = jax.random.key(seed, impl="rbg")
+    return jax.jit(lambda key: flat_variables(build_segmentor(config, nnx.Rngs(key))))(key)
 
 
 def flat_variables(model: nnx.Module) -> dict[str, jax.Array]:

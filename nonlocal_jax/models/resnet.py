@@ -215,7 +215,9 @@ class ResNet(nnx.Module):
         valid = halve(valid)
         for conv_norm in self.stem:
             x = conv_norm(x, valid)
-        x, valid = max_pool(x), halve(valid)
+        # A window that begins in the image and ends in the padding leaves a value beyond `valid`.
+        valid = halve(valid)
+        x = zero_outside(max_pool(x), valid)
         outputs = {}
         for name in ("stage1", "stage2", "stage3", "stage4"):
             for block in getattr(self, name):

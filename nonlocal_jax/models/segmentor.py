@@ -59,7 +59,7 @@ def valid_at(
     """`valid` at the resolution of `features`: halved, rounding up, at every stride."""
     if valid is None:
         return None
-    height = images.shape[1]
-    while height > features.shape[1]:
-        height, valid = (height + 1) // 2, (valid + 1) // 2
-    return jnp.asarray(valid)
+    shape, valid = images.shape[1:3], jnp.asarray(valid)
+    while shape != features.shape[1:3]:  # both axes: one that is a single pixel stays one
+        shape, valid = tuple((length + 1) // 2 for length in shape), (valid + 1) // 2
+    return valid

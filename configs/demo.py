@@ -1,0 +1,36 @@
+"""A small NonLocalNet on generated scenes, the default of `make demo`: see inputs/scenes.py.
+
+    python -m nonlocal_jax.demo
+    python -m nonlocal_jax.main --config=configs/demo.py --config.model.decode_head.name=fcn
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    """The config."""
+    config = common.base()
+    config.init_from = ""
+    config.model.num_classes = 6
+    config.model.backbone.depth = 18
+    config.model.backbone.stem_channels = 16
+    config.model.backbone.base_channels = 16
+    config.model.decode_head.channels = 64
+    config.model.auxiliary_head.channels = 16
+
+    config.data.name = "scenes"
+    config.data.scale = (512, 64)
+    config.data.ratio_range = (1.0, 1.0)
+    config.data.crop_size = (64, 512)
+    config.data.max_class_fraction = 1.0
+    config.data.photometric_distortion = False  # it would change the lamp's colour
+    config.eval.scale = (512, 64)
+
+    config.batch_size = 8
+    config.total_steps = 400
+    config.log_every = 25
+    config.eval_every = 400
+    config.checkpoint_every = 100
+    return config

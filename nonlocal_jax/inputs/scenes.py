@@ -1,0 +1,97 @@
+"""Generated scenes in which the class of one place is decided by a far-away other one.
+
+A lamp shines in one of four colours at one end of a wide image; grey shapes lie at the other end.
+What a shape is called follows from the lamp's colour alone, and no lamp is nearer to a shape than
+`GAP` pixels. A network whose receptive field reaches less far can find the shapes but must guess
+their class; one that compares all positions with each other can know it.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+HEIGHT, WIDTH = 64, 512
+COUNTS = {"train": 4000, "val": 160}
+
+BACKGROUND, LAMP, FIRST_SHAPE = 0, 1, 2
+CLASS_NAMES = ("background", "lamp", "stop", "wait", "go", "turn")
+LAMP_COLOURS = np.array([[226, 52, 44], [238, 206, 52], [48, 190, 84], [62, 104, 232]], np.uint8)
+PALETTE = np.concatenate([np.array([[40, 40, 40], [255, 255, 255]], np.uint8), LAMP_COLOURS])
+
+# Half of the receptive field of ResNet-18-D8 with an FCN head is 180 pixels, and the upsampling of
+# its logits adds up to 12.
+GAP = 208
+LAMP_COLUMNS = 88  # the lamp lies left of here, before the scene is mirrored or not
+SLOTS = 4
+SLOT_WIDTH = (WIDTH - LAMP_COLUMNS - GAP) // SLOTS
+
+Scene = tuple[UInt8[np.ndarray, "64 512 3"], UInt8[np.ndarray, "64 512"]]
+Mask = Bool[np.ndarray, "64 512"]
+
+_ROWS = np.arange(HEIGHT, dtype=np.float32)[:, None]
+_COLUMNS = np.arange(WIDTH, dtype=np.float32)[None, :]
+_DISTANCES = (
+    np.hypot,  # disc
+    np.maximum,  # square
+    lambda y, x: y + x,  # diamond
+    lambda y, x: np.maximum(y, 2 * x),  # upright bar
+)
+
+
+def make_scene(split: str, index: int) -> Scene:
+    """The image and the labels of a scene; the same ones whenever they are asked for.
+
+    Args:
+      split: "train" or "val": they share no scene.
+      index: of the scene, 0 or more.
+    """
+    rng = np.random.default_rng([list(COUNTS).index(split), index])
+    colour = rng.integers(len(LAMP_COLOURS))
+    tint = rng.uniform(70, 170) + rng.uniform(-25, 25, 3).astype(np.float32)
+    image = tint + _waves(rng, 12)
+    label = np.full((HEIGHT, WIDTH), BACKGROUND, np.uint8)
+
+    lamp = _lamp(rng)
+    image[lamp] = LAMP_COLOURS[colour] * rng.uniform(0.85, 1.05)
+    label[lamp] = LAMP
+    for slot in rng.choice(SLOTS, size=rng.integers(2, SLOTS + 1), replace=False):
+        shape = _shape(rng, slot)
+        grey = tint.mean() + rng.uniform(45, 70) * rng.choice([-1, 1])
+        image[shape] = grey + _waves(rng, rng.uniform(0, 25))[shape]
+        label[shape] = FIRST_SHAPE + colour
+
+    image += _grain(rng)
+    if rng.random() < 0.5:
+        image, label = image[:, ::-1], label[:, ::-1]
+    return np.clip(image, 0, 255).astype(np.uint8), np.ascontiguousarray(label)
+
+
+def _waves(rng: np.random.Generator, height: float) -> Float[np.ndarray, "64 512 1"]:
+    """Brightness between -`height` and `height`, in waves of a random direction and length."""
+    angle, period, phase = rng.uniform(0, np.pi), rng.uniform(8, 60), rng.uniform(0, 2 * np.pi)
+    along = _ROWS * np.float32(np.sin(angle)) + _COLUMNS * np.float32(np.cos(angle))
+    wave = np.sin(along * np.float32(2 * np.pi / period) + np.float32(phase))
+    return np.float32(height) * wave[..., None]
+
+
+def _grain(rng: np.random.Generator) -> Float[np.ndarray, "64 512 1"]:
+    """Noise between -16 and 15."""
+    grain = np.frombuffer(rng.bytes(HEIGHT * WIDTH), np.uint8) >> 3
+    return grain.reshape(HEIGHT, WIDTH, 1).astype(np.float32) - 16
+
+
+def _lamp(rng: np.random.Generator) -> Mask:
+    """The lamp's pixels."""
+    radius = rng.uniform(11, 16)
+    row = rng.uniform(radius, HEIGHT - radius)
+    column = rng.uniform(radius, LAMP_COLUMNS - 1 - radius)
+    return np.hypot(_ROWS - row, _COLUMNS - column) <= radius
+
+
+def _shape(rng: np.random.Generator, slot: int) -> Mask:
+    """The pixels of a disc, square, diamond or bar inside one of the slots at the other end."""
+    radius = rng.uniform(14, 20)
+    row = rng.uniform(radius, HEIGHT - radius)
+    left = LAMP_COLUMNS + GAP + slot * SLOT_WIDTH
+    column = rng.uniform(left + radius, left + SLOT_WIDTH - 1 - radius)
+    distance = _DISTANCES[rng.integers(len(_DISTANCES))]
+    return distance(np.abs(_ROWS - row), np.abs(_COLUMNS - column)) <= radius
