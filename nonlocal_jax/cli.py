@@ -157,6 +157,7 @@ def _check_tuples(given: ConfigDict, default: ConfigDict) -> None:
             continue
         number = (int, float) if isinstance(expected[0], float) else int
         pair = len(expected) == 2
+        assert isinstance(value, tuple)  # ml_collections saw to it
         if not all(isinstance(v, number) for v in value) or (pair and len(value) != 2):
             raise UserError(f"config.{key} is {value}; it must be like {expected}.")
 

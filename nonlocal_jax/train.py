@@ -78,16 +78,16 @@ def train(config: ConfigDict, directory: pathlib.Path) -> Scores:
             _say_progress(step, config.total_steps, scalars, eta)
             log.write(step, scalars)
             pending = []
+        miou = None
         if step % config.eval_every == 0 or last:
             with rate.pause():
                 scores = evaluate(network, state.variables, config, mesh=mesh)
-                say(f"Step {step}:\n{scores.table()}")
-                log.write(step, scores.to_dict())
-        if step % config.checkpoint_every == 0 or step % config.eval_every == 0 or last:
-            if pending:  # nothing that was not finite is ever saved unseen
+            miou = scores.miou
+            say(f"Step {step}:\n{scores.table()}")
+            log.write(step, scores.to_dict())
+        if miou is not None or step % config.checkpoint_every == 0:
+            if pending:  # a step that was not finite is never saved unseen
                 _summarize(pending, step)
-            evaluated = scores is not None and (step % config.eval_every == 0 or last)
-            miou = scores.miou if evaluated else None
             checkpoints.save(step, state.variables, state.optimizer, metadata, miou=miou)
 
     checkpoints.close()
@@ -139,12 +139,15 @@ def _first_state(
         variables = initialize.initial_variables(config, network)
         state = initial_state(network, variables, optimizer)
         return jax.device_put(state, sharding.replicated(mesh))
-    step, variables, optimizer_state = restored
+    step, saved, optimizer_state = restored
     say(f"Going on from step {step} of {checkpoints.directory}.")
-    state = initial_state(network, variables, optimizer)
-    return jax.device_put(
-        state._replace(step=np.int32(step), optimizer=optimizer_state), sharding.replicated(mesh)
+    state = abstract._replace(
+        step=jax.numpy.int32(step),
+        parameters={name: saved[name] for name in abstract.parameters},
+        statistics={name: saved[name] for name in abstract.statistics},
+        optimizer=optimizer_state,
     )
+    return jax.device_put(state, sharding.replicated(mesh))
 
 
 def _compile_step(

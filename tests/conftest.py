@@ -7,9 +7,9 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
-from absl import flags  # noqa: E402
+import jax
+import pytest
+from absl import flags
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 flags.FLAGS.mark_as_parsed()  # grain reads absl flags

@@ -32,7 +32,9 @@ def names(directory):
 
 
 def flip_a_byte(step):
-    file = max((p for p in (step / "model").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    file = max(
+        (p for p in (step / "model").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
+    )
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)

@@ -101,7 +101,10 @@ def test_shared_settings_are_the_published_ones():
     [
         ([], r"--config is missing"),
         (["--config=configs/nope.py"], r"no config configs/nope\.py"),
-        (["--config.model.backbone.dept=3"], r"no key model\.backbone\.dept.*model\.backbone\.depth"),
+        (
+            ["--config.model.backbone.dept=3"],
+            r"no key .*dept\. Did you mean model\.backbone\.depth",
+        ),
         (["--config.learning_rate=3"], r"Did you mean optimizer\.learning_rate"),
         (["--config.model.backbone.depth=big"], r"config\.model\.backbone\.depth=big"),
         (["--config.data.crop_size=512"], r"config\.data\.crop_size is \(512,\)"),

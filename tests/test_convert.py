@@ -64,11 +64,9 @@ def tree():
 
 
 def check_against_reference(config, variant, expected):
-    entries = rules.torch_entries(shapes_of(config), variant)
-    ours = {
-        entry.key: rules.torch_shape(shape, entry.layout)
-        for shape, entry in zip(shapes_of(config).values(), entries.values(), strict=True)
-    }
+    shapes = shapes_of(config)
+    entries = rules.torch_entries(shapes, variant)
+    ours = {e.key: rules.torch_shape(shapes[name], e.layout) for name, e in entries.items()}
     ours |= {entry.counter: () for entry in entries.values() if entry.counter}
     assert ours == expected
     assert len({entry.key for entry in entries.values()}) == len(entries)
@@ -330,10 +328,10 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_refusals_end_in_one_message_and_no_output(tmp_path, tree, name):
+def test_refusals_end_in_one_message_and_no_output(tmp_path, tree, tiny, name):
     make, because = BAD_FILES[name]
     make(tmp_path / name, tree)
-    target = command.Target("row", "segmentor", "v1c", shapes_of(tiny_config()), "")
+    target = command.Target("row", "segmentor", "v1c", tiny, "")
     output = tmp_path / "out"
     with pytest.raises(UserError, match=because) as caught:
         command.import_(target, str(tmp_path / name), output)
@@ -341,9 +339,9 @@ def test_refusals_end_in_one_message_and_no_output(tmp_path, tree, name):
     assert set(tmp_path.iterdir()) <= {tmp_path / name}
 
 
-def test_allow_nan(tmp_path, tree, capsys):
+def test_allow_nan(tmp_path, tree, tiny, capsys):
     poison(tmp_path / "nan.pth", tree)
-    target = command.Target("row", "segmentor", "v1c", shapes_of(tiny_config()), "")
+    target = command.Target("row", "segmentor", "v1c", tiny, "")
     command.import_(target, str(tmp_path / "nan.pth"), tmp_path / "out", allow_nan=True)
     assert "decode_head/classifier/bias" in capsys.readouterr().err
     bias = checkpoints.load_model(tmp_path / "out")[0]["decode_head/classifier/bias"]
@@ -355,8 +353,6 @@ def test_allow_nan(tmp_path, tree, capsys):
     [
         ([ROW, f"--input={GOLDEN}/convert_zip.pth"], "--output is missing"),
         ([ROW, "--output=tests"], "tests exists already"),
-        ([ROW, "--output={new}", "--export"], "--input is missing"),
-        ([ROW, "--output={new}", "--export", "--input={new}"], "no checkpoint"),
         (["--backbone=resnet51_v1c", "--output={new}"], "is not known"),
         (["--backbone=resnet50_v1c", "--output={new}", "--export"], "--config instead"),
         (["--output={new}"], "--config is missing"),
@@ -378,8 +374,16 @@ def test_mistakes_in_the_command_exit_with_2(tmp_path, arguments, because):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    target = command.Target("row", "segmentor", "v1c", shapes_of(tiny_config()), "")
+def test_export_needs_a_checkpoint(tmp_path, tiny):
+    target = command.Target("row", "segmentor", "v1c", tiny, "")
+    for source, because in (("", "--input is missing"), (str(tmp_path / "none"), "no checkpoint")):
+        with pytest.raises(UserError, match=because):
+            command.export(target, source, tmp_path / "x.pth")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path, tiny, monkeypatch):
+    target = command.Target("row", "segmentor", "v1c", tiny, "")
     monkeypatch.setattr(checkpoints, "load_model", lambda path: ({}, {}))
     with pytest.raises(UserError, match="changed when it was read back"):
         command.import_(target, str(GOLDEN / "convert_zip.pth"), tmp_path / "out")

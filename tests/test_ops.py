@@ -69,7 +69,9 @@ def linear_interpolation(row, target, align_corners):
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
-@pytest.mark.parametrize(("source", "target"), [(5, 17), (17, 5), (1, 4), (4, 1), (6, 6), (64, 512)])
+@pytest.mark.parametrize(
+    ("source", "target"), [(5, 17), (17, 5), (1, 4), (4, 1), (6, 6), (64, 512)]
+)
 def test_interpolation_matrix(source, target, align_corners):
     row = np.random.default_rng(1).standard_normal(source)
     matrix = interpolation_matrix(

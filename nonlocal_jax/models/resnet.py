@@ -70,9 +70,7 @@ def _shortcut(
     """None where a block can add its input as it is."""
     if stride == 1 and in_features == out_features:
         return None
-    return Shortcut(
-        in_features, out_features, stride=stride, average=average, conv_norm=conv_norm
-    )
+    return Shortcut(in_features, out_features, stride=stride, average=average, conv_norm=conv_norm)
 
 
 class BasicBlock(nnx.Module):
@@ -187,7 +185,7 @@ class ResNet(nnx.Module):
             features = base_channels * 2**index
             dilation = DILATIONS[output_stride][index]
             first_dilation = dilation // 2 if contract_dilation and dilation > 1 else dilation
-            stage = nnx.List([])
+            stage: nnx.List = nnx.List([])
             for i in range(blocks):
                 stage.append(
                     block(

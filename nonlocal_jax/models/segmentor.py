@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from nonlocal_jax.models.heads import FCNHead
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.models.heads import FCNHead, NonLocalHead
 from nonlocal_jax.models.resnet import ResNet
 from nonlocal_jax.ops.padding import Valid
 
@@ -49,7 +50,13 @@ class Segmentor(nnx.Module):
         return TrainingLogits(decode, self.auxiliary_head(stages["stage3"], rngs=rngs))
 
     def attention_map(self, images: Images, position: tuple[int, int]) -> Float[Array, "n h' w'"]:
-        """What the non-local block attends to at `position` (row, column) of its feature map."""
+        """What the non-local block attends to at `position` (row, column) of its feature map.
+
+        Raises:
+          UserError: the decode head has no such block.
+        """
+        if not isinstance(self.decode_head, NonLocalHead):
+            raise UserError("Only a network with config.model.decode_head.name 'nonlocal' attends.")
         return self.decode_head.attention_map(self.backbone(images)["stage4"], position)
 
 

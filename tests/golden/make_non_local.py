@@ -32,8 +32,12 @@ class Case(NamedTuple):
         return f"{self.mode}_{self.dims}d_{pooled}_{'scaled' if self.use_scale else 'unscaled'}"
 
 
-# The scale belongs to embedded_gaussian alone, but every mode accepts the flag.
-CASES = [Case(*form) for form in itertools.product(MODES, (1, 2, 3), (False, True), (True, False))]
+CASES = [Case(*form, True) for form in itertools.product(MODES, (1, 2, 3), (False, True))]
+# The scale belongs to embedded_gaussian alone; another mode must not mind the flag.
+CASES += [
+    Case("embedded_gaussian", dims, pooled, False) for dims, pooled in ((1, True), (2, False))
+]
+CASES += [Case("gaussian", 2, False, False)]
 
 
 def run_reference(
