@@ -73,7 +73,7 @@ def base() -> ConfigDict:
     config.data.cutout_size = (64, 64)
     config.data.photometric_distortion = True
     config.data.num_threads = -1  # -1: one per core
-    config.data.num_workers = 0  # processes beside this one; 0 uses threads alone
+    config.data.num_workers = -1  # processes beside this one; 0: threads alone; -1: what suits
     config.data.on_bad_example = "raise"  # or "skip": go on with another, and count
 
     config.batch_size = 8  # over all devices and hosts
@@ -112,7 +112,7 @@ def cityscapes() -> ConfigDict:
 
 
 def cityscapes_769() -> ConfigDict:
-    """Cityscapes, 769x769 crops with aligned corners and sliding-window tests: 4 GPUs x 2 images."""
+    """Cityscapes, 769x769 crops, aligned corners, sliding-window tests: 4 GPUs x 2 images."""
     config = base()
     config.model.align_corners = True
     config.data.scale = (2049, 1025)

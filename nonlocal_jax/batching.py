@@ -222,7 +222,7 @@ def _place(rows: list[Row], batch_size: int, mesh: Mesh) -> Batch:
     sharding = batch_sharding(mesh)
 
     def place(arrays: list[np.ndarray], dtype: type) -> jax.Array:
-        stacked = np.stack(arrays).astype(dtype, copy=False)
+        stacked: np.ndarray = np.stack(arrays).astype(dtype, copy=False)
         shape = (batch_size, *stacked.shape[1:])
         return jax.make_array_from_process_local_data(sharding, stacked, shape)
 

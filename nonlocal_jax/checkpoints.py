@@ -160,6 +160,12 @@ class TrainingCheckpoints:
             raise UserError(f"Cannot write checkpoints to {self.directory}: {error}.") from error
         self._sealing = concurrent.futures.ThreadPoolExecutor(max_workers=1)
 
+    def __enter__(self) -> "TrainingCheckpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     @property
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, or None."""

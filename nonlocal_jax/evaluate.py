@@ -1,25 +1,31 @@
 """Scores a checkpoint on its config's validation images, by the published protocol.
 
-python -m nonlocal_jax.evaluate --config=configs/ROW.py --checkpoint=DIR [--tta]
+    python -m nonlocal_jax.evaluate --config=configs/ROW.py --checkpoint=DIR [--tta]
+
+prints and writes the scores. --save_predictions adds PNGs that the benchmark's server takes,
+--save_overlays pictures for people.
 """
 
 import contextlib
 import functools
+import json
+import pathlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
+from absl import flags, logging
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, UInt8
 from ml_collections import ConfigDict
 
-from nonlocal_jax import batching, inference, metrics, run_log, sharding
+from nonlocal_jax import api, batching, cli, inference, metrics, outputs, run_log, sharding
 from nonlocal_jax.batching import Batch, Image, Label, Size
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inference import Protocol, Windows
+from nonlocal_jax.inference import Protocol
 from nonlocal_jax.inputs import loader, sources
 from nonlocal_jax.models.build import Network
 
@@ -58,12 +64,13 @@ def evaluate(
     batch_size = eval_batch_size(config, mesh)
     rows = batching.local_rows(mesh, batch_size)
     confusion, labelled = np.zeros((config.model.num_classes,) * 2, np.int64), 0
+    protocol = api.protocol(config, tta)
     results = batching.run(
-        _counting(_Same(network), protocol(config, tta), config.model.num_classes, bool(on_mask)),
+        _counting(_Same(network), protocol, config.model.num_classes, on_mask is not None),
         variables,
         examples.read,
         examples.sizes,
-        protocol(config, tta),
+        protocol,
         batch_size=batch_size,
         mesh=mesh,
         log=log,
@@ -82,20 +89,6 @@ def evaluate(
                     height, width = examples.sizes[members[row]]
                     on_mask(examples.indices[members[row]], mask[:height, :width])
     return metrics.Scores(confusion, dataset.class_names)
-
-
-def protocol(config: ConfigDict, tta: bool = False) -> Protocol:
-    """The evaluation protocol of a config, with or without its test-time augmentation."""
-    sliding = {"whole": False, "slide": True}.get(config.eval.mode)
-    if sliding is None:
-        raise UserError(f"config.eval.mode is {config.eval.mode!r}; it must be whole or slide.")
-    return Protocol(
-        scale=tuple(config.eval.scale),
-        align_corners=config.model.align_corners,
-        ratios=tuple(config.eval.tta_ratios) if tta else (1.0,),
-        flip=tta and config.eval.tta_flip,
-        windows=Windows(tuple(config.eval.window), tuple(config.eval.stride)) if sliding else None,
-    )
 
 
 def eval_batch_size(config: ConfigDict, mesh: Mesh) -> int:
@@ -188,9 +181,72 @@ def _counting(
     def count(variables: Variables, batch: Batch, *, canvas: Size, padded: bool) -> Counts:
         model = same.network.bind(variables)
         model.eval()
-        masks = inference.segment(model, batch.scales, batch.sizes, canvas, protocol, padded=padded)
+        scores = inference.low_resolution_scores(
+            model, batch.scales, batch.sizes, canvas, protocol, padded=padded
+        )
+        masks = inference.class_indices(scores)
         confusion = metrics.confusion_matrix(masks, batch.labels, num_classes)
         labelled = jnp.sum(batch.labels != metrics.IGNORE, dtype=jnp.int32)
         return Counts(confusion, labelled, masks if keep_masks else None)
 
     return count
+
+
+def main() -> None:
+    """Evaluates `--checkpoint` on the validation split of `--config`."""
+    config, options = cli.config(), flags.FLAGS
+    if not options.checkpoint:
+        raise UserError("--checkpoint is missing: name what convert or a training run wrote.")
+    name = cli.config_name() + ("_tta" if options.tta else "")
+    output = pathlib.Path(options.output or pathlib.Path("runs") / name / "evaluation")
+    if config.precision != "default":
+        jax.config.update("jax_default_matmul_precision", config.precision)
+    mesh = sharding.make_mesh(**config.mesh)
+    network, loaded = api.restore(config, options.checkpoint)
+    variables = jax.device_put(loaded, sharding.replicated(mesh))
+    on_mask = _writer(config, output, options.save_predictions, options.save_overlays)
+    scores = evaluate(network, variables, config, mesh=mesh, tta=options.tta, on_mask=on_mask)
+    if jax.process_index() == 0:
+        sys.stdout.write(f"{scores.table()}\n")
+        _write_scores(output, scores, {"checkpoint": options.checkpoint, "tta": options.tta})
+        run_log.say(f"Written to {output}.")
+
+
+def _writer(
+    config: ConfigDict, output: pathlib.Path, predictions: bool, overlays: bool
+) -> OnMask | None:
+    """What writes each image's prediction below `output`, or None if nothing is asked for."""
+    if not (predictions or overlays):
+        return None
+    dataset, source = loader.dataset(config), loader.open_source(config, "val")
+
+    def write(index: int, mask: UInt8[np.ndarray, "h w"]) -> None:
+        example = source[index]
+        stem = pathlib.Path(example.name).with_suffix(".png")
+        if predictions:
+            outputs.write_server_mask(output / "predictions" / stem, mask, dataset)
+        if overlays:
+            outputs.write_overlay(output / "overlays" / stem, example.image, mask, dataset)
+
+    return write
+
+
+def _write_scores(output: pathlib.Path, scores: metrics.Scores, about: dict[str, object]) -> None:
+    """scores.json and confusion.png."""
+    outputs.write_confusion(output / "confusion.png", scores)
+    content = json.dumps({**about, **scores.details()}, indent=1)
+    (output / "scores.json").write_text(content)
+
+
+def define_flags() -> None:
+    """The command's own flags; training, which imports this module, has none of them."""
+    flags.DEFINE_string("checkpoint", None, "What convert or a training run wrote.")
+    flags.DEFINE_bool("tta", False, "Average over the config's scales and mirrored images.")
+    flags.DEFINE_string("output", None, "Folder to write to; by default runs/CONFIG/evaluation.")
+    flags.DEFINE_bool("save_predictions", False, "Write PNGs for the benchmark's server.")
+    flags.DEFINE_bool("save_overlays", False, "Write images tinted by predicted class.")
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

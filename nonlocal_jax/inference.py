@@ -117,56 +117,7 @@ class LowResolution(NamedTuple):
     columns: Float[Array, "n W b"]
 
 
-def segment(
-    model: Segmentor,
-    scales: tuple[Scaled, ...],
-    sizes: Int[Array, "n 2"],
-    canvas: Size,
-    protocol: Protocol,
-    *,
-    padded: bool = True,
-) -> UInt8[Array, "n H W"]:
-    """Class indices of a batch at the images' original sizes.
-
-    Args:
-      model: a network in eval mode.
-      scales: the images at every scale that is evaluated; several are averaged (ms+flip).
-      sizes: original height and width of each image.
-      canvas: (H, W) of the result, at least the largest of `sizes`.
-      protocol: whole or sliding, mirrored or not.
-      padded: whether the network meets padding at all: whether a whole image is smaller than its
-        array, or than a window. False spares it the masks.
-
-    Returns:
-      For each pixel the first class of the largest score, and `classes` where scores are not
-      finite. Pixels beyond an image's size are meaningless.
-    """
-    scores = low_resolution(model, scales, sizes, canvas, protocol, padded=padded)
-    blocks = _by_row_blocks(scores, canvas, _first_largest)
-    return jnp.moveaxis(blocks, 0, 1).reshape(sizes.shape[0], -1, canvas[1])[:, : canvas[0]]
-
-
-def probabilities(
-    model: Segmentor,
-    scales: tuple[Scaled, ...],
-    sizes: Int[Array, "n 2"],
-    canvas: Size,
-    protocol: Protocol,
-    *,
-    padded: bool = True,
-) -> Float[Array, "n classes H W"]:
-    """What `segment` takes the largest of, as probabilities; this one is a full volume."""
-    scores = low_resolution(model, scales, sizes, canvas, protocol, padded=padded)
-    softmax = len(scores) == 1
-    blocks = _by_row_blocks(
-        scores, canvas, lambda block: jax.nn.softmax(block, axis=2) if softmax else block
-    )
-    count, batch, rows, classes, width = blocks.shape
-    volume = jnp.moveaxis(blocks, (1, 3), (0, 1)).reshape(batch, classes, count * rows, width)
-    return volume[:, :, : canvas[0]]
-
-
-def low_resolution(
+def low_resolution_scores(
     model: Segmentor,
     scales: tuple[Scaled, ...],
     sizes: Int[Array, "n 2"],
@@ -175,7 +126,17 @@ def low_resolution(
     *,
     padded: bool = True,
 ) -> list[LowResolution]:
-    """The network's logits at every scale, as they are and mirrored; see `segment`."""
+    """The network's logits at every scale, as they are and mirrored.
+
+    Args:
+      model: a network in eval mode.
+      scales: the images at every scale that is evaluated.
+      sizes: original height and width of each image.
+      canvas: (H, W) of the results, at least the largest of `sizes`.
+      protocol: whole or sliding, mirrored or not.
+      padded: whether the network meets padding at all: whether a whole image is smaller than its
+        array, or than a window. False spares it the masks.
+    """
     results = []
     for scaled in scales:
         images = normalize(scaled.images, scaled.sizes)
@@ -196,6 +157,26 @@ def low_resolution(
                 columns = _reverse_rows(columns, sizes[:, 1])
             results.append(LowResolution(logits, rows, columns))
     return results
+
+
+def class_indices(scores: list[LowResolution]) -> UInt8[Array, "n H W"]:
+    """For each pixel the first class of the largest score.
+
+    It is `classes`, which is none of them, where scores are not finite. Pixels beyond an image's
+    size are meaningless.
+    """
+    blocks = _by_row_blocks(scores, _first_largest)
+    batch, height = scores[0].rows.shape[:2]
+    return jnp.moveaxis(blocks, 0, 1).reshape(batch, -1, blocks.shape[-1])[:, :height]
+
+
+def probabilities(scores: list[LowResolution]) -> Float[Array, "n classes H W"]:
+    """The probability of every class in each pixel. Unlike anything else here, a full volume."""
+    several = len(scores) > 1  # then they are probabilities already
+    blocks = _by_row_blocks(scores, lambda s: s if several else jax.nn.softmax(s, axis=2))
+    batch, height = scores[0].rows.shape[:2]
+    volume = jnp.moveaxis(blocks, (1, 3), (0, 1))
+    return volume.reshape(batch, volume.shape[1], -1, volume.shape[-1])[:, :, :height]
 
 
 def mirror(images: Float[Array, "n h w c"], sizes: Int[Array, "n 2"]) -> Float[Array, "n h w c"]:
@@ -316,7 +297,6 @@ def _reverse_rows(matrix: Float[Array, "n W b"], widths: Int[Array, "n"]) -> Flo
 
 def _by_row_blocks(
     scores: list[LowResolution],
-    canvas: Size,
     reduce: Callable[[Float[Array, "n rows classes W"]], Array],
 ) -> Array:
     """`reduce` of a few rows of the scores at a time, stacked: [blocks, n, rows, ...].
@@ -324,7 +304,7 @@ def _by_row_blocks(
     One set of logits is handed on as it is; several become the mean of their softmaxes.
     """
     batch, _, _, classes = scores[0].logits.shape
-    height, width = canvas
+    height, width = scores[0].rows.shape[1], scores[0].columns.shape[1]
     # A few megabytes: it stays in a CPU's cache, and keeps an accelerator busy.
     rows = max(min(2**21 // (batch * classes * width), height), 1)
     blocks = -(-height // rows)

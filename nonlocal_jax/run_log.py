@@ -36,6 +36,12 @@ class RunLog:
 
             self._tensorboard = metric_writers.SummaryWriter(str(workdir))
 
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends the scalars of a step to every file."""
         if self._file is not None:

@@ -19,6 +19,8 @@ from nonlocal_jax.optimizers import polynomial_schedule, sgd
 from nonlocal_jax.run_log import say
 from nonlocal_jax.train_step import Metrics, TrainState, initial_state, make_train_step
 
+STEPS_IN_FLIGHT = 2  # how far the host may run ahead of the device
+
 
 def train(config: ConfigDict, directory: pathlib.Path) -> Scores:
     """Trains `config` in the folder `directory`, or goes on with what is there.
@@ -44,56 +46,55 @@ def train(config: ConfigDict, directory: pathlib.Path) -> Scores:
         momentum=config.optimizer.momentum,
         weight_decay=config.optimizer.weight_decay,
     )
-    checkpoints = TrainingCheckpoints(directory / "checkpoints", keep=config.keep_checkpoints)
-    state = _first_state(config, network, optimizer, checkpoints, mesh)
-    start = int(state.step)
-    metadata = {"kind": "training", "model": config.model.to_dict()}
-    batches = loader.train_batches(
-        config,
-        start_step=start,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    train_step = _compile_step(config, network, optimizer, state, mesh)
-    log = run_log.RunLog(directory)
-    rate = run_log.Rate(config.total_steps, config.batch_size)
-    rate.restart(start)
-    in_flight = 2  # steps that the host may run ahead of the device
-    pending: list[Metrics] = []
-    scores = None
-    say(f"Training from step {start} to {config.total_steps}.")
+    with (
+        TrainingCheckpoints(directory / "checkpoints", keep=config.keep_checkpoints) as checkpoints,
+        run_log.RunLog(directory) as log,
+    ):
+        state = _first_state(config, network, optimizer, checkpoints, mesh)
+        start = int(state.step)
+        batches = loader.train_batches(
+            config,
+            start_step=start,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        train_step = _compile_step(config, network, optimizer, state, mesh)
+        metadata = {"kind": "training", "model": config.model.to_dict()}
+        rate = run_log.Rate(config.total_steps, config.batch_size)
+        rate.restart(start)
+        pending: list[Metrics] = []
+        scores = None
+        say(f"Training from step {start} to {config.total_steps}.")
 
-    for step in range(start + 1, config.total_steps + 1):
-        # The device works on the last step while the host brings the next batch.
-        batch = sharding.put_batch(next(batches), mesh)
-        state, metrics = train_step(state, batch)
-        pending.append(metrics)
-        jax.block_until_ready(pending[-in_flight:][0])
+        for step in range(start + 1, config.total_steps + 1):
+            # The device works on the last step while the host brings the next batch.
+            batch = sharding.put_batch(next(batches), mesh)
+            state, metrics = train_step(state, batch)
+            pending.append(metrics)
+            jax.block_until_ready(pending[-STEPS_IN_FLIGHT:][0])
 
-        last = step == config.total_steps
-        if step % config.log_every == 0 or last:
-            scalars = _summarize(pending, step)
-            scalars["learning_rate"] = float(schedule(step - 1))
-            scalars["images_per_second"], eta = rate.read(step)
-            _say_progress(step, config.total_steps, scalars, eta)
-            log.write(step, scalars)
-            pending = []
-        miou = None
-        if step % config.eval_every == 0 or last:
-            with rate.pause():
-                scores = evaluate(network, state.variables, config, mesh=mesh)
-            miou = scores.miou
-            say(f"Step {step}:\n{scores.table()}")
-            log.write(step, scores.to_dict())
-        if miou is not None or step % config.checkpoint_every == 0:
-            if pending:  # a step that was not finite is never saved unseen
-                _summarize(pending, step)
-            checkpoints.save(step, state.variables, state.optimizer, metadata, miou=miou)
+            last = step == config.total_steps
+            if step % config.log_every == 0 or last:
+                scalars = _summarize(pending, step)
+                scalars["learning_rate"] = float(schedule(step - 1))
+                scalars["images_per_second"], eta = rate.read(step)
+                _say_progress(step, config.total_steps, scalars, eta)
+                log.write(step, scalars)
+                pending = []
+            miou = None
+            if step % config.eval_every == 0 or last:
+                with rate.pause():
+                    scores = evaluate(network, state.variables, config, mesh=mesh)
+                miou = scores.miou
+                say(f"Step {step}:\n{scores.table()}")
+                log.write(step, scores.to_dict())
+            if miou is not None or step % config.checkpoint_every == 0:
+                if pending:  # a step that was not finite is never saved unseen
+                    _summarize(pending, step)
+                checkpoints.save(step, state.variables, state.optimizer, metadata, miou=miou)
 
-    checkpoints.close()
-    log.close()
-    if scores is None:  # the run had finished before
-        scores = evaluate(network, state.variables, config, mesh=mesh)
+        if scores is None:  # the run had finished before
+            scores = evaluate(network, state.variables, config, mesh=mesh)
     return scores
 
 

@@ -79,7 +79,7 @@ def test_a_flipped_byte_falls_back_to_the_step_before(tmp_path):
     train(tmp_path, [3, 8])
     flip_a_byte(tmp_path / "checkpoints" / "8")
     assert checkpoints.find(tmp_path).name == "3"
-    with pytest.raises(UserError, match="damaged.*has changed"):
+    with pytest.raises(UserError, match=r"damaged.*has changed"):
         checkpoints.load_model(tmp_path / "checkpoints" / "8")
     saved = checkpoints.TrainingCheckpoints(tmp_path / "checkpoints", keep=2)
     assert saved.latest_step == 3
@@ -109,5 +109,5 @@ def test_a_newer_format_is_refused(tmp_path):
     file = tmp_path / "model" / "metadata" / "metadata"
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": 99}))
     (tmp_path / "model" / "digests.json").unlink()
-    with pytest.raises(UserError, match="format 99.*update"):
+    with pytest.raises(UserError, match=r"format 99.*update"):
         checkpoints.load_model(tmp_path / "model")

@@ -14,6 +14,7 @@ import synthetic_trees
 
 from configs import common
 from data import prepare
+from nonlocal_jax import benchmark
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs import loader, photometric, sources, transforms, watchdog
 
@@ -337,3 +338,19 @@ def test_memory_stays_flat_over_two_thousand_batches(monkeypatch):
         next(batches)
     assert resident() - before < 6  # MiB: a batch is 4 KiB, and 2000 of them 8 MiB
     batches.close()
+
+
+def test_the_benchmark_times_every_stage(camvid):
+    lines = benchmark.input_report(small_config(camvid), samples=3).splitlines()
+    stages = [line[:24].strip() for line in lines[1:-1]]
+    assert stages == [
+        "read",
+        "decode image",
+        "decode mask",
+        "RandomResizedCrop",
+        "RandomFlip",
+        "PhotometricDistortion",
+        "Pad",
+        "together",
+    ]
+    assert "images/s" in lines[-1]

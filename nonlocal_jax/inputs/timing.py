@@ -1,8 +1,4 @@
-"""Where the input pipeline's time goes: `python -m nonlocal_jax.inputs.timing --config=...`.
-
-One thread runs every stage for the same examples, one after the other; then the whole pipeline runs
-as in training. Compare figures taken in one run only: machines swing.
-"""
+"""Where the input pipeline's time goes, stage by stage and as a whole."""
 
 import contextlib
 import itertools
@@ -11,12 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
-from absl import flags
 
-from nonlocal_jax import cli
-from nonlocal_jax.inputs import decode, loader, sources, transforms
-
-SAMPLES = flags.DEFINE_integer("samples", 200, "Examples to time.")
+from nonlocal_jax.inputs import decode, sources, transforms
 
 
 def stage_seconds(
@@ -58,7 +50,7 @@ def stage_seconds(
     return {stage: float(np.median(values)) for stage, values in seconds.items()}
 
 
-def images_per_second(batches: Iterator[loader.Batch], samples: int) -> float:
+def images_per_second(batches: Iterator[dict[str, np.ndarray]], samples: int) -> float:
     """The rate at which batches come once the first one is there."""
     count = len(next(batches)["image"])
     start, seen = time.perf_counter(), 0
@@ -66,22 +58,3 @@ def images_per_second(batches: Iterator[loader.Batch], samples: int) -> float:
         next(batches)
         seen += count
     return seen / (time.perf_counter() - start)
-
-
-def _main() -> None:
-    config = cli.config()
-    source = loader.open_source(config, "train")
-    if not isinstance(source, sources.EncodedSource):
-        print(f"{config.data.name} is made up in memory: there is nothing to read or decode.")
-    else:
-        crop_size = tuple(config.data.crop_size)
-        stages = stage_seconds(source, loader.augmentations(config), crop_size, SAMPLES.value)
-        print(f"{'stage, one thread':<24}{'ms':>8}{'images/s':>12}")
-        for stage, seconds in [*stages.items(), ("together", sum(stages.values()))]:
-            print(f"{stage:<24}{seconds * 1e3:8.2f}{1 / seconds:12.0f}")
-    batches = loader.train_batches(config)
-    print(f"whole pipeline: {images_per_second(batches, SAMPLES.value):.0f} images/s")
-
-
-if __name__ == "__main__":
-    cli.run(_main)

@@ -92,9 +92,8 @@ def _nearest(source: int, target: int, start: int, count: int) -> np.ndarray:
 def class_fraction(label: Label) -> float:
     """The commonest class's share of the labelled pixels; 1.0 for one class or none."""
     counts = cv2.calcHist([label], [0], None, [IGNORED], [0, IGNORED]).ravel()  # without 255
-    if np.count_nonzero(counts) < 2:
-        return 1.0
-    return float(counts.max()) / float(counts.sum(dtype=np.float64))
+    labelled = float(counts.sum(dtype=np.float64))
+    return float(counts.max()) / labelled if labelled else 1.0
 
 
 def flip(element: Element, axis: int) -> Element:

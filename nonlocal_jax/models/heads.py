@@ -1,11 +1,12 @@
 """Decode heads: from a backbone stage to class logits at its resolution."""
 
+import itertools
 from functools import partial
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from nonlocal_jax.models.layers import NORMAL_001, Conv, ConvNorm
 from nonlocal_jax.models.non_local import NonLocal2d
@@ -13,6 +14,7 @@ from nonlocal_jax.ops.dtypes import float32_or_wider
 from nonlocal_jax.ops.padding import Valid, zero_outside
 
 Features = Float[Array, "n h w c"]
+Position = tuple[int | Int[Array, ""], int | Int[Array, ""]]  # row, column of a feature map
 
 
 class FCNHead(nnx.Module):
@@ -44,9 +46,7 @@ class FCNHead(nnx.Module):
     ):
         conv_norm = partial(ConvNorm, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         widths = [in_features] + [channels] * num_convs
-        self.convs = nnx.List(
-            [conv_norm(i, o, 3) for i, o in zip(widths, widths[1:], strict=False)]
-        )
+        self.convs = nnx.List([conv_norm(i, o, 3) for i, o in itertools.pairwise(widths)])
         self.conv_cat = conv_norm(in_features + channels, channels, 3) if concat_input else None
         self.dropout = nnx.Dropout(dropout, broadcast_dims=(1, 2))
         self.classifier = Conv(
@@ -128,6 +128,6 @@ class NonLocalHead(FCNHead):
         """The non-local block, zero in the padding."""
         return zero_outside(self.non_local(x, valid), valid)
 
-    def attention_map(self, x: Features, position: tuple[int, int]) -> Float[Array, "n h w"]:
+    def attention_map(self, x: Features, position: Position) -> Float[Array, "n h w"]:
         """How much the pixel at `position` (row, column) draws from every other one."""
         return self.non_local.attention_map(self.convs[0](x), position)

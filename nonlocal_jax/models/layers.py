@@ -139,7 +139,7 @@ class ConvNorm(nnx.Module):
 
 
 def freeze(module: nnx.Module) -> None:
-    """Takes a module out of training: parameters become FrozenParam, norms use running statistics."""
+    """Takes a module out of training: its parameters, and its norms' statistics."""
     for _, node in list(nnx.iter_modules(module)):
         for name, value in list(vars(node).items()):
             if isinstance(value, nnx.Param):

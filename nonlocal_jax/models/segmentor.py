@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.models.heads import FCNHead, NonLocalHead
+from nonlocal_jax.models.heads import FCNHead, NonLocalHead, Position
 from nonlocal_jax.models.resnet import ResNet
 from nonlocal_jax.ops.padding import Valid
 
@@ -49,7 +49,7 @@ class Segmentor(nnx.Module):
             return TrainingLogits(decode, None)
         return TrainingLogits(decode, self.auxiliary_head(stages["stage3"], rngs=rngs))
 
-    def attention_map(self, images: Images, position: tuple[int, int]) -> Float[Array, "n h' w'"]:
+    def attention_map(self, images: Images, position: Position) -> Float[Array, "n h' w'"]:
         """What the non-local block attends to at `position` (row, column) of its feature map.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Weights, images and labels that the reference and our tests both make, so that none are stored."""
+"""Weights, images and labels that the reference and our tests both make: none are stored."""
 
 import zlib
 

@@ -1,0 +1,297 @@
+"""Segments images: index masks, and the images tinted by class above a legend.
+
+    python -m nonlocal_jax.predict --config=configs/ROW.py --checkpoint=DIR \
+        --input=IMAGE|FOLDER|'GLOB' --output=DIR [--tta] [--probabilities] [--attend=ROW,COLUMN]
+
+writes DIR/masks, DIR/overlays and, if asked for, DIR/probabilities and DIR/attention. An image
+that can't be read is reported and left out, and the exit code is then 1.
+"""
+
+import glob
+import pathlib
+import sys
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jaxtyping import Array, Bool, Float, UInt8
+from ml_collections import ConfigDict
+
+from nonlocal_jax import api, batching, cli, inference, outputs, run_log, sharding, visualize
+from nonlocal_jax.batching import Batch, Image, Size
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.inference import Protocol
+from nonlocal_jax.inputs import datasets, decode, loader
+from nonlocal_jax.models.build import Network
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+
+class Files:
+    """Image files by number; those that can't be read are kept apart, with the reason.
+
+    Attributes:
+      paths: the files whose size is known.
+      sizes: height and width of each.
+      bad: the reason by path.
+    """
+
+    def __init__(self, paths: list[pathlib.Path]):
+        self.paths: list[pathlib.Path] = []
+        self.sizes: list[Size] = []
+        self.bad: dict[pathlib.Path, str] = {}
+        for path in paths:
+            try:
+                size = decode.image_size(_read(path), str(path))
+            except UserError as error:
+                self.report(path, str(error))
+                continue
+            self.paths.append(path)
+            self.sizes.append(size)
+
+    def read(self, index: int) -> tuple[Image, None] | None:
+        """An image by number, or None if it can't be decoded; there are no labels."""
+        try:
+            return self.image(self.paths[index]), None
+        except UserError as error:
+            self.report(self.paths[index], str(error))
+            return None
+
+    def image(self, path: pathlib.Path) -> Image:
+        """An image.
+
+        Raises:
+          UserError: it can't be decoded.
+        """
+        return decode.decode_image(_read(path), str(path))
+
+    def report(self, path: pathlib.Path, reason: str) -> None:
+        """Counts an image among the bad ones, and says why."""
+        self.bad[path] = reason
+        run_log.say(f"Left out: {reason}")
+
+
+class Prediction(NamedTuple):
+    """What the device gives for a batch.
+
+    Attributes:
+      masks: class indices.
+      finite: whether an image's scores were.
+      probabilities: where they were asked for.
+    """
+
+    masks: UInt8[Array, "n H W"]
+    finite: Bool[Array, "n"]
+    probabilities: Float[Array, "n classes H W"] | None
+
+
+def main() -> None:
+    """Segments `--input` with `--checkpoint`."""
+    config, options = cli.config(), flags.FLAGS
+    for name in ("checkpoint", "input", "output"):
+        if not options[name].value:
+            raise UserError(f"--{name} is missing; see --help.")
+    if config.precision != "default":
+        jax.config.update("jax_default_matmul_precision", config.precision)
+    point = parse_point(options.attend)
+    found = find_images(options.input)
+    network, variables = api.restore(config, options.checkpoint)
+    files, output = Files(found), pathlib.Path(options.output)
+    segment_files(
+        files, output, network, variables, config, tta=options.tta, volumes=options.probabilities
+    )
+    if point is not None:
+        write_attention(
+            files, output / "attention", api.Predictor(network, variables, config), point
+        )
+    done = len(found) - len(files.bad)
+    run_log.say(f"{done} of {len(found)} images are done; the results are in {output}.")
+    if files.bad:
+        listed = "\n".join(f"  {reason}" for reason in files.bad.values())
+        sys.stderr.write(
+            f"nonlocal_jax: {len(files.bad)} of {len(found)} images failed:\n{listed}\n"
+        )
+        sys.exit(1)
+
+
+def segment_files(
+    files: Files,
+    output: pathlib.Path,
+    network: Network,
+    variables: dict[str, np.ndarray],
+    config: ConfigDict,
+    *,
+    tta: bool = False,
+    volumes: bool = False,
+) -> None:
+    """Writes the mask and the overlay of every image below `output`.
+
+    Args:
+      files: what to segment; those that prove unreadable are added to `files.bad`.
+      output: the folder.
+      network: for inference, as `api.restore` gives it.
+      variables: its arrays.
+      config: gives classes, colours and protocol.
+      tta: average over the config's scales and mirrored images.
+      volumes: write class probabilities, too.
+
+    Raises:
+      UserError: a file can't be written, or scores are not finite.
+    """
+    dataset = loader.dataset(config)
+    protocol = api.protocol(config, tta)
+    mesh = sharding.make_mesh(**config.mesh)
+    names = output_names(files.paths)
+    results = batching.run(
+        _predicting(network, protocol, volumes),
+        jax.device_put(variables, sharding.replicated(mesh)),
+        files.read,
+        files.sizes,
+        protocol,
+        batch_size=mesh.shape["data"] * mesh.shape["fsdp"],
+        mesh=mesh,
+        log=run_log.say,
+    )
+    for members, prediction in results:
+        for row, index in enumerate(members):
+            if files.paths[index] in files.bad:
+                continue
+            if not prediction.finite[row]:
+                raise UserError(
+                    f"The network's scores for {files.paths[index]} are not finite: the checkpoint "
+                    "holds NaN or infinite values."
+                )
+            height, width = files.sizes[index]
+            mask = np.asarray(prediction.masks[row])[:height, :width]
+            _write(output, names[index], files.image(files.paths[index]), mask, dataset)
+            if prediction.probabilities is not None:
+                volume = np.asarray(prediction.probabilities[row])[:, :height, :width]
+                outputs.write_probabilities(
+                    output / "probabilities" / f"{names[index]}.npz", volume
+                )
+
+
+def write_attention(
+    files: Files, folder: pathlib.Path, predictor: api.Predictor, point: tuple[int, int]
+) -> None:
+    """For every image, a picture of what its pixel at `point` (row, column) attends to.
+
+    An image without such a pixel is added to `files.bad`.
+
+    Raises:
+      UserError: the network has no non-local block, or a file can't be written.
+    """
+    for path, name in zip(files.paths, output_names(files.paths), strict=True):
+        if path in files.bad:
+            continue
+        image = files.image(path)
+        if not (point[0] < image.shape[0] and point[1] < image.shape[1]):
+            files.report(path, f"{path} has no row {point[0]}, column {point[1]}.")
+            continue
+        weights = predictor.attention(image, point)
+        picture = visualize.attention_overlay(image, weights, point)
+        visualize.write_png(folder / f"{name}.png", picture)
+
+
+def find_images(pattern: str) -> list[pathlib.Path]:
+    """The image files that `--input` names: one file, those below a folder, or those of a glob.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = pathlib.Path(pattern)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise UserError(f"{path} holds no image ({', '.join(SUFFIXES)}).")
+        return found
+    found = sorted(pathlib.Path(p) for p in glob.glob(pattern, recursive=True))
+    found = [p for p in found if p.is_file()]
+    if not found:
+        raise UserError(f"There is no image {pattern}; give a file, a folder, or a quoted pattern.")
+    return found
+
+
+def output_names(paths: list[pathlib.Path]) -> list[str]:
+    """A name for each image's results: its stem, with more of its path where stems are equal."""
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names):
+        names = ["__".join(path.with_suffix("").parts[-2:]) for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{number:06d}_{path.stem}" for number, path in enumerate(paths)]
+    return names
+
+
+def parse_point(text: str | None) -> tuple[int, int] | None:
+    """Row and column from "ROW,COLUMN"; None for None.
+
+    Raises:
+      UserError: it is no such pair.
+    """
+    if text is None:
+        return None
+    try:
+        row, column = (int(part) for part in text.split(","))
+        if min(row, column) < 0:
+            raise ValueError(text)
+    except ValueError as error:
+        raise UserError(f"--attend is {text!r}; it must be ROW,COLUMN, e.g. 120,80.") from error
+    return row, column
+
+
+def _predicting(network: Network, protocol: Protocol, volumes: bool) -> jax.stages.Wrapped:
+    """The jitted function that segments a batch."""
+
+    @partial(jax.jit, static_argnames=("canvas", "padded"))
+    def predict(
+        variables: dict[str, jax.Array], batch: Batch, *, canvas: Size, padded: bool
+    ) -> Prediction:
+        model = network.bind(variables)
+        model.eval()
+        scores = inference.low_resolution_scores(
+            model, batch.scales, batch.sizes, canvas, protocol, padded=padded
+        )
+        masks = inference.class_indices(scores)
+        classes = scores[0].logits.shape[-1]
+        finite = jnp.all(masks < classes, axis=(1, 2))
+        return Prediction(masks, finite, inference.probabilities(scores) if volumes else None)
+
+    return predict
+
+
+def _write(
+    output: pathlib.Path,
+    name: str,
+    image: Image,
+    mask: UInt8[np.ndarray, "h w"],
+    dataset: datasets.Dataset,
+) -> None:
+    outputs.write_mask(output / "masks" / f"{name}.png", mask, dataset.palette)
+    outputs.write_overlay(output / "overlays" / f"{name}.png", image, mask, dataset)
+
+
+def _read(path: pathlib.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def define_flags() -> None:
+    """The command's own flags."""
+    flags.DEFINE_string("checkpoint", None, "What convert or a training run wrote.")
+    flags.DEFINE_string("input", None, "An image, a folder, or a quoted pattern.")
+    flags.DEFINE_string("output", None, "Folder to write to.")
+    flags.DEFINE_bool("tta", False, "Average over the config's scales and mirrored images.")
+    flags.DEFINE_bool("probabilities", False, "Write class probabilities, float16 .npz, too.")
+    flags.DEFINE_string("attend", None, "ROW,COLUMN of a pixel: write what it attends to, too.")
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)
