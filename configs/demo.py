@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
     config.model.num_classes = 6
     config.model.backbone.depth = 18
     config.model.backbone.stem_channels = 16
-    config.model.backbone.base_channels = 16
-    config.model.decode_head.channels = 64
+    config.model.backbone.base_channels = 8
+    config.model.decode_head.channels = 32
     config.model.auxiliary_head.channels = 16
 
     config.data.name = "scenes"
@@ -28,9 +28,10 @@ def get_config() -> ConfigDict:
     config.data.photometric_distortion = False  # it would change the lamp's colour
     config.eval.scale = (512, 64)
 
+    config.optimizer.learning_rate = 0.1
     config.batch_size = 8
-    config.total_steps = 400
-    config.log_every = 25
-    config.eval_every = 400
+    config.total_steps = 480
+    config.log_every = 20
+    config.eval_every = 480
     config.checkpoint_every = 100
     return config

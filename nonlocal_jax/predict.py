@@ -7,6 +7,7 @@ writes DIR/masks, DIR/overlays and, if asked for, DIR/probabilities and DIR/atte
 that can't be read is reported and left out, and the exit code is then 1.
 """
 
+import collections
 import glob
 import pathlib
 import sys
@@ -47,7 +48,7 @@ class Files:
             try:
                 size = decode.image_size(_read(path), str(path))
             except UserError as error:
-                self.report(path, str(error))
+                self.report(path, _first_sentence(error))
                 continue
             self.paths.append(path)
             self.sizes.append(size)
@@ -57,7 +58,7 @@ class Files:
         try:
             return self.image(self.paths[index]), None
         except UserError as error:
-            self.report(self.paths[index], str(error))
+            self.report(self.paths[index], _first_sentence(error))
             return None
 
     def image(self, path: pathlib.Path) -> Image:
@@ -218,12 +219,11 @@ def find_images(pattern: str) -> list[pathlib.Path]:
 
 
 def output_names(paths: list[pathlib.Path]) -> list[str]:
-    """A name for each image's results: its stem, with more of its path where stems are equal."""
+    """A name for each image's results: its stem; where stems are equal, as much as tells apart."""
     names = [path.stem for path in paths]
-    if len(set(names)) < len(names):
-        names = ["__".join(path.with_suffix("").parts[-2:]) for path in paths]
-    if len(set(names)) < len(names):
-        names = [f"{number:06d}_{path.stem}" for number, path in enumerate(paths)]
+    for more in (lambda p: p.name, lambda p: "__".join(p.absolute().parts[1:])):
+        counts = collections.Counter(names)
+        names = [n if counts[n] == 1 else more(p) for n, p in zip(names, paths, strict=True)]
     return names
 
 
@@ -280,6 +280,11 @@ def _read(path: pathlib.Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _first_sentence(error: UserError) -> str:
+    """Without the remedies for data sets that follow it."""
+    return str(error).partition(". ")[0].removesuffix(".") + "."
 
 
 def define_flags() -> None:

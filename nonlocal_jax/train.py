@@ -59,7 +59,7 @@ def train(config: ConfigDict, directory: pathlib.Path) -> Scores:
             process_count=jax.process_count(),
         )
         train_step = _compile_step(config, network, optimizer, state, mesh)
-        metadata = {"kind": "training", "model": config.model.to_dict()}
+        metadata = _metadata(config)
         rate = run_log.Rate(config.total_steps, config.batch_size)
         rate.restart(start)
         pending: list[Metrics] = []
@@ -119,6 +119,13 @@ def check(config: ConfigDict) -> None:
             problems.append(f"config.{key} is {config[key]}; it must be at least 1.")
     if problems:
         raise UserError("\n\n".join(problems))
+
+
+def _metadata(config: ConfigDict) -> dict[str, object]:
+    """What a checkpoint says of itself; `meta` is what an exported PyTorch file will hold."""
+    dataset = loader.dataset(config)
+    meta = {"CLASSES": list(dataset.class_names), "PALETTE": dataset.palette.tolist()}
+    return {"kind": "training", "model": config.model.to_dict(), "meta": meta}
 
 
 def _first_state(

@@ -17,6 +17,15 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.fixture(scope="session")
+def reference_python() -> str:
+    """The Python of an environment with the PyTorch reference, for what `make parity` runs."""
+    python = os.environ.get("NONLOCAL_JAX_PEER")
+    if not python:
+        pytest.skip("no reference: set NONLOCAL_JAX_PEER to a Python that has it (docs/parity.md)")
+    return python
+
+
+@pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
     """The folder with real images and the PyTorch reference, where this machine has one."""
     folder = pathlib.Path(os.environ.get("NONLOCAL_JAX_SHARED", REPOSITORY.parent / "shared"))

@@ -46,7 +46,7 @@ def make_scene(split: str, index: int) -> Scene:
     """
     rng = np.random.default_rng([list(COUNTS).index(split), index])
     colour = rng.integers(len(LAMP_COLOURS))
-    tint = rng.uniform(70, 170) + rng.uniform(-8, 8, 3).astype(np.float32)
+    tint = rng.uniform(100, 140) + rng.uniform(-8, 8, 3).astype(np.float32)
     image = tint + _waves(rng, 12)
     label = np.full((HEIGHT, WIDTH), BACKGROUND, np.uint8)
 
@@ -81,7 +81,7 @@ def _grain(rng: np.random.Generator) -> Float[np.ndarray, "64 512 1"]:
 
 def _lamp(rng: np.random.Generator) -> Mask:
     """The lamp's pixels."""
-    radius = rng.uniform(13, 18)
+    radius = rng.uniform(16, 24)
     row = rng.uniform(radius, HEIGHT - radius)
     column = rng.uniform(radius, LAMP_COLUMNS - 1 - radius)
     return np.hypot(_ROWS - row, _COLUMNS - column) <= radius
@@ -89,7 +89,7 @@ def _lamp(rng: np.random.Generator) -> Mask:
 
 def _shape(rng: np.random.Generator, slot: int) -> Mask:
     """The pixels of a disc, square, diamond or bar inside one of the slots at the other end."""
-    radius = rng.uniform(16, 22)
+    radius = rng.uniform(18, 26)
     row = rng.uniform(radius, HEIGHT - radius)
     left = LAMP_COLUMNS + GAP + slot * SLOT_WIDTH
     column = rng.uniform(left + radius, left + SLOT_WIDTH - 1 - radius)

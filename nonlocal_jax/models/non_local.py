@@ -62,6 +62,7 @@ class _NonLocal(nnx.Module):
       sub_sample: whether phi and g are max-pooled by 2 (in space only), for a quarter of the keys.
       norm: whether W_z is a bias-free linear layer and batch norm, as in the published heads, or a
         linear layer with bias. Either starts at zero, so that the new block is the identity.
+      implementation: how the Gaussian modes compute their sums, see `softmax_attention`.
       dtype: compute dtype; softmax and sums are float32 in any.
       param_dtype: dtype of the parameters.
 
@@ -80,6 +81,7 @@ class _NonLocal(nnx.Module):
         use_scale: bool = True,
         sub_sample: bool = False,
         norm: bool = True,
+        implementation: str = "auto",
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -87,6 +89,7 @@ class _NonLocal(nnx.Module):
         if mode not in get_args(Mode):
             raise UserError(f"non-local mode {mode!r} is none of {', '.join(get_args(Mode))}")
         self.mode, self.sub_sample, self.dtype = mode, sub_sample, dtype
+        self.implementation = implementation
         inner = max(features // reduction, 1)
         scaled = use_scale and mode == "embedded_gaussian"
         self.scale = embedded_scale(inner) if scaled else 1.0
@@ -166,7 +169,14 @@ class _NonLocal(nnx.Module):
             return concatenation_attention(a, b, value, key_valid=key_valid)
         if self.mode == "dot_product":
             return dot_product_attention(query, key, value, key_valid=key_valid)
-        return softmax_attention(query, key, value, scale=self.scale, key_valid=key_valid)
+        return softmax_attention(
+            query,
+            key,
+            value,
+            scale=self.scale,
+            key_valid=key_valid,
+            implementation=self.implementation,
+        )
 
     def _embed(self, x: Features, valid: Int[Array, "n ndim"] | None) -> Embeddings:
         """theta, phi and g of all positions, with the spatial axes made one."""

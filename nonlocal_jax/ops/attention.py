@@ -9,10 +9,18 @@ query axis that is sharded over devices is so split in equal parts inside every 
 loop over chunks runs on all devices at once instead of walking from one device to the next.
 """
 
+import functools
+import logging
+from typing import Literal, get_args
+
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
+
+from nonlocal_jax.ops import flash
+
+Implementation = Literal["auto", "chunked", "cudnn", "pallas"]
 
 # Bytes of float32 logits that one chunk of an image's queries may take, and the fewest queries
 # that keep a matrix product busy. Measured on two AVX-512 cores with 256 channels: 128 to 1024
@@ -33,15 +41,54 @@ def softmax_attention(
     *,
     scale: float = 1.0,
     key_valid: KeyValid | None = None,
+    implementation: str = "auto",
 ) -> Float[Array, "n q d"]:
     """sum_j softmax_j(scale * query_i . key_j) value_j, in the dtype of `value`.
 
     Keys where `key_valid` is False are left out of the softmax, whatever finite numbers they hold;
-    without any valid key the sum is 0. Memory is O(N) in both passes: chunks of queries run one
-    after another, and the backward pass computes each chunk's weights again.
+    without any valid key the sum is 0. Memory is O(N) in both passes.
+
+    `implementation` is 'chunked' (plain XLA, any device and dtype), 'cudnn' (GPUs, 16-bit floats),
+    'pallas' (TPUs), or 'auto': what this process's default device has for the arrays' dtype. The
+    choice is logged. Compiling ahead of time for another device needs it named. Kernels are split
+    over several devices inside `jax.set_mesh(mesh)`; chunks need no such help.
+
+    Raises:
+      ValueError: there is no such implementation.
     """
     if key_valid is not None:
         value = jnp.where(key_valid[..., None], value, jnp.zeros((), value.dtype))
+    chosen = _choose(query, value) if implementation == "auto" else implementation
+    _log_choice(chosen, str(query.dtype), query.shape[1:])
+    if chosen == "cudnn":
+        return flash.cudnn_attention(query, key, value, scale=scale, key_valid=key_valid)
+    if chosen == "pallas":
+        return flash.pallas_attention(query, key, value, scale=scale, key_valid=key_valid)
+    if chosen == "chunked":
+        return _chunked(query, key, value, scale, key_valid)
+    raise ValueError(f"attention {chosen!r} is none of {', '.join(get_args(Implementation))}")
+
+
+def _choose(query: Query, value: Value) -> Implementation:
+    """Kernels multiply in 16 bits: float32 stays with XLA, which honours the chosen precision."""
+    platform = jax.default_backend()
+    if platform == "gpu" and flash.cudnn_supports(query, value):
+        return "cudnn"
+    can_split = jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
+    if platform == "tpu" and query.dtype == jnp.bfloat16 and can_split:
+        return "pallas"
+    return "chunked"
+
+
+@functools.cache
+def _log_choice(chosen: str, dtype: str, shape: tuple[int, ...]) -> None:
+    logging.getLogger(__name__).info("attention: %s for %s queries %s", chosen, dtype, shape)
+
+
+def _chunked(
+    query: Query, key: Key, value: Value, scale: float, key_valid: KeyValid | None
+) -> Float[Array, "n q d"]:
+    """Chunks of queries one after another; the backward pass computes their weights again."""
 
     def attend_rows(rows: Query) -> Float[Array, "n rows d"]:
         return _attend(rows, key, value, scale, key_valid)

@@ -1,0 +1,225 @@
+"""Which processes make up a run, and whether all of them are there.
+
+JAX aborts a process whose peers do not come, and names none of them. So the processes call the roll
+by themselves, on the port that JAX takes over afterwards.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import socket
+import time
+import urllib.error
+import urllib.request
+from typing import NamedTuple
+
+import jax  # sets TPU_SKIP_MDS_QUERY on machines without TPU chips  # noqa: F401
+
+from nonlocal_jax.errors import UserError
+
+TPU_PORT = 8482
+SLURM_PORTS = range(61440, 65536)  # by job, so that two jobs on a node do not meet
+RETRY_SECONDS = 0.5
+ANSWER_SECONDS = 10.0
+
+
+class Cluster(NamedTuple):
+    """The processes of a run.
+
+    Attributes:
+      coordinator: "host:port" that process 0 listens on.
+      num_processes: how many there are.
+      process_id: of this one, from 0.
+      hosts: where each of them runs; empty where that is not known.
+      local_devices: the devices of the machine that are this process's; None for all of them.
+    """
+
+    coordinator: str
+    num_processes: int
+    process_id: int
+    hosts: tuple[str, ...] = ()
+    local_devices: tuple[int, ...] | None = None
+
+    def name(self, process_id: int) -> str:
+        """What to call a process: "process 3 (10.0.0.7)"."""
+        where = f" ({self.hosts[process_id]})" if self.hosts else ""
+        return f"process {process_id}{where}"
+
+
+def find() -> Cluster | None:
+    """The cluster that this process belongs to by its environment: GKE, SLURM or Cloud TPU.
+
+    Raises:
+      UserError: the environment describes one that can't be understood.
+    """
+    return _from_gke() or _from_slurm() or _from_cloud_tpu()
+
+
+def roll_call(cluster: Cluster, timeout: float) -> None:
+    """Returns, in every process at about the same time, when all of them are there.
+
+    Args:
+      cluster: with more than one process.
+      timeout: seconds to wait for the others.
+
+    Raises:
+      UserError: processes are missing, and which ones; or process 0 could not listen.
+    """
+    host, _, port = cluster.coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"--coordinator is {cluster.coordinator!r}; it must be HOST:PORT.")
+    deadline = time.monotonic() + timeout
+    if cluster.process_id == 0:
+        problem = _take_the_roll(cluster, int(port), deadline)
+    else:
+        problem = _answer_the_roll(cluster, (host.strip("[]"), int(port)), deadline)
+    if problem:
+        raise UserError(
+            f"{problem} (waited {timeout:.0f} s, --join_timeout). Look at the output there: does "
+            f"the same command run, and is {cluster.coordinator} reachable from there?"
+        )
+
+
+def _take_the_roll(cluster: Cluster, port: int, deadline: float) -> str:
+    """Waits for the others to call, and tells each of them what is wrong; empty if nothing is."""
+    callers: dict[int, socket.socket] = {}
+    try:
+        listener = socket.create_server(
+            ("", port),
+            family=socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET,
+            dualstack_ipv6=socket.has_dualstack_ipv6(),
+        )
+    except OSError as error:
+        raise UserError(
+            f"{cluster.name(0)} can't listen on port {port} ({error.strerror}). If an earlier run "
+            "still holds it, end that one; or choose another port with --coordinator."
+        ) from error
+    with listener:
+        while len(callers) < cluster.num_processes - 1 and time.monotonic() < deadline:
+            listener.settimeout(max(deadline - time.monotonic(), 0.01))
+            try:
+                caller, _ = listener.accept()
+            except TimeoutError:
+                break
+            process_id = _read_number(caller, cluster.num_processes)
+            if process_id:
+                callers[process_id] = caller  # one that was restarted calls again
+    missing = [p for p in range(1, cluster.num_processes) if p not in callers]
+    problem = _absence(cluster, missing)
+    for caller in callers.values():
+        with caller:
+            caller.sendall(json.dumps({"problem": problem}).encode() + b"\n")
+    return problem
+
+
+def _absence(cluster: Cluster, missing: list[int]) -> str:
+    if not missing:
+        return ""
+    names = ", ".join(cluster.name(process_id) for process_id in missing)
+    return f"{len(missing)} of {cluster.num_processes} processes never joined: {names}"
+
+
+def _read_number(caller: socket.socket, num_processes: int) -> int:
+    """The number of the process that calls; 0, which never calls, for whoever else does."""
+    caller.settimeout(ANSWER_SECONDS)
+    try:
+        call = json.loads(caller.makefile("rb").readline(100))
+        process_id = int(call["nonlocal_jax_process"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
+    return process_id if 0 < process_id < num_processes else 0
+
+
+def _answer_the_roll(cluster: Cluster, address: tuple[str, int], deadline: float) -> str:
+    """Calls process 0 until it answers; what is wrong by its answer, empty if nothing is."""
+    silence = f"{cluster.name(0)} never answered at {cluster.coordinator}"
+    while True:
+        try:
+            with socket.create_connection(address, timeout=ANSWER_SECONDS) as connection:
+                call = json.dumps({"nonlocal_jax_process": cluster.process_id})
+                connection.sendall(call.encode() + b"\n")
+                # Process 0 answers when its own time is up, which may have begun later than ours.
+                connection.settimeout(deadline - time.monotonic() + ANSWER_SECONDS)
+                answer = connection.makefile("rb").readline()
+                return json.loads(answer)["problem"] if answer else silence
+        except (OSError, ValueError):
+            if time.monotonic() > deadline:
+                return silence
+            time.sleep(RETRY_SECONDS)
+
+
+def _from_gke() -> Cluster | None:
+    """What GKE tells the pods of a TPU slice."""
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    number = os.environ.get("TPU_WORKER_ID")
+    if number is None or not hosts[0] or not _tpu_wanted():
+        return None
+    return Cluster(f"{hosts[0]}:{TPU_PORT}", len(hosts), int(number), tuple(hosts))
+
+
+def _from_slurm() -> Cluster | None:
+    """What srun tells its tasks; a shell of sbatch or salloc is none of them."""
+    names = ("SLURM_JOB_ID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_PROCID")
+    if any(name not in os.environ for name in names):
+        return None
+    job, tasks, nodelist, number = (os.environ[name] for name in names)
+    nodes = _expand_nodelist(nodelist)
+    port = SLURM_PORTS[int(job) % len(SLURM_PORTS)]
+    coordinator = f"{nodes[0]}:{port}"
+    if int(tasks) == len(nodes):  # one task a node has all its devices
+        return Cluster(coordinator, int(tasks), int(number), tuple(nodes))
+    local = (int(os.environ.get("SLURM_LOCALID", "0")),)
+    return Cluster(coordinator, int(tasks), int(number), local_devices=local)
+
+
+def _expand_nodelist(nodelist: str) -> list[str]:
+    """The nodes that SLURM writes as "gpu[001-003,007],login"."""
+    part = r"([^,\[\]]+)(?:\[([\d,-]+)\])?"
+    if not re.fullmatch(f"{part}(,{part})*", nodelist):
+        raise UserError(
+            f"SLURM_STEP_NODELIST={nodelist} can't be understood; give --coordinator, "
+            "--num_processes and --process_id."
+        )
+    nodes = []
+    for prefix, ranges in re.findall(part, nodelist):
+        for item in ranges.split(","):
+            first, _, last = item.partition("-")
+            numbers = range(int(first), int(last or first) + 1) if first else []
+            nodes += [f"{prefix}{number:0{len(first)}}" for number in numbers] or [prefix]
+    return nodes
+
+
+def _from_cloud_tpu() -> Cluster | None:
+    """What the metadata server tells a Cloud TPU VM."""
+    if "TPU_SKIP_MDS_QUERY" in os.environ or not _tpu_wanted():
+        return None
+    if importlib.util.find_spec("libtpu") is None:
+        return None
+    # Each worker is "host", or "name:number:address" from older servers.
+    workers = _metadata("worker-network-endpoints").split(",")
+    hosts = tuple(worker.split(":")[-1] for worker in workers)
+    number = int(_metadata("agent-worker-number"))
+    return Cluster(f"{hosts[0]}:{TPU_PORT}", len(hosts), number, hosts)
+
+
+def _tpu_wanted() -> bool:
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    return not platforms or "tpu" in platforms
+
+
+def _metadata(key: str) -> str:
+    server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
+    request = urllib.request.Request(
+        f"http://{server}/computeMetadata/v1/instance/attributes/{key}",
+        headers={"Metadata-Flavor": "Google"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.read().decode().strip()
+    except (urllib.error.URLError, OSError) as error:
+        raise UserError(
+            f"The Cloud TPU metadata server does not tell {key} ({error}), so the other hosts are "
+            "unknown. Give --coordinator, --num_processes and --process_id; a machine that is "
+            "alone takes --num_processes=1."
+        ) from error

@@ -1,0 +1,71 @@
+"""All sixteen rows at full width against the running reference, float32 on CPU (make parity)."""
+
+import pathlib
+import re
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+
+from nonlocal_jax import cli
+from nonlocal_jax.convert import importer, torch_file
+from nonlocal_jax.models.build import build_network
+from nonlocal_jax.ops.resize import resize_bilinear
+
+ROWS = sorted(path.stem for path in (REPOSITORY / "configs").glob("*_r[0-9]*.py"))
+ODD_SIZE = (193, 257)
+
+pytestmark = pytest.mark.parity
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_random_checkpoint_gives_the_references_outputs(row, reference_python, shared, tmp_path):
+    config = cli.load_config(REPOSITORY / "configs" / f"{row}.py")
+    stem = pathlib.PurePath(config.published.url).parent.name
+    peer = [reference_python, "-W", "ignore", str(shared / "peer" / "peer.py")]
+    seed = ROWS.index(row) + 11
+    file = tmp_path / "random.pth"
+    form = ["--legacy"] if seed % 2 else []
+    call([*peer, "init", stem, str(file), "--seed", str(seed), *form])
+    network = build_network(config.model)
+    shapes = {name: leaf.shape for name, leaf in network.shapes.items()}
+    imported = importer.import_checkpoint(
+        torch_file.read(file), shapes, variant=config.model.backbone.variant
+    )
+
+    @jax.jit
+    def forward(variables, images):
+        model = network.bind(variables)
+        model.eval()
+        stages = model.backbone(images)
+        before = model.decode_head.convs[0](stages["stage4"])
+        auxiliary = model.auxiliary_head(stages["stage3"])
+        return stages, model.decode_head.attend(before, None), model(images), auxiliary
+
+    for size in (tuple(config.data.crop_size), ODD_SIZE):
+        images = np.random.default_rng(seed).standard_normal((1, *size, 3)).astype(np.float32)
+        np.savez(tmp_path / "in.npz", images=images)
+        call([*peer, "forward", stem, file, tmp_path / "in.npz", tmp_path / "out.npz"])
+        theirs = np.load(tmp_path / "out.npz")
+        stages, non_local, decode, auxiliary = forward(imported.variables, images)
+        ours = {f"stage{i}": stages[f"stage{i + 1}"] for i in range(4)}
+        ours |= {"nl_block": non_local, "decode_logits": decode, "aux_logits": auxiliary}
+        ours["logits"] = resize_bilinear(decode, size, align_corners=config.model.align_corners)
+        for name, value in ours.items():
+            error = np.abs(np.asarray(value) - theirs[name]).max() / np.abs(theirs[name]).max()
+            print(f"{row} {size} {name}: {error:.1e}")
+            assert error <= 1e-5, name
+
+
+def call(command):
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_row_is_one_of_the_references():
+    stems = [cli.load_config(REPOSITORY / "configs" / f"{row}.py").published.url for row in ROWS]
+    assert len(set(stems)) == 16 and all(
+        re.search(r"_\d{8}_\d{6}-[0-9a-f]{8}\.pth$", s) for s in stems
+    )
