@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     """The config."""
     config = common.base()
     config.init_from = ""
-    config.model.num_classes = 6
+    config.model.num_classes = 9
     config.model.backbone.depth = 18
     config.model.backbone.stem_channels = 16
     config.model.backbone.base_channels = 8
@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config.data.photometric_distortion = False  # it would change the lamp's colour
     config.eval.scale = (512, 64)
 
-    config.optimizer.learning_rate = 0.1
+    config.optimizer.learning_rate = 0.15
     config.batch_size = 8
     config.total_steps = 480
     config.log_every = 20

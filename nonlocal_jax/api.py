@@ -177,7 +177,7 @@ class Predictor:
         if not isinstance(model.decode_head, NonLocalHead):
             raise UserError("This network has no non-local block (config.model.decode_head.name).")
         stage = model.backbone(normalize(images))["stage4"]
-        position = jnp.floor(relative * jnp.array(stage.shape[1:3])).astype(jnp.int32)
+        position = jnp.floor(relative * jnp.array(stage.shape[1:3], jnp.float32)).astype(jnp.int32)
         return model.decode_head.attention_map(stage, (position[0], position[1]))
 
 

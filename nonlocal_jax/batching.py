@@ -23,6 +23,8 @@ from nonlocal_jax.inference import Protocol, Scaled
 from nonlocal_jax.inputs.transforms import IGNORED, resize_image
 from nonlocal_jax.sharding import batch_sharding
 
+# Roughly as many pixels as the network sees in the time that compiling it takes.
+COMPILE_COST, COMPILE_COST_CPU = 1e8, 1e6
 AHEAD = 2  # batches that are ready or in the making while the device is busy with another
 
 Size = tuple[int, int]
@@ -93,10 +95,17 @@ def run(
       log: is told what is compiled, and how far it is.
     """
     inputs = [protocol.input_sizes(size) for size in sizes]
-    planned = buckets.plan(sizes, inputs, batch_size=batch_size, input_cost=protocol.cost)
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    planned = buckets.plan(
+        sizes,
+        inputs,
+        batch_size=batch_size,
+        input_cost=protocol.cost,
+        compile_cost=len(protocol.ratios) * (COMPILE_COST_CPU if on_cpu else COMPILE_COST),
+    )
     groups = buckets.batches(planned, batch_size)
     # A CPU would compute two batches at a time, in twice the memory.
-    in_flight = 0 if mesh.devices.flat[0].platform == "cpu" else 1
+    in_flight = 0 if on_cpu else 1
     waiting: collections.deque[Result] = collections.deque()
     compiled: dict[Bucket, Callable[..., Any]] = {}
     progress = Progress(len(sizes), log)

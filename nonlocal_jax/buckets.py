@@ -15,8 +15,6 @@ Size = tuple[int, int]
 Cost = Callable[[int, int], float]
 
 MAX_BUCKETS = 8
-# Below the maximum, groups are merged while all that makes an evaluation at most this much longer.
-NEGLIGIBLE = 0.01
 # Resizing and counting a pixel of the result, in pixels of network input (measured, R-50 on CPU).
 RESULT_COST = 0.05
 # Merging is quadratic in the number of sizes: where there are more, they are first rounded up.
@@ -46,6 +44,7 @@ def plan(
     *,
     batch_size: int,
     input_cost: Cost = operator.mul,
+    compile_cost: float = 0.0,
     max_buckets: int = MAX_BUCKETS,
 ) -> list[Bucket]:
     """Sorts images into at most `max_buckets` buckets.
@@ -55,6 +54,8 @@ def plan(
       inputs: for every image, its height and width at each scale.
       batch_size: images per step; an incomplete batch costs as much as a whole one.
       input_cost: what a network input of a given height and width costs, in pixels.
+      compile_cost: what compiling a bucket's program costs, in pixels: groups are merged below
+        `max_buckets`, too, where that costs less.
       max_buckets: how many there may be.
 
     Returns:
@@ -71,13 +72,11 @@ def plan(
         image = image + RESULT_COST * height[..., 0] * width[..., 0]
         return np.ceil(counts / batch_size) * batch_size * image
 
-    allowed = NEGLIGIBLE * cost(corners, counts).sum()
     together = cost(np.maximum(corners[:, None], corners), counts[:, None] + counts)
     while len(groups) > 1:
         first, second, extra = _cheapest_merge(together, cost(corners, counts))
-        if len(groups) <= max_buckets and extra > allowed:
+        if len(groups) <= max_buckets and extra > compile_cost:
             break
-        allowed -= max(extra, 0.0)
         groups[first] = np.concatenate([groups[first], groups.pop(second)])
         corners[first] = np.maximum(corners[first], corners[second])
         counts[first] += counts[second]

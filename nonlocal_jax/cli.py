@@ -6,6 +6,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
@@ -45,6 +46,7 @@ def run(main: Callable[[], None], *, needs_config: bool = True) -> None:
     def guarded(_: Sequence[str]) -> None:
         # The libraries tell their life story at INFO; our own lines are printed.
         logging.set_verbosity(logging.WARNING)
+        _set_up_jax()
         try:
             main()
         except UserError as error:
@@ -54,6 +56,15 @@ def run(main: Callable[[], None], *, needs_config: bool = True) -> None:
             sys.exit(130)
 
     app.run(guarded, flags_parser=parse)
+
+
+def _set_up_jax() -> None:
+    """Matrix products as the config wants them, and a cache of what was compiled before."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "nonlocal_jax" / "compiled"))
+    if _CONFIG.value is not None and _CONFIG.value.precision != "default":
+        jax.config.update("jax_default_matmul_precision", _CONFIG.value.precision)
 
 
 def config() -> ConfigDict:

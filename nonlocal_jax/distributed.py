@@ -33,6 +33,7 @@ from nonlocal_jax import cluster as clusters
 from nonlocal_jax.cli import EXIT_USER_ERROR
 from nonlocal_jax.cluster import Cluster
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.inputs import datasets
 from nonlocal_jax.inputs.sources import Source
 from nonlocal_jax.run_log import PACKAGES
 
@@ -43,7 +44,7 @@ EXIT_ERROR = 1
 # Keys of the config that may differ from host to host: none changes what is computed.
 PER_HOST = ("data_dir", "data.num_threads", "data.num_workers", "data.source")
 SAMPLES = 8  # examples of a split that its fingerprint looks at
-SHARED_SECONDS = 20.0  # network file systems show others' files after a while
+SHARED_SECONDS = 10.0  # network file systems show others' files after a while
 LAST_WORD_SECONDS = 1.0
 PROBLEM = "problem"
 
@@ -104,13 +105,13 @@ def initialize(cluster: Cluster, timeout: float) -> None:
     )
 
 
-def check_agreement(config_text: str, look_at_data: Callable[[], str]) -> None:
+def check_agreement(config_text: str, open_source: Callable[[str], Source]) -> None:
     """Finds out whether all processes run the same: config, code, packages and data.
 
     Args:
       config_text: the config as JSON.
-      look_at_data: gives a fingerprint of the data set; a UserError that it raises is reported by
-        all processes, with the one that has the problem.
+      open_source: gives a split of the data set by its name, or raises a UserError, which all
+        processes report.
 
     Raises:
       UserError: which process differs in what, the same message in all of them.
@@ -119,7 +120,8 @@ def check_agreement(config_text: str, look_at_data: Callable[[], str]) -> None:
         return
     mine = {"host": platform.node(), **_config_facts(config_text), **_code_facts()}
     try:
-        mine["data"] = look_at_data()
+        for split in datasets.SPLITS:
+            mine[f"the data of {split}"] = fingerprint(open_source(split))
     except UserError as error:
         mine[PROBLEM] = str(error)
     _raise_differences(_gather(mine))

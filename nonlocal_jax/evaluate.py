@@ -199,8 +199,6 @@ def main() -> None:
         raise UserError("--checkpoint is missing: name what convert or a training run wrote.")
     name = cli.config_name() + ("_tta" if options.tta else "")
     output = pathlib.Path(options.output or pathlib.Path("runs") / name / "evaluation")
-    if config.precision != "default":
-        jax.config.update("jax_default_matmul_precision", config.precision)
     mesh = sharding.make_mesh(**config.mesh)
     network, loaded = api.restore(config, options.checkpoint)
     variables = jax.device_put(loaded, sharding.replicated(mesh))

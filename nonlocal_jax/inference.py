@@ -29,6 +29,7 @@ from nonlocal_jax.ops.resize import interpolation_matrix
 PRECISION = lax.Precision.HIGHEST  # of interpolation: bfloat16 would move positions and scores
 
 Size = tuple[int, int]
+Logits = Float[Array, "n a b classes"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,7 @@ class LowResolution(NamedTuple):
     Where there are windows, `a` and `b` run over all of them, and the matrices average overlaps.
     """
 
-    logits: Float[Array, "n a b classes"]
+    logits: Logits
     rows: Float[Array, "n H a"]
     columns: Float[Array, "n W b"]
 
@@ -140,22 +141,28 @@ def low_resolution_scores(
     results = []
     for scaled in scales:
         images = normalize(scaled.images, scaled.sizes)
-        for mirrored in (False, True) if protocol.flip else (False,):
-            seen = mirror(images, scaled.sizes) if mirrored else images
-            logits = _network_logits(model, seen, scaled.sizes, protocol, padded)
-            rows, columns = (
-                _axis_matrices(
-                    scaled.sizes[:, axis],
-                    sizes[:, axis],
-                    axis,
-                    lengths=(logits.shape[1 + axis], images.shape[1 + axis], canvas[axis]),
-                    protocol=protocol,
-                )
-                for axis in (0, 1)
+
+        def logits_of(seen: Float[Array, "n h w 3"], scaled: Scaled = scaled) -> Logits:
+            return _network_logits(model, seen, scaled.sizes, protocol, padded)
+
+        if protocol.flip:
+            # One after the other: a single copy of the network is compiled, and held in memory.
+            views = lax.map(logits_of, jnp.stack([images, mirror(images, scaled.sizes)]))
+        else:
+            views = logits_of(images)[None]
+        rows, columns = (
+            _axis_matrices(
+                scaled.sizes[:, axis],
+                sizes[:, axis],
+                axis,
+                lengths=(views.shape[2 + axis], images.shape[1 + axis], canvas[axis]),
+                protocol=protocol,
             )
-            if mirrored:
-                columns = _reverse_rows(columns, sizes[:, 1])
-            results.append(LowResolution(logits, rows, columns))
+            for axis in (0, 1)
+        )
+        results.append(LowResolution(views[0], rows, columns))
+        if protocol.flip:
+            results.append(LowResolution(views[1], rows, _reverse_rows(columns, sizes[:, 1])))
     return results
 
 
@@ -192,7 +199,7 @@ def _network_logits(
     sizes: Int[Array, "n 2"],
     protocol: Protocol,
     padded: bool,
-) -> Float[Array, "n a b classes"]:
+) -> Logits:
     """Decode logits of whole images, or of all windows side by side."""
     windows = protocol.windows
     if windows is None:
@@ -203,12 +210,12 @@ def _network_logits(
     shape = (min(windows.size[0], height), min(windows.size[1], width), 3)
     inside = jnp.minimum(sizes, jnp.array(shape[:2], sizes.dtype)) if padded else None
 
-    def one_window(cell: Int[Array, ""]) -> Float[Array, "n a b classes"]:
+    def one_window(cell: Int[Array, ""]) -> Logits:
         cut = jax.vmap(lambda image, top, left: lax.dynamic_slice(image, (top, left, 0), shape))
         row, column = cell // lefts.shape[1], cell % lefts.shape[1]
         return model(cut(images, tops[:, row], lefts[:, column]), inside)
 
-    # One window at a time: a single copy of the network is compiled, and held in memory.
+    # One window at a time, for the same reason as for mirrored images.
     logits = lax.map(one_window, jnp.arange(tops.shape[1] * lefts.shape[1]))
     _, batch, a, b, classes = logits.shape
     grid = logits.reshape(tops.shape[1], lefts.shape[1], batch, a, b, classes)

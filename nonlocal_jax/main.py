@@ -3,12 +3,13 @@
 Run it again to go on from the newest checkpoint in the workdir.
 """
 
+import functools
 import pathlib
 
-import jax
 from absl import flags
 
-from nonlocal_jax import cli
+from nonlocal_jax import cli, distributed
+from nonlocal_jax.inputs import loader
 from nonlocal_jax.run_log import say
 from nonlocal_jax.train import train
 
@@ -21,11 +22,15 @@ def main() -> None:
     """Trains what `--config` describes."""
     config = cli.config()
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / cli.config_name())
-    if config.precision != "default":
-        jax.config.update("jax_default_matmul_precision", config.precision)
-    scores = train(config, workdir)
-    say(f"Finished: mIoU {scores.miou:.4f}. Everything is in {workdir}.")
+    with distributed.session():
+        distributed.check_shared(workdir)
+        distributed.check_agreement(
+            config.to_json_best_effort(), functools.partial(loader.open_source, config)
+        )
+        scores = train(config, workdir)
+        say(f"Finished: mIoU {scores.miou:.4f}. Everything is in {workdir}.")
 
 
 if __name__ == "__main__":
+    distributed.define_flags()
     cli.run(main)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
+TENSORBOARD = ("tensorflow", "tensorboard")  # what clu writes event files with
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -26,10 +27,11 @@ class RunLog:
         if jax.process_index() > 0:
             return
         self._file = (workdir / "metrics.jsonl").open("a")
-        if importlib.util.find_spec("tensorflow") is None:
+        missing = [name for name in TENSORBOARD if importlib.util.find_spec(name) is None]
+        if missing:
             say(
-                "TensorFlow is not installed: no TensorBoard files, only metrics.jsonl "
-                "(pip install 'nonlocal_jax[tensorboard]' brings it)."
+                f"No TensorBoard files, only metrics.jsonl: {' and '.join(missing)} not installed "
+                "(pip install -e '.[tensorboard]')."
             )
         else:
             from clu import metric_writers

@@ -44,19 +44,38 @@ def test_a_random_checkpoint_gives_the_references_outputs(row, reference_python,
         auxiliary = model.auxiliary_head(stages["stage3"])
         return stages, model.decode_head.attend(before, None), model(images), auxiliary
 
+    reference = [reference_python, "-W", "ignore", REPOSITORY / "tests/golden/reference_forward.py"]
     for size in (tuple(config.data.crop_size), ODD_SIZE):
         images = np.random.default_rng(seed).standard_normal((1, *size, 3)).astype(np.float32)
         np.savez(tmp_path / "in.npz", images=images)
-        call([*peer, "forward", stem, file, tmp_path / "in.npz", tmp_path / "out.npz"])
+        files = [file, tmp_path / "in.npz", tmp_path / "out.npz"]
+        call([*reference, shared / "peer" / "peer.py", stem, *files])
         theirs = np.load(tmp_path / "out.npz")
         stages, non_local, decode, auxiliary = forward(imported.variables, images)
         ours = {f"stage{i}": stages[f"stage{i + 1}"] for i in range(4)}
         ours |= {"nl_block": non_local, "decode_logits": decode, "aux_logits": auxiliary}
         ours["logits"] = resize_bilinear(decode, size, align_corners=config.model.align_corners)
         for name, value in ours.items():
-            error = np.abs(np.asarray(value) - theirs[name]).max() / np.abs(theirs[name]).max()
-            print(f"{row} {size} {name}: {error:.1e}")
-            assert error <= 1e-5, name
+            check(
+                f"{row} {size} {name}", value, theirs[f"float32/{name}"], theirs[f"float64/{name}"]
+            )
+
+
+def check(what, ours, single, double):
+    """Within 1e-5 of the reference, or about as near its float64 outputs as its float32 ones are.
+
+    A random R-101 has attention logits of up to 27,000: rounding decides there which position wins
+    the softmax, and the reference itself strays from its float64 result.
+    """
+    apart, own, strayed = error(ours, single), error(ours, double), error(single, double)
+    print(f"{what}: {apart:.1e} (to float64: ours {own:.1e}, the reference's own {strayed:.1e})")
+    assert apart <= 1e-5 or own <= 5 * strayed, what
+
+
+def error(actual, expected):
+    """The largest difference, as a share of the largest magnitude."""
+    difference = np.abs(np.asarray(actual, np.float64) - expected.astype(np.float64))
+    return difference.max() / np.abs(expected).max()
 
 
 def call(command):

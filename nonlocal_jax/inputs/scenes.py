@@ -12,10 +12,14 @@ from jaxtyping import Bool, Float, UInt8
 HEIGHT, WIDTH = 64, 512
 COUNTS = {"train": 4000, "val": 160}
 
-BACKGROUND, LAMP, FIRST_SHAPE = 0, 1, 2
-CLASS_NAMES = ("background", "lamp", "stop", "wait", "go", "turn")
+LAMPS = ("red lamp", "yellow lamp", "green lamp", "blue lamp")
+SHAPES = ("stop", "wait", "go", "turn")  # what each lamp tells the shapes
+CLASS_NAMES = ("background", *LAMPS, *SHAPES)
+FIRST_LAMP, FIRST_SHAPE = 1, 5
 LAMP_COLOURS = np.array([[226, 52, 44], [238, 206, 52], [48, 190, 84], [62, 104, 232]], np.uint8)
-PALETTE = np.concatenate([np.array([[40, 40, 40], [255, 255, 255]], np.uint8), LAMP_COLOURS])
+PALETTE = np.concatenate(
+    [np.full((1, 3), 40, np.uint8), 255 - (255 - LAMP_COLOURS) // 2, LAMP_COLOURS]
+)
 
 # Half of the receptive field of ResNet-18-D8 with an FCN head is 180 pixels, and the upsampling of
 # its logits adds up to 12.
@@ -48,11 +52,11 @@ def make_scene(split: str, index: int) -> Scene:
     colour = rng.integers(len(LAMP_COLOURS))
     tint = rng.uniform(100, 140) + rng.uniform(-8, 8, 3).astype(np.float32)
     image = tint + _waves(rng, 12)
-    label = np.full((HEIGHT, WIDTH), BACKGROUND, np.uint8)
+    label = np.zeros((HEIGHT, WIDTH), np.uint8)
 
     lamp = _lamp(rng)
     image[lamp] = LAMP_COLOURS[colour] * rng.uniform(0.85, 1.05)
-    label[lamp] = LAMP
+    label[lamp] = FIRST_LAMP + colour
     for slot in rng.choice(SLOTS, size=rng.integers(2, SLOTS + 1), replace=False):
         shape = _shape(rng, slot)
         grey = tint.mean() + rng.uniform(45, 70) * rng.choice([-1, 1])
@@ -63,6 +67,16 @@ def make_scene(split: str, index: int) -> Scene:
     if rng.random() < 0.5:
         image, label = image[:, ::-1], label[:, ::-1]
     return np.clip(image, 0, 255).astype(np.uint8), np.ascontiguousarray(label)
+
+
+def lamp_mask(label: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Where the lamp is."""
+    return (label >= FIRST_LAMP) & (label < FIRST_SHAPE)
+
+
+def shape_mask(label: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Where shapes are."""
+    return label >= FIRST_SHAPE
 
 
 def _waves(rng: np.random.Generator, height: float) -> Float[np.ndarray, "64 512 1"]:

@@ -19,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from nonlocal_jax.ops import flash
+from nonlocal_jax.ops.dtypes import wide
 
 Implementation = Literal["auto", "chunked", "cudnn", "pallas"]
 
@@ -120,7 +121,7 @@ def _attend(
     logits = _products("nqc,nkc->nqk", query, key) * scale
     if key_valid is not None:
         # Finite, so that a row without any valid key stays free of NaN.
-        logits = jnp.where(key_valid[:, None, :], logits, jnp.finfo(jnp.float32).min)
+        logits = jnp.where(key_valid[:, None, :], logits, jnp.finfo(logits.dtype).min)
     peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     weights = jnp.exp(logits - checkpoint_name(peak, "row_sums"))
     total = checkpoint_name(jnp.sum(weights, axis=-1, keepdims=True), "row_sums")
@@ -152,4 +153,4 @@ def count_keys(key: Float[Array, "n k ..."], key_valid: KeyValid | None) -> Floa
 
 
 def _products(equation: str, a: Array, b: Array) -> Float[Array, "..."]:
-    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+    return jnp.einsum(equation, a, b, preferred_element_type=wide(a.dtype))

@@ -17,8 +17,8 @@ import torch
 from make_model import ROW_512, ROW_769, build
 from mmseg.core import intersect_and_union, pre_eval_to_metrics
 from mmseg.datasets.custom import CustomDataset
-from PIL import Image
 from pictures import IGNORE, NUM_CLASSES, SIZES, label, picture
+from PIL import Image
 
 HERE = pathlib.Path(__file__).resolve().parent
 SCALE = (96, 64)

@@ -1,0 +1,123 @@
+"""What the non-local block is for, in a few minutes: `python -m nonlocal_jax.demo`.
+
+Trains configs/demo.py twice, without the block and with it, on generated scenes in which the class
+of some shapes depends on a lamp beyond the reach of convolutions (see inputs/scenes.py). Run it
+again to go on where it was interrupted.
+"""
+
+import pathlib
+import time
+
+import cv2
+import numpy as np
+from absl import flags
+from jaxtyping import Bool
+from ml_collections import ConfigDict
+from PIL import Image, ImageDraw, ImageFont
+
+from nonlocal_jax import api, cli, run_log, visualize
+from nonlocal_jax.inputs import loader, scenes, sources
+from nonlocal_jax.metrics import Scores
+from nonlocal_jax.run_log import say
+from nonlocal_jax.train import train
+
+CONFIG = pathlib.Path(__file__).resolve().parent.parent / "configs" / "demo.py"
+HEADS = {"fcn": "without the block", "nonlocal": "with the block"}
+PICTURES = 4  # of unseen scenes
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Where runs and pictures go.")
+
+
+def main() -> None:
+    """Runs the demonstration of configs/demo.py."""
+    start = time.perf_counter()
+    workdir = pathlib.Path(_WORKDIR.value)
+    run(cli.load_config(CONFIG), workdir)
+    say(f"\nAll of it took {run_log.clock(time.perf_counter() - start)}.")
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Scores]:
+    """Trains with and without the block, prints both results, and draws unseen scenes.
+
+    Args:
+      config: of the network with the block.
+      workdir: gets a run's folder per head, and scene_0.png and so on.
+
+    Returns:
+      The scores on unseen scenes by the decode head's name.
+    """
+    scores, predictors = {}, {}
+    for head, what in HEADS.items():
+        say(f"\n--- {what.capitalize()} ---")
+        variant = ConfigDict(config)
+        variant.model.decode_head.name = head
+        scores[head] = train(variant, workdir / head)
+        predictors[head] = api.load(variant, workdir / head)
+    shares = [
+        draw(index, loader.open_source(config, "val")[index], predictors, workdir)
+        for index in range(PICTURES)
+    ]
+    say(f"\n{compare(scores)}\n")
+    on_lamp, area = np.mean(shares, axis=0)
+    say(
+        f"Pixels marked in {PICTURES} unseen scenes draw {on_lamp:.0%} of what they gather from "
+        f"the lamp, which covers {area:.0%} of the picture: {workdir}/scene_0.png and on."
+    )
+    return scores
+
+
+def compare(scores: dict[str, Scores]) -> str:
+    """A table of both networks' IoU by class, in percent, and of their means."""
+    titles = "".join(f"{HEADS[head]:>20}" for head in scores)
+    lines = [f"{'IoU on unseen scenes':<24}{titles}"]
+    names = next(iter(scores.values())).class_names
+    columns = [[*result.iou, result.miou] for result in scores.values()]
+    for name, *values in zip([*names, "mIoU"], *columns, strict=True):
+        lines.append(f"{name:<24}" + "".join(f"{100 * value:>20.1f}" for value in values))
+    return "\n".join(lines)
+
+
+def draw(
+    index: int,
+    example: sources.Example,
+    predictors: dict[str, api.Predictor],
+    workdir: pathlib.Path,
+) -> tuple[float, float]:
+    """Writes scene_INDEX.png: the scene, its label, both predictions, and a pixel's attention.
+
+    Returns:
+      The share of the marked pixel's attention that is on the lamp, and of the picture that is.
+    """
+    image, label = example.image, example.label
+    point = inmost(scenes.shape_mask(label))
+    attention = predictors["nonlocal"].attention(image, point)
+    rows = {"image": image, "label": visualize.colourise(label, scenes.PALETTE)}
+    for head, predictor in predictors.items():
+        rows[HEADS[head]] = visualize.colourise(predictor.predict(image), scenes.PALETTE)
+    rows["what + attends to"] = visualize.attention_overlay(image, attention, point)
+    parts = [part for title, picture in rows.items() for part in (_line(title), picture)]
+    parts.append(visualize.legend(scenes.CLASS_NAMES, scenes.PALETTE, scenes.WIDTH))
+    visualize.write_png(workdir / f"scene_{index}.png", visualize.stack(parts))
+
+    lamp = scenes.lamp_mask(label).astype(np.float32)
+    cells = cv2.resize(lamp, attention.shape[::-1], interpolation=cv2.INTER_AREA)
+    return float((attention * cells).sum() / attention.sum()), float(lamp.mean())
+
+
+def inmost(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int]:
+    """Row and column of the pixel of `mask` that is farthest from its border."""
+    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    return int(row), int(column)
+
+
+def _line(text: str) -> visualize.Picture:
+    """A line of text, black on white."""
+    canvas = Image.new("RGB", (scenes.WIDTH, 16), (visualize.BACKGROUND,) * 3)
+    font = ImageFont.load_default(size=12)
+    ImageDraw.Draw(canvas).text((2, 0), text, fill=(0, 0, 0), font=font)
+    return np.asarray(canvas)
+
+
+if __name__ == "__main__":
+    cli.run(main, needs_config=False)

