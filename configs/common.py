@@ -47,6 +47,8 @@ def base() -> ConfigDict:
     config.model.decode_head.reduction = 2
     config.model.decode_head.use_scale = True
     config.model.decode_head.sub_sample = False
+    # Of the softmax: "chunked" (anywhere), "cudnn" (GPU), "pallas" (TPU), or what suits.
+    config.model.decode_head.implementation = "auto"
 
     config.model.auxiliary_head = ConfigDict()
     config.model.auxiliary_head.channels = 256

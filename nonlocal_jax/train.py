@@ -1,6 +1,7 @@
 """Training: the one loop, from the first batch to the last checkpoint."""
 
 import pathlib
+import sys
 from collections.abc import Callable
 
 import jax
@@ -10,12 +11,14 @@ from ml_collections import ConfigDict
 
 from nonlocal_jax import initialize, run_log, sharding, workdir
 from nonlocal_jax.checkpoints import TrainingCheckpoints
+from nonlocal_jax.distributed import EXIT_PREEMPTED
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluate import evaluate
 from nonlocal_jax.inputs import loader
 from nonlocal_jax.metrics import Scores
 from nonlocal_jax.models.build import Network, build_network
 from nonlocal_jax.optimizers import polynomial_schedule, sgd
+from nonlocal_jax.preemption import Preemption
 from nonlocal_jax.run_log import say
 from nonlocal_jax.train_step import Metrics, TrainState, initial_state, make_train_step
 
@@ -29,11 +32,13 @@ def train(config: ConfigDict, directory: pathlib.Path) -> Scores:
 
     Raises:
       UserError: something is missing, does not fit, or belongs to another run.
+      SystemExit: with EXIT_PREEMPTED, once everything is saved, after a SIGTERM.
     """
     check(config)
     mesh = sharding.make_mesh(**config.mesh)
     sharding.check_batch_size(mesh, config.batch_size, "config.batch_size")
-    workdir.claim(directory, config, run_log.environment())
+    if jax.process_index() == 0:
+        workdir.claim(directory, config, run_log.environment())
     network = build_network(config.model)
     schedule = polynomial_schedule(
         config.optimizer.learning_rate,
@@ -60,6 +65,7 @@ def train(config: ConfigDict, directory: pathlib.Path) -> Scores:
         )
         train_step = _compile_step(config, network, optimizer, state, mesh)
         metadata = _metadata(config)
+        preemption = Preemption()
         rate = run_log.Rate(config.total_steps, config.batch_size)
         rate.restart(start)
         pending: list[Metrics] = []
@@ -88,10 +94,14 @@ def train(config: ConfigDict, directory: pathlib.Path) -> Scores:
                 miou = scores.miou
                 say(f"Step {step}:\n{scores.table()}")
                 log.write(step, scores.to_dict())
-            if miou is not None or step % config.checkpoint_every == 0:
+            told_to_stop = preemption.reached(step)
+            if miou is not None or told_to_stop or step % config.checkpoint_every == 0:
                 if pending:  # a step that was not finite is never saved unseen
                     _summarize(pending, step)
                 checkpoints.save(step, state.variables, state.optimizer, metadata, miou=miou)
+            if told_to_stop and not last:
+                say(f"Told to stop: saved step {step}. The same command goes on from there.")
+                sys.exit(EXIT_PREEMPTED)
 
         if scores is None:  # the run had finished before
             scores = evaluate(network, state.variables, config, mesh=mesh)

@@ -108,7 +108,7 @@ def test_shared_settings_are_the_published_ones():
         (["--config.learning_rate=3"], r"Did you mean optimizer\.learning_rate"),
         (["--config.model.backbone.depth=big"], r"config\.model\.backbone\.depth=big"),
         (["--config.data.crop_size=512"], r"config\.data\.crop_size is \(512,\)"),
-        (["--config.data.crop_size=a,b"], r"config\.data\.crop_size is \('a', 'b'\)"),
+        (["--config.data.crop_size=a,b"], r"config\.data\.crop_size is \('a,b',\)"),
         (["--workdr=x"], r"workdr"),
         (["stray"], r"'stray' is not a flag"),
         (["--config.model.backbone.depth=51"], r"must be one of 18, 34, 50, 101, 152"),

@@ -38,7 +38,9 @@ def test_some_names_and_colours():
 
 
 def test_unknown_data_sets_are_named():
-    with pytest.raises(UserError, match=r"'ade'.*cityscapes, ade20k, voc12aug, camvid, scenes, folder"):
+    with pytest.raises(
+        UserError, match=r"'ade'.*cityscapes, ade20k, voc12aug, camvid, scenes, folder"
+    ):
         datasets.get("ade")
 
 

@@ -289,9 +289,18 @@ def test_a_process_with_an_error_leaves_at_once(tmp_path):
         (["--process_id=1"], "go together"),
         (["--coordinator=h:1", "--num_processes=2", "--process_id=2"], "from 0 to"),
         (["--coordinator=h", "--num_processes=2", "--process_id=1"], "HOST:PORT"),
+        (
+            [
+                "--join_timeout=0.5",
+                "--num_processes=3",
+                "--process_id=0",
+                f"--coordinator=127.0.0.1:{free_port()}",
+            ],
+            "2 of 3 processes never joined: process 1, process 2",
+        ),
     ],
 )
-def test_flags_that_make_no_sense_are_explained(arguments, expected):
+def test_what_keeps_a_process_from_joining_is_one_message(arguments, expected):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
         cwd=REPOSITORY,

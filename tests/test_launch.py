@@ -4,8 +4,10 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -236,6 +238,26 @@ def test_processes_that_wait_for_one_that_failed_are_ended(launch, fake):
     )
     code, _, _ = launch("local.sh", "-n", "2", *FLAGS, PYTHON="python_that_hangs", **path)
     assert code in (3, 137)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_job_that_is_told_to_stop_lets_its_processes_save(
+    settings, fake, tmp_path, number, expected
+):
+    path = fake("python_at_work", "trap 'exit 75' TERM\nwhile true; do sleep 0.05; done")
+    job = subprocess.Popen(
+        [LAUNCH / "local.sh", "-n", "2", *FLAGS],
+        env={"PYTHON": "python_at_work", "SETTINGS": str(settings), **path},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        while not (tmp_path / "calls").exists() or len(calls(tmp_path)) < 2:
+            time.sleep(0.05)
+        time.sleep(0.2)  # the trap follows the call
+        job.send_signal(number)
+        assert job.wait(timeout=60) == expected
+    finally:
+        job.kill()
 
 
 # Answers like gcloud about a slice that is preempted in the middle of the first training.

@@ -95,7 +95,7 @@ def test_every_output_equals_the_references(name):
         model.eval()
         stages = model.backbone(x)
         before = model.decode_head.convs[0](stages["stage4"])
-        return stages, model.decode_head.attend(before, None), model(x), model.training_logits(x)
+        return stages, model.decode_head.non_local(before), model(x), model.training_logits(x)
 
     stages, non_local, decode, both = forward(variables, x)
     for stage, features in stages.items():
@@ -112,7 +112,7 @@ def test_the_non_local_block_starts_as_identity():
     model = build_segmentor(tiny_config().model, nnx.Rngs(0))
     model.eval()
     x = images(2, (1, 6, 7, 16))
-    np.testing.assert_array_equal(model.decode_head.attend(x, None), x)
+    np.testing.assert_array_equal(model.decode_head.non_local(x), x)
 
 
 def test_fcn_decode_head_is_the_same_head_without_the_block():

@@ -12,6 +12,7 @@ from flax import nnx
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models import non_local
 from nonlocal_jax.models.non_local import NonLocal1d, NonLocal2d, NonLocal3d
+from nonlocal_jax.ops.padding import zero_outside
 from tests.golden.make_non_local import CASES, MODES, SHAPES, run_reference
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "non_local.npz"
@@ -106,7 +107,7 @@ def test_block_is_its_definition(mode, sub_sample):
 
     @nnx.jit
     def both(block, x):
-        embeddings = block._embed(block._masked(x, valid), valid)
+        embeddings = block._embed(zero_outside(x, valid), valid)
         weights = block.pairwise_weights(embeddings)
         direct = jnp.einsum("nqk,nkd->nqd", weights, embeddings.value)
         return block._gather(embeddings), direct

@@ -99,6 +99,31 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(finished, tmp_path):
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
 
 
+def test_told_to_stop_it_saves_and_says_so_by_its_exit_code(finished, tmp_path):
+    whole, _ = finished
+    process = subprocess.Popen(
+        command(tmp_path / "run", "--config.checkpoint_every=100"),
+        cwd=REPOSITORY,
+        env=ONE_DEVICE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("step 2/8"):
+            process.send_signal(signal.SIGTERM)
+    assert process.wait() == 75
+    assert any(line.startswith("Told to stop") for line in lines)
+    code, out, err = run(tmp_path / "run")
+    assert code == 0, err
+    assert "Going on from step" in out
+    expected, _ = checkpoints.load_model(whole)
+    resumed, _ = checkpoints.load_model(tmp_path / "run")
+    for name, value in expected.items():
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+
+
 def test_a_workdir_of_another_config_is_refused_and_left_alone(finished):
     workdir, _ = finished
     before = {path: path.stat().st_mtime for path in workdir.rglob("*") if path.is_file()}

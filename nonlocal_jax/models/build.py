@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,10 @@ from ml_collections import ConfigDict
 
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.heads import FCNHead, NonLocalHead
+from nonlocal_jax.models.non_local import Mode
 from nonlocal_jax.models.resnet import BLOCKS_PER_STAGE, STRIDES, ResNet
 from nonlocal_jax.models.segmentor import Segmentor
-
-MODES = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
+from nonlocal_jax.ops.attention import Implementation
 
 
 def build_segmentor(config: ConfigDict, rngs: nnx.Rngs) -> Segmentor:
@@ -59,7 +60,8 @@ def check(config: ConfigDict) -> None:
         "backbone.depth": tuple(BLOCKS_PER_STAGE),
         "backbone.output_stride": tuple(STRIDES),
         "decode_head.name": ("nonlocal", "fcn"),
-        "decode_head.mode": MODES,
+        "decode_head.mode": get_args(Mode),
+        "decode_head.implementation": get_args(Implementation),
         "dtype": ("float32", "bfloat16", "float16", "float64"),
         "param_dtype": ("float32", "bfloat16"),
     }

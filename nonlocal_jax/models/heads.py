@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from nonlocal_jax.models.layers import NORMAL_001, Conv, ConvNorm
 from nonlocal_jax.models.non_local import NonLocal2d
 from nonlocal_jax.ops.dtypes import float32_or_wider
-from nonlocal_jax.ops.padding import Valid, zero_outside
+from nonlocal_jax.ops.padding import Valid
 
 Features = Float[Array, "n h w c"]
 Position = tuple[int | Int[Array, ""], int | Int[Array, ""]]  # row, column of a feature map
@@ -90,6 +90,7 @@ class NonLocalHead(FCNHead):
         reduction: int = 2,
         use_scale: bool = True,
         sub_sample: bool = False,
+        implementation: str = "auto",
         concat_input: bool = True,
         dropout: float = 0.1,
         dtype: DTypeLike = jnp.float32,
@@ -114,6 +115,7 @@ class NonLocalHead(FCNHead):
             use_scale=use_scale,
             sub_sample=sub_sample,
             norm=True,
+            implementation=implementation,
             dtype=dtype,
             param_dtype=param_dtype,
             rngs=rngs,
@@ -122,11 +124,7 @@ class NonLocalHead(FCNHead):
     def transform(self, x: Features, valid: Valid | None) -> Features:
         """Convolution, non-local block, convolution."""
         before, after = self.convs
-        return after(self.attend(before(x, valid), valid), valid)
-
-    def attend(self, x: Features, valid: Valid | None) -> Features:
-        """The non-local block, zero in the padding."""
-        return zero_outside(self.non_local(x, valid), valid)
+        return after(self.non_local(before(x, valid), valid), valid)
 
     def attention_map(self, x: Features, position: Position) -> Float[Array, "n h w"]:
         """How much the pixel at `position` (row, column) draws from every other one."""

@@ -29,6 +29,7 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.layers import KAIMING_FAN_OUT, NORMAL_001, BatchNorm
 from nonlocal_jax.ops.attention import count_keys, dot_product_attention, softmax_attention
 from nonlocal_jax.ops.concatenation import concatenation_attention
+from nonlocal_jax.ops.padding import valid_mask, zero_outside
 
 Mode = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 Features = Float[Array, "n *space c"]
@@ -124,12 +125,12 @@ class _NonLocal(nnx.Module):
         `valid` is each image's own size (height and width in 2D) inside a padded batch. What lies
         beyond it is no position of the image: it is left out of sums and of N, and returned as 0.
         """
-        x = self._masked(x, valid)
+        x = zero_outside(x.astype(self.dtype), valid)
         y = self._gather(self._embed(x, valid))
         z = self.out(y.reshape(*x.shape[:-1], y.shape[-1]))
         if self.norm is not None:
             z = self.norm(z)
-        return self._masked(x + z, valid)
+        return zero_outside(x + z, valid)
 
     def attention_map(
         self,
@@ -141,7 +142,7 @@ class _NonLocal(nnx.Module):
 
         It sums to one in the two Gaussian modes. With `sub_sample` the keys are the pooled grid.
         """
-        x = self._masked(x, valid)
+        x = zero_outside(x.astype(self.dtype), valid)
         embeddings = self._embed(x, valid)
         index = jnp.ravel_multi_index(tuple(map(jnp.asarray, position)), x.shape[1:-1], mode="clip")
         query = jax.lax.dynamic_slice_in_dim(embeddings.query, index, 1, axis=1)
@@ -191,7 +192,7 @@ class _NonLocal(nnx.Module):
         if valid is not None:
             # A pooled key counts if its whole window is image, as it would without the padding.
             factors = jnp.array(self.pool_window if self.sub_sample else [1] * valid.shape[1])
-            key_valid = _inside(valid // factors, phi.shape[1:-1]).reshape(x.shape[0], -1)
+            key_valid = valid_mask(valid // factors, phi.shape[1:-1]).reshape(x.shape[0], -1)
         query, key, value = (
             part.reshape(x.shape[0], -1, part.shape[-1]) for part in (theta, phi, g)
         )
@@ -218,13 +219,6 @@ class _NonLocal(nnx.Module):
         sizes = zip(x.shape[1:-1], self.pool_window, strict=True)
         return tuple(size // window for size, window in sizes)
 
-    def _masked(self, x: Features, valid: Int[Array, "n ndim"] | None) -> Features:
-        """`x` in the compute dtype with zeros beyond `valid`."""
-        x = x.astype(self.dtype)
-        if valid is None:
-            return x
-        return jnp.where(_inside(valid, x.shape[1:-1])[..., None], x, jnp.zeros((), x.dtype))
-
 
 class NonLocal1d(_NonLocal):
     """The block over sequences, [n, l, c]."""
@@ -242,13 +236,3 @@ class NonLocal3d(_NonLocal):
     """The block over videos, [n, t, h, w, c]."""
 
     pool_window = (1, 2, 2)
-
-
-def _inside(valid: Int[Array, "n ndim"], space: tuple[int, ...]) -> Bool[Array, "n *space"]:
-    """True where every coordinate is below the image's own size."""
-    inside = jnp.ones((valid.shape[0], *space), bool)
-    for axis, length in enumerate(space):
-        shape = [length if i == axis else 1 for i in range(len(space))]
-        coordinate = jnp.arange(length).reshape(1, *shape)
-        inside &= coordinate < valid[:, axis].reshape(-1, *[1] * len(space))
-    return inside

@@ -247,7 +247,7 @@ def average_pool(x: Features, valid: Valid | None) -> Features:
     _, height, width, _ = x.shape
     inside = jnp.ones((1, height, width, 1), bool)
     if valid is not None:
-        inside = valid_mask(valid, height, width)
+        inside = valid_mask(valid, (height, width))
     sums = _sum_windows(x)
     counts = _sum_windows(inside.astype(x.dtype))
     return sums / jnp.maximum(counts, 1)

@@ -4,6 +4,7 @@ A batch is padded at the bottom and on the right; `valid` holds each image's own
 The same two numbers follow the feature maps down the network, halved wherever it strides.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -15,16 +16,19 @@ def halve(valid: Valid | None) -> Valid | None:
     return None if valid is None else (valid + 1) // 2
 
 
-def valid_mask(valid: Valid, height: int, width: int) -> Bool[Array, "n {height} {width} 1"]:
-    """True inside each image, False in its padding."""
-    rows = jnp.arange(height)[None, :, None, None] < valid[:, 0, None, None, None]
-    columns = jnp.arange(width)[None, None, :, None] < valid[:, 1, None, None, None]
-    return rows & columns
+def valid_mask(valid: Int[Array, "n ndim"], space: tuple[int, ...]) -> Bool[Array, "n *space 1"]:
+    """True inside each image, False in its padding; in any number of dimensions."""
+    inside = jnp.ones((valid.shape[0], *space), bool)
+    for axis in range(len(space)):
+        coordinate = jax.lax.broadcasted_iota(valid.dtype, (1, *space), axis + 1)
+        inside &= coordinate < valid[:, axis].reshape(-1, *[1] * len(space))
+    return inside[..., None]
 
 
-def zero_outside(x: Float[Array, "n h w c"], valid: Valid | None) -> Float[Array, "n h w c"]:
+def zero_outside(
+    x: Float[Array, "n *space c"], valid: Int[Array, "n ndim"] | None
+) -> Float[Array, "n *space c"]:
     """`x` with zeros in the padding, which is what a convolution sees beyond an image's border."""
     if valid is None:
         return x
-    mask = valid_mask(valid, x.shape[1], x.shape[2])
-    return jnp.where(mask, x, jnp.zeros((), x.dtype))
+    return jnp.where(valid_mask(valid, x.shape[1:-1]), x, jnp.zeros((), x.dtype))
