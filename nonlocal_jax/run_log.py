@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from typing import TextIO
 
 import jax
 
@@ -19,14 +20,19 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 class RunLog:
-    """Writes scalars of a run by step; only the first process writes."""
+    """Writes scalars of a run by step; only the first process writes.
 
-    def __init__(self, workdir: pathlib.Path):
+    Args:
+      workdir: of the run.
+      start: the step it goes on from; metrics.jsonl loses what was written of later ones.
+    """
+
+    def __init__(self, workdir: pathlib.Path, start: int = 0):
         self._file = None
         self._tensorboard = None
         if jax.process_index() > 0:
             return
-        self._file = (workdir / "metrics.jsonl").open("a")
+        self._file = _reopen(workdir / "metrics.jsonl", start)
         missing = [name for name in TENSORBOARD if importlib.util.find_spec(name) is None]
         if missing:
             say(
@@ -58,6 +64,16 @@ class RunLog:
             self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
+
+
+def _reopen(file: pathlib.Path, start: int) -> TextIO:
+    """A JSON Lines file without what it says of steps after `start`, to append to."""
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start]
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text("".join(kept))
+    unfinished.rename(file)
+    return file.open("a")
 
 
 def say(message: str) -> None:

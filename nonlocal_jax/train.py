@@ -1,5 +1,6 @@
 """Training: the one loop, from the first batch to the last checkpoint."""
 
+import contextlib
 import pathlib
 import sys
 from collections.abc import Callable
@@ -51,12 +52,13 @@ def train(config: ConfigDict, directory: pathlib.Path) -> Scores:
         momentum=config.optimizer.momentum,
         weight_decay=config.optimizer.weight_decay,
     )
-    with (
-        TrainingCheckpoints(directory / "checkpoints", keep=config.keep_checkpoints) as checkpoints,
-        run_log.RunLog(directory) as log,
-    ):
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(
+            TrainingCheckpoints(directory / "checkpoints", keep=config.keep_checkpoints)
+        )
         state = _first_state(config, network, optimizer, checkpoints, mesh)
         start = int(state.step)
+        log = stack.enter_context(run_log.RunLog(directory, start))
         batches = loader.train_batches(
             config,
             start_step=start,

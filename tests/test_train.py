@@ -76,6 +76,11 @@ def test_a_run_says_what_it_does_and_writes_what_it_promises(finished):
     assert (workdir / "checkpoints" / "8" / "model").is_dir()
 
 
+def logged_steps(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
 def test_killed_at_any_moment_it_goes_on_to_the_same_end(finished, tmp_path):
     whole, _ = finished
     process = subprocess.Popen(
@@ -93,6 +98,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(finished, tmp_path):
     code, out, err = run(tmp_path / "run")
     assert code == 0, err
     assert "Going on from step" in out
+    assert logged_steps(tmp_path / "run") == logged_steps(whole)
     expected, _ = checkpoints.load_model(whole)
     resumed, _ = checkpoints.load_model(tmp_path / "run")
     for name, value in expected.items():
