@@ -33,6 +33,7 @@ from nonlocal_jax.inference import (
     probabilities,
 )
 from nonlocal_jax.inputs import loader
+from nonlocal_jax.inputs.datasets import Dataset
 from nonlocal_jax.inputs.transforms import resize_image
 from nonlocal_jax.models.build import Network, build_network
 from nonlocal_jax.models.heads import NonLocalHead
@@ -83,7 +84,7 @@ class Predictor:
         *,
         tta: bool = False,
     ):
-        dataset = loader.dataset(config)
+        dataset = dataset_of(config)
         self.class_names, self.palette = dataset.class_names, dataset.palette
         self._network, self._variables = network, jax.device_put(variables)
         self._protocol = protocol(config, tta)
@@ -202,6 +203,21 @@ def restore(
         raise UserError(f"{checkpoint} is of another network than the config{origin}: {problem}.")
     shapes = network.shapes
     return network, {k: np.asarray(v, shapes[k].dtype) for k, v in variables.items()}
+
+
+def dataset_of(config: ConfigDict) -> Dataset:
+    """Names and colours of the classes of a config.
+
+    Raises:
+      UserError: the model has another number of classes.
+    """
+    dataset = loader.dataset(config)
+    if dataset.num_classes != config.model.num_classes:
+        raise UserError(
+            f"config.model.num_classes is {config.model.num_classes}, and {config.data.name} has "
+            f"{dataset.num_classes} classes."
+        )
+    return dataset
 
 
 def protocol(config: ConfigDict, tta: bool = False) -> Protocol:

@@ -89,7 +89,8 @@ def draw(
       The share of the marked pixel's attention that is on the lamp, and of the picture that is.
     """
     image, label = example.image, example.label
-    point = inmost(scenes.shape_mask(label))
+    lamp = scenes.lamp_mask(image, label)
+    point = inmost((label > 0) & ~lamp)
     attention = predictors["nonlocal"].attention(image, point)
     rows = {"image": image, "label": visualize.colourise(label, scenes.PALETTE)}
     for head, predictor in predictors.items():
@@ -99,9 +100,11 @@ def draw(
     parts.append(visualize.legend(scenes.CLASS_NAMES, scenes.PALETTE, scenes.WIDTH))
     visualize.write_png(workdir / f"scene_{index}.png", visualize.stack(parts))
 
-    lamp = scenes.lamp_mask(label).astype(np.float32)
-    cells = cv2.resize(lamp, attention.shape[::-1], interpolation=cv2.INTER_AREA)
-    return float((attention * cells).sum() / attention.sum()), float(lamp.mean())
+    # How much of each position of the feature map is lamp.
+    covered = cv2.resize(
+        lamp.astype(np.float32), attention.shape[::-1], interpolation=cv2.INTER_AREA
+    )
+    return float((attention * covered).sum() / attention.sum()), float(lamp.mean())
 
 
 def inmost(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int]:

@@ -2,8 +2,8 @@
 
     python -m nonlocal_jax.evaluate --config=configs/ROW.py --checkpoint=DIR [--tta]
 
-prints and writes the scores. --save_predictions adds PNGs that the benchmark's server takes,
---save_overlays pictures for people.
+prints the scores and writes them with a picture of the confusion matrix. --save_predictions adds
+PNGs that the benchmark's server takes, --save_overlays pictures for people.
 """
 
 import contextlib
@@ -22,7 +22,17 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, UInt8
 from ml_collections import ConfigDict
 
-from nonlocal_jax import api, batching, cli, inference, metrics, outputs, run_log, sharding
+from nonlocal_jax import (
+    api,
+    batching,
+    cli,
+    distributed,
+    inference,
+    metrics,
+    outputs,
+    run_log,
+    sharding,
+)
 from nonlocal_jax.batching import Batch, Image, Label, Size
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inference import Protocol
@@ -59,7 +69,7 @@ def evaluate(
       UserError: the data set is not there, an image is bad (and config.data.on_bad_example is
         "raise"), or the network's scores are not finite.
     """
-    dataset = loader.dataset(config)
+    dataset = api.dataset_of(config)
     examples = Examples(loader.open_source(config, "val"), config.data.on_bad_example == "skip")
     batch_size = eval_batch_size(config, mesh)
     rows = batching.local_rows(mesh, batch_size)
@@ -197,17 +207,18 @@ def main() -> None:
     config, options = cli.config(), flags.FLAGS
     if not options.checkpoint:
         raise UserError("--checkpoint is missing: name what convert or a training run wrote.")
-    name = cli.config_name() + ("_tta" if options.tta else "")
-    output = pathlib.Path(options.output or pathlib.Path("runs") / name / "evaluation")
-    mesh = sharding.make_mesh(**config.mesh)
-    network, loaded = api.restore(config, options.checkpoint)
-    variables = jax.device_put(loaded, sharding.replicated(mesh))
-    on_mask = _writer(config, output, options.save_predictions, options.save_overlays)
-    scores = evaluate(network, variables, config, mesh=mesh, tta=options.tta, on_mask=on_mask)
-    if jax.process_index() == 0:
-        sys.stdout.write(f"{scores.table()}\n")
-        _write_scores(output, scores, {"checkpoint": options.checkpoint, "tta": options.tta})
-        run_log.say(f"Written to {output}.")
+    folder = "evaluation_tta" if options.tta else "evaluation"
+    output = pathlib.Path(options.output or pathlib.Path("runs") / cli.config_name() / folder)
+    with distributed.session():
+        mesh = sharding.make_mesh(**config.mesh)
+        network, loaded = api.restore(config, options.checkpoint)
+        variables = jax.device_put(loaded, sharding.replicated(mesh))
+        on_mask = _writer(config, output, options.save_predictions, options.save_overlays)
+        scores = evaluate(network, variables, config, mesh=mesh, tta=options.tta, on_mask=on_mask)
+        if jax.process_index() == 0:
+            sys.stdout.write(f"{scores.table()}\n")
+            _write_scores(output, scores, {"checkpoint": options.checkpoint, "tta": options.tta})
+            run_log.say(f"Written to {output}.")
 
 
 def _writer(
@@ -233,7 +244,10 @@ def _write_scores(output: pathlib.Path, scores: metrics.Scores, about: dict[str,
     """scores.json and confusion.png."""
     outputs.write_confusion(output / "confusion.png", scores)
     content = json.dumps({**about, **scores.details()}, indent=1)
-    (output / "scores.json").write_text(content)
+    try:
+        (output / "scores.json").write_text(content)
+    except OSError as error:
+        raise UserError(f"{output}/scores.json can't be written: {error.strerror}.") from error
 
 
 def define_flags() -> None:
@@ -247,4 +261,5 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
+    distributed.define_flags()
     cli.run(main)

@@ -254,7 +254,7 @@ def _axis_matrices(
             a_window = logits_length // windows.count(axis, input_length)
             enlarge = _enlarge(jnp.minimum(input_size, seen), a_window, seen, align_corners)
             starts = windows.starts(axis, input_size, input_length)
-            to_input = _average_windows(enlarge, starts, input_size, input_length)
+            to_input = _average_windows(enlarge, starts, input_length)
         return jnp.matmul(to_output, to_input, precision=PRECISION)
 
     return jax.vmap(one_image)(input_sizes, output_sizes)
@@ -279,7 +279,6 @@ def _enlarge(
 def _average_windows(
     enlarge: Float[Array, "window logits"],
     starts: Int[Array, "windows"],
-    size: Int[Array, ""],
     length: int,
 ) -> Float[Array, "{length} windows*logits"]:
     """From the logits of all windows along an axis to its pixels: the mean where they overlap.
@@ -291,7 +290,7 @@ def _average_windows(
     # A window that repeats the one before stands for none.
     used = jnp.concatenate([jnp.array([True]), starts[1:] > starts[:-1]])
     pixel = jnp.arange(length)[None, :] - starts[:, None]
-    inside = (pixel >= 0) & (pixel < jnp.minimum(window, size)) & used[:, None]
+    inside = (pixel >= 0) & (pixel < window) & used[:, None]
     share = inside.astype(jnp.float32) / jnp.maximum(jnp.sum(inside, axis=0), 1).astype(jnp.float32)
     placed = enlarge[jnp.clip(pixel, 0, window - 1)] * share[..., None]
     return jnp.moveaxis(placed, 0, 1).reshape(length, -1)

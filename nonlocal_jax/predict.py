@@ -25,7 +25,7 @@ from nonlocal_jax import api, batching, cli, inference, outputs, run_log, shardi
 from nonlocal_jax.batching import Batch, Image, Size
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inference import Protocol
-from nonlocal_jax.inputs import datasets, decode, loader
+from nonlocal_jax.inputs import datasets, decode
 from nonlocal_jax.models.build import Network
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -142,7 +142,7 @@ def segment_files(
     Raises:
       UserError: a file can't be written, or scores are not finite.
     """
-    dataset = loader.dataset(config)
+    dataset = api.dataset_of(config)
     protocol = api.protocol(config, tta)
     mesh = sharding.make_mesh(**config.mesh)
     names = output_names(files.paths)

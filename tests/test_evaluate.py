@@ -14,8 +14,10 @@ from jax.sharding import AxisType, Mesh
 from PIL import Image
 from test_model import golden_variables, tiny_config
 
-from nonlocal_jax import checkpoints, evaluate, sharding
+from nonlocal_jax import api, checkpoints, cli, evaluate, sharding
+from nonlocal_jax.batching import Batch
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.inference import Scaled
 from nonlocal_jax.models.build import build_network
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -182,6 +184,44 @@ def test_a_damaged_image_is_an_error_or_left_out(tmp_path):
     with config.unlocked():
         config.data.on_bad_example = "skip"
     assert evaluate_tiny(config).pixels == labelled([examples["001"][1]])
+
+
+def test_a_model_of_another_number_of_classes_is_refused_before_anything_runs(folder):
+    config = small(config_for(folder))
+    with config.unlocked():
+        config.model.num_classes = 19
+    network = build_network(config.model)
+    with pytest.raises(UserError, match="num_classes is 19, and folder has 7 classes"):
+        evaluate.evaluate(network, {}, config, mesh=mesh_of(1))
+
+
+def test_whole_1024x2048_takes_little_memory():
+    """Compiled for this machine at full width: the arrays of a step, without running it."""
+    config = cli.load_config(GOLDEN.parent.parent / "configs/cityscapes_r50_512x1024_40k.py")
+    assert step_bytes(config) < 1.6 * 2**30
+
+
+@pytest.mark.parity
+def test_ms_flip_up_to_1792x3584_fits_into_24_gib():
+    config = cli.load_config(GOLDEN.parent.parent / "configs/cityscapes_r50_512x1024_40k.py")
+    assert step_bytes(config, tta=True) < 5 * 2**30
+
+
+def step_bytes(config, tta=False):
+    """Temporaries and weights of evaluating one 1024x2048 image."""
+    network, protocol = build_network(config.model), api.protocol(config, tta)
+    scales = tuple(
+        Scaled(
+            jax.ShapeDtypeStruct((1, *size, 3), np.uint8), jax.ShapeDtypeStruct((1, 2), np.int32)
+        )
+        for size in protocol.input_sizes((1024, 2048))
+    )
+    labels = jax.ShapeDtypeStruct((1, 1024, 2048), np.uint8)
+    batch = Batch(scales, jax.ShapeDtypeStruct((1, 2), np.int32), labels)
+    count = evaluate._counting(evaluate._Same(network), protocol, 19, False)
+    step = count.lower(dict(network.shapes), batch, canvas=(1024, 2048), padded=False).compile()
+    memory = step.memory_analysis()
+    return memory.temp_size_in_bytes + memory.argument_size_in_bytes
 
 
 def test_an_unknown_mode_is_named(folder):

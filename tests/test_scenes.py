@@ -21,35 +21,34 @@ def test_a_scene_is_the_same_every_time_and_no_other_is_like_it():
     assert len({scenes.make_scene(*which)[0].tobytes() for which in MANY}) == len(MANY)
 
 
-def test_labels_follow_from_the_lamps_colour():
+def test_every_class_follows_from_the_lamps_colour():
     seen = set()
     for which in MANY:
         image, label = scenes.make_scene(*which)
         assert image.dtype == label.dtype == np.uint8
         assert image.shape == (64, 512, 3) and label.shape == (64, 512)
-        colour = image[scenes.lamp_mask(label)].mean(axis=0)
+        lamp, shapes = _halves(image, label)
+        colour = image[lamp].mean(axis=0)
         nearest = np.abs(scenes.LAMP_COLOURS - colour).sum(axis=1).argmin()
-        assert set(label[scenes.lamp_mask(label)]) == {scenes.FIRST_LAMP + nearest}
-        assert set(label[scenes.shape_mask(label)]) == {scenes.FIRST_SHAPE + nearest}
+        assert set(label[lamp]) == set(label[shapes]) == {1 + nearest}
         seen.add(nearest)
     assert len(seen) == len(scenes.LAMP_COLOURS)
 
 
-def test_shapes_have_no_colour_of_their_own():
+def test_only_the_lamp_has_colour():
     for which in MANY:
         image, label = scenes.make_scene(*which)
-        shapes = image[scenes.shape_mask(label)]
-        assert (shapes == shapes[:, :1]).all()
+        lamp, shapes = _halves(image, label)
+        assert (image[shapes] == image[shapes][:, :1]).all()
+        np.testing.assert_array_equal(scenes.lamp_mask(image, label), lamp)
 
 
 def test_the_lamp_is_at_either_end_and_far_from_every_shape():
     lamp_is_left = []
     for which in MANY:
-        _, label = scenes.make_scene(*which)
-        lamp, shapes = _columns(scenes.lamp_mask(label)), _columns(scenes.shape_mask(label))
-        lamp_is_left.append(lamp[-1] < shapes[0])
-        gap = shapes[0] - lamp[-1] if lamp_is_left[-1] else lamp[0] - shapes[-1]
-        assert gap > scenes.GAP
+        lamp, shapes = _halves(*scenes.make_scene(*which))
+        assert _gap(lamp, shapes) > scenes.GAP
+        lamp_is_left.append(lamp[:, :256].any())
     assert 0.3 < np.mean(lamp_is_left) < 0.7
 
 
@@ -63,10 +62,11 @@ def test_only_the_non_local_block_carries_the_lamp_to_the_shapes(head):
         name: value + 0.5 if name.endswith("norm/scale") else value
         for name, value in init_variables(config.model, 0).items()
     }
-    closest = min(MANY, key=lambda which: _gap(scenes.make_scene(*which)[1]))
-    image, label = scenes.make_scene(*closest)
+    every = [scenes.make_scene(*which) for which in MANY]
+    image, label = min(every, key=lambda scene: _gap(*_halves(*scene)))
+    lamp, shapes = _halves(image, label)
     weights = np.random.default_rng(0).normal(size=(1, *label.shape, len(scenes.CLASS_NAMES)))
-    weights = np.where(scenes.shape_mask(label)[..., None], weights, 0).astype(np.float32)
+    weights = np.where(shapes[..., None], weights, 0).astype(np.float32)
 
     @jax.jit
     @jax.grad
@@ -77,14 +77,10 @@ def test_only_the_non_local_block_carries_the_lamp_to_the_shapes(head):
         return (logits * weights).sum()
 
     by_pixel = np.abs(np.asarray(gradient(normalize(image[None]))[0])).sum(axis=-1)
-    lamp, shapes = _columns(scenes.lamp_mask(label)), _columns(scenes.shape_mask(label))
-    lamp_is_left = lamp[-1] < shapes[0]
-    reached = slice(shapes[0] - 150) if lamp_is_left else slice(shapes[-1] + 150, None)
-    assert by_pixel[:, reached].any()
-    if head == "fcn":
-        assert not by_pixel[scenes.lamp_mask(label)].any()
-    else:
-        assert by_pixel[scenes.lamp_mask(label)].any()
+    columns = np.flatnonzero(shapes.any(axis=0))
+    far = slice(columns[0] - 150) if lamp[:, :256].any() else slice(columns[-1] + 150, None)
+    assert by_pixel[:, far].any()
+    assert by_pixel[lamp].any() == (head == "nonlocal")
 
 
 def test_they_are_a_data_set_like_others():
@@ -99,11 +95,14 @@ def test_they_are_a_data_set_like_others():
     assert dataset.palette.shape == (dataset.num_classes, 3)
 
 
-def _columns(mask):
-    """The columns that a mask touches, in order."""
-    return np.flatnonzero(mask.any(axis=0))
+def _halves(image, label):
+    """What is labelled in the half that has colour there, and in the other one."""
+    left = (label > 0) & (np.arange(512) < 256)
+    right = (label > 0) & ~left
+    return (left, right) if np.ptp(image[left].mean(axis=0)) > 60 else (right, left)
 
 
-def _gap(label):
-    lamp, shapes = _columns(scenes.lamp_mask(label)), _columns(scenes.shape_mask(label))
+def _gap(lamp, shapes):
+    """Pixels from the lamp to the nearest shape, along the rows."""
+    lamp, shapes = (np.flatnonzero(mask.any(axis=0)) for mask in (lamp, shapes))
     return max(shapes[0] - lamp[-1], lamp[0] - shapes[-1])

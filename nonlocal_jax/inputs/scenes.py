@@ -1,9 +1,9 @@
 """Generated scenes in which the class of one place is decided by a far-away other one.
 
 A lamp shines in one of four colours at one end of a wide image; grey shapes lie at the other end.
-What a shape is called follows from the lamp's colour alone, and no lamp is nearer to a shape than
-`GAP` pixels. A network whose receptive field reaches less far can find the shapes but must guess
-their class; one that compares all positions with each other can know it.
+The lamp's colour is its class (red is "stop"), and that of every shape in the scene. No lamp is
+nearer to a shape than `GAP` pixels: a network whose receptive field reaches less far can find the
+shapes but must guess their class; one that compares all positions with each other can know it.
 """
 
 import numpy as np
@@ -12,14 +12,9 @@ from jaxtyping import Bool, Float, UInt8
 HEIGHT, WIDTH = 64, 512
 COUNTS = {"train": 4000, "val": 160}
 
-LAMPS = ("red lamp", "yellow lamp", "green lamp", "blue lamp")
-SHAPES = ("stop", "wait", "go", "turn")  # what each lamp tells the shapes
-CLASS_NAMES = ("background", *LAMPS, *SHAPES)
-FIRST_LAMP, FIRST_SHAPE = 1, 5
-LAMP_COLOURS = np.array([[226, 52, 44], [238, 206, 52], [48, 190, 84], [62, 104, 232]], np.uint8)
-PALETTE = np.concatenate(
-    [np.full((1, 3), 40, np.uint8), 255 - (255 - LAMP_COLOURS) // 2, LAMP_COLOURS]
-)
+CLASS_NAMES = ("background", "stop", "wait", "go", "turn")
+LAMP_COLOURS = np.array([[240, 10, 10], [250, 230, 10], [10, 220, 20], [10, 30, 250]], np.uint8)
+PALETTE = np.concatenate([np.full((1, 3), 40, np.uint8), LAMP_COLOURS])
 
 # Half of the receptive field of ResNet-18-D8 with an FCN head is 180 pixels, and the upsampling of
 # its logits adds up to 12.
@@ -56,12 +51,12 @@ def make_scene(split: str, index: int) -> Scene:
 
     lamp = _lamp(rng)
     image[lamp] = LAMP_COLOURS[colour] * rng.uniform(0.85, 1.05)
-    label[lamp] = FIRST_LAMP + colour
+    label[lamp] = 1 + colour
     for slot in rng.choice(SLOTS, size=rng.integers(2, SLOTS + 1), replace=False):
         shape = _shape(rng, slot)
         grey = tint.mean() + rng.uniform(45, 70) * rng.choice([-1, 1])
         image[shape] = grey + _waves(rng, rng.uniform(0, 25))[shape]
-        label[shape] = FIRST_SHAPE + colour
+        label[shape] = 1 + colour
 
     image += _grain(rng)
     if rng.random() < 0.5:
@@ -69,14 +64,9 @@ def make_scene(split: str, index: int) -> Scene:
     return np.clip(image, 0, 255).astype(np.uint8), np.ascontiguousarray(label)
 
 
-def lamp_mask(label: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Where the lamp is."""
-    return (label >= FIRST_LAMP) & (label < FIRST_SHAPE)
-
-
-def shape_mask(label: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Where shapes are."""
-    return label >= FIRST_SHAPE
+def lamp_mask(image: UInt8[np.ndarray, "h w 3"], label: UInt8[np.ndarray, "h w"]) -> Mask:
+    """Where the lamp of a scene is: it alone of what has a class has colour, too."""
+    return (label > 0) & (np.ptp(image, axis=-1) > 0)
 
 
 def _waves(rng: np.random.Generator, height: float) -> Float[np.ndarray, "64 512 1"]:
@@ -95,7 +85,7 @@ def _grain(rng: np.random.Generator) -> Float[np.ndarray, "64 512 1"]:
 
 def _lamp(rng: np.random.Generator) -> Mask:
     """The lamp's pixels."""
-    radius = rng.uniform(16, 24)
+    radius = rng.uniform(18, 25)
     row = rng.uniform(radius, HEIGHT - radius)
     column = rng.uniform(radius, LAMP_COLUMNS - 1 - radius)
     return np.hypot(_ROWS - row, _COLUMNS - column) <= radius
@@ -103,7 +93,7 @@ def _lamp(rng: np.random.Generator) -> Mask:
 
 def _shape(rng: np.random.Generator, slot: int) -> Mask:
     """The pixels of a disc, square, diamond or bar inside one of the slots at the other end."""
-    radius = rng.uniform(18, 26)
+    radius = rng.uniform(17, 23)
     row = rng.uniform(radius, HEIGHT - radius)
     left = LAMP_COLUMNS + GAP + slot * SLOT_WIDTH
     column = rng.uniform(left + radius, left + SLOT_WIDTH - 1 - radius)
