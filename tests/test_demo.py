@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from nonlocal_jax import cli, demo
+from nonlocal_jax import checkpoints, cli, demo
 from nonlocal_jax.inputs import scenes
 from nonlocal_jax.metrics import Scores
 
@@ -16,7 +16,10 @@ def test_it_trains_twice_compares_and_draws(tmp_path, monkeypatch, capsys):
     assert set(scores) == {"fcn", "nonlocal"}
     pixels = 8 * scenes.HEIGHT * scenes.WIDTH
     assert all(result.pixels == pixels for result in scores.values())
-    assert not (scores["fcn"].confusion == scores["nonlocal"].confusion).all()
+    for head in scores:
+        variables, _ = checkpoints.load_model(tmp_path / head)
+        has_block = any(name.startswith("decode_head/non_local/") for name in variables)
+        assert has_block == (head == "nonlocal")
     assert demo.compare(scores) in capsys.readouterr().out
     for index in range(demo.PICTURES):
         picture = np.asarray(Image.open(tmp_path / f"scene_{index}.png"))
