@@ -4,6 +4,7 @@ A builder lists its pairs of image and mask and says how a mask file becomes tra
 the image file's own bytes, the label as PNG of train ids (255 is ignored), and the name.
 """
 
+import abc
 import collections
 import concurrent.futures
 import functools
@@ -56,13 +57,13 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True): 
         self.dataset = datasets.get(self.name)
         self.findings = {split: verification.Findings() for split in datasets.SPLITS}
 
+    @abc.abstractmethod
     def list_pairs(self, source: pathlib.Path, split: str) -> list[datasets.Pair]:
         """The examples of a split ("train", "val") in order; unpacks archives where needed.
 
         Raises:
           UserError: something is missing; it says what.
         """
-        raise NotImplementedError
 
     def read_label(self, pair: datasets.Pair) -> UInt8[np.ndarray, "h w"]:
         """The train ids of an example.
