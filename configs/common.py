@@ -24,7 +24,8 @@ def base() -> ConfigDict:
     config.model = ConfigDict()
     config.model.num_classes = 19
     config.model.align_corners = False
-    config.model.dtype = "float32"  # of the computation; norms, softmax and loss stay float32
+    # Of the computation; norms, softmax and loss stay float32. "auto": bfloat16 on accelerators.
+    config.model.dtype = "auto"
     config.model.param_dtype = "float32"
 
     config.model.backbone = ConfigDict()

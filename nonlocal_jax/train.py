@@ -10,18 +10,17 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from nonlocal_jax import initialize, run_log, sharding, workdir
+from nonlocal_jax import initialize, programs, run_log, sharding, workdir
 from nonlocal_jax.checkpoints import TrainingCheckpoints
 from nonlocal_jax.distributed import EXIT_PREEMPTED
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluate import evaluate
 from nonlocal_jax.inputs import loader
 from nonlocal_jax.metrics import Scores
-from nonlocal_jax.models.build import Network, build_network
-from nonlocal_jax.optimizers import polynomial_schedule, sgd
+from nonlocal_jax.models.build import Network
 from nonlocal_jax.preemption import Preemption
 from nonlocal_jax.run_log import say
-from nonlocal_jax.train_step import Metrics, TrainState, initial_state, make_train_step
+from nonlocal_jax.train_step import Metrics, TrainState, initial_state
 
 STEPS_IN_FLIGHT = 2  # how far the host may run ahead of the device
 
@@ -40,18 +39,8 @@ def train(config: ConfigDict, directory: pathlib.Path) -> Scores:
     sharding.check_batch_size(mesh, config.batch_size, "config.batch_size")
     if jax.process_index() == 0:
         workdir.claim(directory, config, run_log.environment())
-    network = build_network(config.model)
-    schedule = polynomial_schedule(
-        config.optimizer.learning_rate,
-        min_learning_rate=config.optimizer.min_learning_rate,
-        power=config.optimizer.power,
-        total_steps=config.total_steps,
-    )
-    optimizer = sgd(
-        schedule,
-        momentum=config.optimizer.momentum,
-        weight_decay=config.optimizer.weight_decay,
-    )
+    network = programs.network_on(config, mesh)
+    schedule, optimizer = programs.learning_rate_schedule(config), programs.make_optimizer(config)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
             TrainingCheckpoints(directory / "checkpoints", keep=config.keep_checkpoints)
@@ -65,7 +54,7 @@ def train(config: ConfigDict, directory: pathlib.Path) -> Scores:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        train_step = _compile_step(config, network, optimizer, state, mesh)
+        train_step = _compile_step(config, network, optimizer, mesh)
         metadata = _metadata(config)
         preemption = Preemption()
         rate = run_log.Rate(config.total_steps, config.batch_size)
@@ -148,12 +137,7 @@ def _first_state(
     mesh: jax.sharding.Mesh,
 ) -> TrainState:
     """The state of the newest checkpoint, or the one at step 0."""
-
-    def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding.replicated(mesh))
-
-    abstract = jax.eval_shape(lambda v: initial_state(network, v, optimizer), network.shapes)
-    abstract = jax.tree.map(place, abstract)
+    abstract = programs.abstract_state(network, optimizer, mesh)
     restored = checkpoints.restore(abstract.variables, abstract.optimizer)
     if restored is None:
         variables = initialize.initial_variables(config, network)
@@ -174,27 +158,11 @@ def _compile_step(
     config: ConfigDict,
     network: Network,
     optimizer: optax.GradientTransformation,
-    state: TrainState,
     mesh: jax.sharding.Mesh,
 ) -> Callable[[TrainState, sharding.Batch], tuple[TrainState, Metrics]]:
-    """The train step, compiled for the mesh; it takes over the memory of the state it is given."""
-    step = make_train_step(
-        network,
-        optimizer,
-        align_corners=config.model.align_corners,
-        auxiliary_weight=config.model.auxiliary_head.loss_weight,
-        accumulate_steps=config.accumulate_steps,
-        seed=config.seed,
-    )
-    jitted = jax.jit(
-        step,
-        donate_argnums=0,
-        out_shardings=(sharding.replicated(mesh), sharding.replicated(mesh)),
-    )
-    batch = sharding.abstract_batch(mesh, config.batch_size, config.data.crop_size)
     device = jax.devices()[0].device_kind
     with run_log.working(f"Compiling the train step for {jax.device_count()} x {device}"):
-        return jitted.lower(state, batch).compile()
+        return programs.lower_train_step(config, network, optimizer, mesh).compile()
 
 
 def _summarize(metrics: list[Metrics], step: int) -> dict[str, float]:

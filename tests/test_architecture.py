@@ -13,7 +13,7 @@ LAYERS = (
     ("main", "demo", "predict", "browse", "plan", "benchmark"),
     ("train",),
     ("evaluate",),
-    ("api", "batching"),
+    ("api", "batching", "programs"),
     ("convert", "distributed", "initialize", "inference", "outputs", "train_step"),
     (
         "cli",

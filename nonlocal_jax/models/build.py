@@ -24,6 +24,7 @@ def build_segmentor(config: ConfigDict, rngs: nnx.Rngs) -> Segmentor:
       UserError: a value that no network can be built from.
     """
     check(config)
+    config = for_platform(config, jax.default_backend())
     numerics = {
         "dtype": jnp.dtype(config.dtype),
         "param_dtype": jnp.dtype(config.param_dtype),
@@ -62,7 +63,7 @@ def check(config: ConfigDict) -> None:
         "decode_head.name": ("nonlocal", "fcn"),
         "decode_head.mode": get_args(Mode),
         "decode_head.implementation": get_args(Implementation),
-        "dtype": ("float32", "bfloat16", "float16", "float64"),
+        "dtype": ("auto", "float32", "bfloat16", "float16", "float64"),
         "param_dtype": ("float32", "bfloat16"),
     }
     for key, allowed in choices.items():
@@ -107,8 +108,27 @@ class Network:
         return frozenset(_name(path) for path, leaf in leaves if isinstance(leaf, nnx.Param))
 
 
-def build_network(config: ConfigDict) -> Network:
-    """The network of a config's `model` section, without allocating anything."""
+def for_platform(config: ConfigDict, platform: str) -> ConfigDict:
+    """A `model` section with its "auto" values decided for a kind of device.
+
+    Accelerators compute in bfloat16, with float32 parameters, norms, softmax, logits and loss; a
+    CPU, which gains nothing from it, in float32. A TPU's kernel must be named where the program is
+    compiled on another machine.
+    """
+    config = config.copy_and_resolve_references()
+    if config.dtype == "auto":
+        config.dtype = "float32" if platform == "cpu" else "bfloat16"
+    if config.decode_head.implementation == "auto" and platform == "tpu":
+        config.decode_head.implementation = "pallas" if config.dtype == "bfloat16" else "chunked"
+    return config
+
+
+def build_network(config: ConfigDict, *, platform: str | None = None) -> Network:
+    """The network of a config's `model` section, without allocating anything.
+
+    `platform` is that of the devices it will run on, by default those of this process.
+    """
+    config = for_platform(config, platform or jax.default_backend())
     model = nnx.eval_shape(lambda: build_segmentor(config, nnx.Rngs(0)))
     return Network(*nnx.split(model))
 

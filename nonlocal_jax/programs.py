@@ -1,0 +1,76 @@
+"""The train step as one compiled program, for devices that are here or only described.
+
+Training runs this program; `plan`, `benchmark` and the tests of memory look at the very same one.
+"""
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from nonlocal_jax import sharding
+from nonlocal_jax.models.build import Network, build_network
+from nonlocal_jax.optimizers import polynomial_schedule, sgd
+from nonlocal_jax.train_step import TrainState, initial_state, make_train_step
+
+
+def network_on(config: ConfigDict, mesh: jax.sharding.Mesh) -> Network:
+    """The network of a config, with the dtype and kernels that suit the mesh's devices."""
+    return build_network(config.model, platform=mesh.devices.flat[0].platform)
+
+
+def learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
+    """Learning rate by step."""
+    return polynomial_schedule(
+        config.optimizer.learning_rate,
+        min_learning_rate=config.optimizer.min_learning_rate,
+        power=config.optimizer.power,
+        total_steps=config.total_steps,
+    )
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimiser of a config."""
+    return sgd(
+        learning_rate_schedule(config),
+        momentum=config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,
+    )
+
+
+def abstract_state(
+    network: Network, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
+) -> TrainState:
+    """Shapes, dtypes and shardings of everything that training changes."""
+
+    def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding.replicated(mesh))
+
+    abstract = jax.eval_shape(lambda v: initial_state(network, v, optimizer), network.shapes)
+    return jax.tree.map(place, abstract)
+
+
+def lower_train_step(
+    config: ConfigDict,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+) -> jax.stages.Lowered:
+    """The train step for a mesh, ready to `compile()`: (state, batch) -> (state, metrics).
+
+    It takes over the memory of the state that it is given.
+    """
+    step = make_train_step(
+        network,
+        optimizer,
+        align_corners=config.model.align_corners,
+        auxiliary_weight=config.model.auxiliary_head.loss_weight,
+        accumulate_steps=config.accumulate_steps,
+        seed=config.seed,
+    )
+    jitted = jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(sharding.replicated(mesh), sharding.replicated(mesh)),
+    )
+    batch = sharding.abstract_batch(mesh, config.batch_size, config.data.crop_size)
+    return jitted.lower(abstract_state(network, optimizer, mesh), batch)
