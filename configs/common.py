@@ -93,6 +93,10 @@ def base() -> ConfigDict:
     config.optimizer.power = 0.9
     config.optimizer.momentum = 0.9
     config.optimizer.weight_decay = 5e-4
+    # The batch that the learning rate is meant for: with another config.batch_size the whole
+    # schedule is multiplied by batch_size / scale_from_batch_size. 0: it is taken as it is.
+    config.optimizer.scale_from_batch_size = 0
+    config.optimizer.warmup_steps = 0  # over which the learning rate rises from near 0
 
     config.eval = ConfigDict()
     config.eval.mode = "whole"  # or "slide"

@@ -17,11 +17,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int, UInt8
 
-from nonlocal_jax import buckets, run_log
+from nonlocal_jax import buckets, run_log, sharding
 from nonlocal_jax.buckets import Bucket
 from nonlocal_jax.inference import Protocol, Scaled
 from nonlocal_jax.inputs.transforms import IGNORED, resize_image
-from nonlocal_jax.sharding import batch_sharding
 
 # Roughly as many pixels as the network sees in the time that compiling it takes.
 COMPILE_COST, COMPILE_COST_CPU = 1e8, 1e6
@@ -113,7 +112,8 @@ def run(
     for (bucket, members), batch in zip(groups, made, strict=True):
         if bucket not in compiled:
             static = {"canvas": bucket.canvas, "padded": protocol.meets_padding(bucket)}
-            with progress.compiling(f"program {len(compiled) + 1} of {len(planned)}"):
+            which = f"program {len(compiled) + 1} of {len(planned)}"
+            with progress.compiling(which), jax.set_mesh(mesh):
                 compiled[bucket] = function.lower(variables, batch, **static).compile()
         while len(waiting) > in_flight:
             yield waiting[0]
@@ -176,7 +176,7 @@ def make_batches(
     Every process makes only the rows that its devices hold. A group with fewer than `batch_size`
     members is filled up with black images whose labels are all ignored.
     """
-    rows = local_rows(mesh, batch_size)
+    rows = sharding.local_rows(mesh, batch_size)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def start(group: Group) -> list[concurrent.futures.Future[Row]]:
@@ -188,14 +188,7 @@ def make_batches(
         for position in range(len(groups)):
             if position + AHEAD < len(groups):
                 pending.append(start(groups[position + AHEAD]))
-            yield _place([future.result() for future in pending.popleft()], batch_size, mesh)
-
-
-def local_rows(mesh: Mesh, batch_size: int) -> range:
-    """The rows of a batch that this process's devices hold."""
-    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-    slices = [index[0].indices(batch_size) for index in held if index is not None]
-    return range(min(start for start, _, _ in slices), max(stop for _, stop, _ in slices))
+            yield _place([future.result() for future in pending.popleft()], mesh)
 
 
 def _make_row(
@@ -226,14 +219,11 @@ def _pad(image: Image, shape: Size) -> Image:
     return padded
 
 
-def _place(rows: list[Row], batch_size: int, mesh: Mesh) -> Batch:
+def _place(rows: list[Row], mesh: Mesh) -> Batch:
     """This process's rows as global arrays."""
-    sharding = batch_sharding(mesh)
 
     def place(arrays: list[np.ndarray], dtype: type) -> jax.Array:
-        stacked: np.ndarray = np.stack(arrays).astype(dtype, copy=False)
-        shape = (batch_size, *stacked.shape[1:])
-        return jax.make_array_from_process_local_data(sharding, stacked, shape)
+        return sharding.put_images(np.stack(arrays).astype(dtype, copy=False), mesh)
 
     scales = tuple(
         Scaled(
@@ -250,6 +240,6 @@ def _place(rows: list[Row], batch_size: int, mesh: Mesh) -> Batch:
 
 
 def local(array: jax.Array) -> np.ndarray:
-    """The rows of a batch's result that `local_rows` names."""
+    """The rows of a batch's result that `sharding.local_rows` names."""
     shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
     return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])

@@ -38,6 +38,7 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.inference import Protocol
 from nonlocal_jax.inputs import loader, sources
 from nonlocal_jax.models.build import Network
+from nonlocal_jax.ops import layout
 
 Variables = dict[str, jax.Array]
 OnMask = Callable[[int, UInt8[np.ndarray, "h w"]], None]
@@ -59,7 +60,7 @@ def evaluate(
       network: of `config.model`.
       variables: its arrays, on the mesh.
       config: names the data and the protocol.
-      mesh: the devices; the batch is split over `data` and `fsdp`.
+      mesh: the devices; images are split over `data` and `fsdp`, their height over `spatial`.
       tta: average over config.eval.tta_ratios, and mirrored images with config.eval.tta_flip.
       on_mask: is given every image's index and its class indices at the original size; in each
         process those of its own devices.
@@ -72,7 +73,7 @@ def evaluate(
     dataset = api.dataset_of(config)
     examples = Examples(loader.open_source(config, "val"), config.data.on_bad_example == "skip")
     batch_size = eval_batch_size(config, mesh)
-    rows = batching.local_rows(mesh, batch_size)
+    rows = sharding.local_rows(mesh, batch_size)
     confusion, labelled = np.zeros((config.model.num_classes,) * 2, np.int64), 0
     protocol = api.protocol(config, tta)
     results = batching.run(
@@ -189,14 +190,15 @@ def _counting(
 
     @functools.partial(jax.jit, static_argnames=("canvas", "padded"))
     def count(variables: Variables, batch: Batch, *, canvas: Size, padded: bool) -> Counts:
-        model = same.network.bind(variables)
+        model = same.network.bind(sharding.gathered(variables))
         model.eval()
         scores = inference.low_resolution_scores(
             model, batch.scales, batch.sizes, canvas, protocol, padded=padded
         )
         masks = inference.class_indices(scores)
-        confusion = metrics.confusion_matrix(masks, batch.labels, num_classes)
-        labelled = jnp.sum(batch.labels != metrics.IGNORE, dtype=jnp.int32)
+        labels = layout.whole_rows(batch.labels)
+        confusion = metrics.confusion_matrix(masks, labels, num_classes)
+        labelled = jnp.sum(labels != metrics.IGNORE, dtype=jnp.int32)
         return Counts(confusion, labelled, masks if keep_masks else None)
 
     return count
@@ -212,7 +214,7 @@ def main() -> None:
     with distributed.session():
         mesh = sharding.make_mesh(**config.mesh)
         network, loaded = api.restore(config, options.checkpoint)
-        variables = jax.device_put(loaded, sharding.replicated(mesh))
+        variables = sharding.place_variables(loaded, mesh)
         on_mask = _writer(config, output, options.save_predictions, options.save_overlays)
         scores = evaluate(network, variables, config, mesh=mesh, tta=options.tta, on_mask=on_mask)
         if jax.process_index() == 0:

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from nonlocal_jax.buckets import Bucket
 from nonlocal_jax.inputs.transforms import test_sizes
 from nonlocal_jax.models.segmentor import Segmentor
+from nonlocal_jax.ops import layout
 from nonlocal_jax.ops.normalize import normalize
 from nonlocal_jax.ops.resize import interpolation_matrix
 
@@ -174,7 +175,8 @@ def class_indices(scores: list[LowResolution]) -> UInt8[Array, "n H W"]:
     """
     blocks = _by_row_blocks(scores, _first_largest)
     batch, height = scores[0].rows.shape[:2]
-    return jnp.moveaxis(blocks, 0, 1).reshape(batch, -1, blocks.shape[-1])[:, :height]
+    masks = jnp.moveaxis(blocks, 0, 1).reshape(batch, -1, blocks.shape[-1])[:, :height]
+    return layout.whole_rows(masks)
 
 
 def probabilities(scores: list[LowResolution]) -> Float[Array, "n classes H W"]:
@@ -183,7 +185,8 @@ def probabilities(scores: list[LowResolution]) -> Float[Array, "n classes H W"]:
     blocks = _by_row_blocks(scores, lambda s: s if several else jax.nn.softmax(s, axis=2))
     batch, height = scores[0].rows.shape[:2]
     volume = jnp.moveaxis(blocks, (1, 3), (0, 1))
-    return volume.reshape(batch, volume.shape[1], -1, volume.shape[-1])[:, :, :height]
+    volume = volume.reshape(batch, volume.shape[1], -1, volume.shape[-1])[:, :, :height]
+    return layout.whole_rows(volume)
 
 
 def mirror(images: Float[Array, "n h w c"], sizes: Int[Array, "n 2"]) -> Float[Array, "n h w c"]:
@@ -200,10 +203,11 @@ def _network_logits(
     protocol: Protocol,
     padded: bool,
 ) -> Logits:
-    """Decode logits of whole images, or of all windows side by side."""
+    """Decode logits of whole images, or of all windows side by side; rows on no device apart."""
     windows = protocol.windows
     if windows is None:
-        return model(images, sizes if padded else None)
+        return layout.whole_rows(model(images, sizes if padded else None))
+    images = layout.whole_rows(images)  # a window may begin on any device
     _, height, width, _ = images.shape
     tops = windows.starts(0, sizes[:, 0], height)
     lefts = windows.starts(1, sizes[:, 1], width)
@@ -213,7 +217,7 @@ def _network_logits(
     def one_window(cell: Int[Array, ""]) -> Logits:
         cut = jax.vmap(lambda image, top, left: lax.dynamic_slice(image, (top, left, 0), shape))
         row, column = cell // lefts.shape[1], cell % lefts.shape[1]
-        return model(cut(images, tops[:, row], lefts[:, column]), inside)
+        return layout.whole_rows(model(cut(images, tops[:, row], lefts[:, column]), inside))
 
     # One window at a time, for the same reason as for mirrored images.
     logits = lax.map(one_window, jnp.arange(tops.shape[1] * lefts.shape[1]))
@@ -323,6 +327,7 @@ def _by_row_blocks(
         total = jnp.zeros(())
         for part, (logits, _, columns) in zip(parts, scores, strict=True):
             # Rows first: their result is small, and the second product is one large one.
+            part = layout.split(part)
             some = jnp.einsum("nra,nabc->nrcb", part, logits, precision=PRECISION)
             full = jnp.einsum("nrcb,nWb->nrcW", some, columns, precision=PRECISION)
             total += jax.nn.softmax(full, axis=2) / len(scores) if len(scores) > 1 else full

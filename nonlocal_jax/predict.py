@@ -148,7 +148,7 @@ def segment_files(
     names = output_names(files.paths)
     results = batching.run(
         _predicting(network, protocol, volumes),
-        jax.device_put(variables, sharding.replicated(mesh)),
+        sharding.place_variables(variables, mesh),
         files.read,
         files.sizes,
         protocol,
@@ -251,7 +251,7 @@ def _predicting(network: Network, protocol: Protocol, volumes: bool) -> jax.stag
     def predict(
         variables: dict[str, jax.Array], batch: Batch, *, canvas: Size, padded: bool
     ) -> Prediction:
-        model = network.bind(variables)
+        model = network.bind(sharding.gathered(variables))
         model.eval()
         scores = inference.low_resolution_scores(
             model, batch.scales, batch.sizes, canvas, protocol, padded=padded

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from nonlocal_jax import sharding
 from nonlocal_jax.models.build import Network, build_network
-from nonlocal_jax.optimizers import polynomial_schedule, sgd
+from nonlocal_jax.optimizers import polynomial_schedule, scaled_schedule, sgd
 from nonlocal_jax.train_step import TrainState, initial_state, make_train_step
 
 
@@ -20,12 +20,15 @@ def network_on(config: ConfigDict, mesh: jax.sharding.Mesh) -> Network:
 
 def learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
     """Learning rate by step."""
-    return polynomial_schedule(
+    schedule = polynomial_schedule(
         config.optimizer.learning_rate,
         min_learning_rate=config.optimizer.min_learning_rate,
         power=config.optimizer.power,
         total_steps=config.total_steps,
     )
+    base = config.optimizer.scale_from_batch_size
+    scale = config.batch_size / base if base else 1.0
+    return scaled_schedule(schedule, scale, config.optimizer.warmup_steps)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -41,12 +44,12 @@ def abstract_state(
     network: Network, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
 ) -> TrainState:
     """Shapes, dtypes and shardings of everything that training changes."""
-
-    def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding.replicated(mesh))
-
     abstract = jax.eval_shape(lambda v: initial_state(network, v, optimizer), network.shapes)
-    return jax.tree.map(place, abstract)
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        abstract,
+        sharding.variable_shardings(mesh, abstract),
+    )
 
 
 def lower_train_step(
@@ -67,10 +70,13 @@ def lower_train_step(
         accumulate_steps=config.accumulate_steps,
         seed=config.seed,
     )
+    state = abstract_state(network, optimizer, mesh)
     jitted = jax.jit(
         step,
         donate_argnums=0,
-        out_shardings=(sharding.replicated(mesh), sharding.replicated(mesh)),
+        out_shardings=(sharding.variable_shardings(mesh, state), sharding.replicated(mesh)),
     )
-    batch = sharding.abstract_batch(mesh, config.batch_size, config.data.crop_size)
-    return jitted.lower(abstract_state(network, optimizer, mesh), batch)
+    with jax.set_mesh(mesh):  # so that the network knows how it is split
+        return jitted.lower(
+            state, sharding.abstract_batch(mesh, config.batch_size, config.data.crop_size)
+        )

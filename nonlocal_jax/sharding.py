@@ -1,7 +1,10 @@
 """Devices as a mesh, and where on it every array lives.
 
-Axes: `data` splits the batch, `fsdp` the batch and the parameters, `spatial` the image height.
+Axes: `data` splits the batch, `fsdp` the batch and the variables, `spatial` the images' height.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,20 +12,25 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.ops.layout import IMAGE_AXES, ROW_AXIS, gather
 
 Batch = dict[str, jax.Array]
 AXES = ("data", "fsdp", "spatial")
-BATCH = ("data", "fsdp")
+SMALL = 4096  # elements: an array that every device holds, rather than to gather it in each step
 
 
-def make_mesh(*, data: int = -1, fsdp: int = 1, spatial: int = 1) -> Mesh:
+def make_mesh(
+    *, data: int = -1, fsdp: int = 1, spatial: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """A mesh over all devices of all hosts; -1 takes the devices that the other axes leave.
+
+    `devices` are others to use instead, such as those of a described slice.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices.
     """
     sizes = {"data": data, "fsdp": fsdp, "spatial": spatial}
-    count = jax.device_count()
+    count = jax.device_count() if devices is None else len(devices)
     known = int(np.prod([size for size in sizes.values() if size > 0]))
     if min(sizes.values()) < 1 and count % known == 0:
         sizes = {axis: size if size > 0 else count // known for axis, size in sizes.items()}
@@ -32,7 +40,8 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, spatial: int = 1) -> Mesh:
             f"{count}; one may be -1 for what the others leave."
         )
     # Explicit axes, jax.make_mesh's default, would ask convolutions for their output shardings.
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -40,14 +49,49 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis is split over the devices of `data` and `fsdp`."""
-    return NamedSharding(mesh, P(BATCH))
+def variable_shardings(mesh: Mesh, arrays: Any) -> Any:
+    """Where variables, or a whole training state, live: a sharding for each array of the tree.
+
+    Each is split over `fsdp` along its largest axis that divides, the last one of equals. Small
+    arrays, statistics among them, are on every device.
+    """
+    return jax.tree.map(
+        lambda array: NamedSharding(mesh, _variable_spec(array.shape, mesh.shape["fsdp"])), arrays
+    )
+
+
+def place_variables(arrays: Any, mesh: Mesh) -> Any:
+    """Variables, or a whole training state, that every host has in full, on the mesh."""
+    return jax.device_put(arrays, variable_shardings(mesh, arrays))
+
+
+def gathered(variables: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """In a jitted function and a mesh's context: whole variables, their gradients split again.
+
+    Left alone, XLA might gather the images' features instead.
+    """
+    parts = jax.sharding.get_abstract_mesh().shape.get("fsdp", 1)
+    if parts == 1:
+        return variables
+    return {
+        name: gather(value, P(), _variable_spec(value.shape, parts))
+        for name, value in variables.items()
+    }
+
+
+def image_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
+    """Where an array of a batch lives: images over `data` and `fsdp`, [n, height, width, ...].
+
+    Its rows are split over `spatial` where they divide, as an array that comes from hosts must;
+    the network splits the others' rows itself.
+    """
+    has_rows = len(shape) > 2 and shape[1] % mesh.shape[ROW_AXIS] == 0
+    return NamedSharding(mesh, P(IMAGE_AXES, ROW_AXIS) if has_rows else P(IMAGE_AXES))
 
 
 def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:
     """Raises a UserError if a global batch can't be split evenly over the mesh."""
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    parts = _groups(mesh)
     if batch_size % parts:
         raise UserError(
             f"{name} is {batch_size}, which does not split over {parts} groups of devices; make it "
@@ -55,22 +99,67 @@ def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:
         )
 
 
+def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
+    """Which images of a global batch this process's devices hold, and so it has to feed.
+
+    Processes whose devices share images over `spatial` feed the same ones.
+    """
+    each = batch_size // _groups(mesh)
+    return [group * each + i for group in _local_groups(mesh) for i in range(each)]
+
+
 def abstract_batch(
     mesh: Mesh, batch_size: int, crop_size: tuple[int, int]
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes, dtypes and shardings of a training batch, to compile for."""
-    sharding = batch_sharding(mesh)
+    arrays = {
+        "image": ((batch_size, *crop_size, 3), np.uint8),
+        "label": ((batch_size, *crop_size), np.uint8),
+        "size": ((batch_size, 2), np.int32),
+    }
     return {
-        "image": jax.ShapeDtypeStruct((batch_size, *crop_size, 3), np.uint8, sharding=sharding),
-        "label": jax.ShapeDtypeStruct((batch_size, *crop_size), np.uint8, sharding=sharding),
-        "size": jax.ShapeDtypeStruct((batch_size, 2), np.int32, sharding=sharding),
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=image_sharding(mesh, shape))
+        for name, (shape, dtype) in arrays.items()
     }
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
-    """This host's part of a global batch as global arrays on the mesh."""
-    sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array)
-        for name, array in batch.items()
-    }
+    """This process's images of a global batch, `local_rows`, as global arrays on the mesh."""
+    return {name: put_images(array, mesh) for name, array in batch.items()}
+
+
+def put_images(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """One array of a batch, of which this process holds `local_rows`, as a global array."""
+    groups = _local_groups(mesh)
+    each = len(array) // len(groups)
+    shape = (each * _groups(mesh), *array.shape[1:])
+
+    def held(index: tuple[slice, ...]) -> np.ndarray:
+        start = groups.index((index[0].start or 0) // each) * each
+        return array[(slice(start, start + each), *index[1:])]
+
+    return jax.make_array_from_callback(shape, image_sharding(mesh, shape), held)
+
+
+def _variable_spec(shape: tuple[int, ...], parts: int) -> P:
+    dividing = [axis for axis, length in enumerate(shape) if length % parts == 0]
+    if parts == 1 or int(np.prod(shape)) < SMALL or not dividing:
+        return P()
+    largest = max(dividing, key=lambda axis: (shape[axis], axis))
+    return P(*[None] * largest, "fsdp")
+
+
+def _groups(mesh: Mesh) -> int:
+    """How many parts a batch has: the devices of one share its images over `spatial`."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def _local_groups(mesh: Mesh) -> list[int]:
+    """The parts of a batch that this process's devices hold."""
+    devices = mesh.devices.reshape(_groups(mesh), -1)
+    mine = jax.process_index()
+    return [
+        group
+        for group, members in enumerate(devices)
+        if any(device.process_index == mine for device in members)
+    ]

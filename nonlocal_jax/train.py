@@ -36,7 +36,11 @@ def train(config: ConfigDict, directory: pathlib.Path) -> Scores:
     """
     check(config)
     mesh = sharding.make_mesh(**config.mesh)
-    sharding.check_batch_size(mesh, config.batch_size, "config.batch_size")
+    sharding.check_batch_size(
+        mesh,
+        config.batch_size // config.accumulate_steps,
+        "config.batch_size / config.accumulate_steps",
+    )
     if jax.process_index() == 0:
         workdir.claim(directory, config, run_log.environment())
     network = programs.network_on(config, mesh)
@@ -51,8 +55,7 @@ def train(config: ConfigDict, directory: pathlib.Path) -> Scores:
         batches = loader.train_batches(
             config,
             start_step=start,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=sharding.local_rows(mesh, config.batch_size),
         )
         train_step = _compile_step(config, network, optimizer, mesh)
         metadata = _metadata(config)
@@ -118,6 +121,9 @@ def check(config: ConfigDict) -> None:
     for key in ("total_steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
         if config[key] < 1:
             problems.append(f"config.{key} is {config[key]}; it must be at least 1.")
+    for key in ("scale_from_batch_size", "warmup_steps"):
+        if config.optimizer[key] < 0:
+            problems.append(f"config.optimizer.{key} is {config.optimizer[key]}; 0 is none.")
     if problems:
         raise UserError("\n\n".join(problems))
 
@@ -141,17 +147,20 @@ def _first_state(
     restored = checkpoints.restore(abstract.variables, abstract.optimizer)
     if restored is None:
         variables = initialize.initial_variables(config, network)
-        state = initial_state(network, variables, optimizer)
-        return jax.device_put(state, sharding.replicated(mesh))
+        variables = sharding.place_variables(jax.device_get(variables), mesh)
+        start = jax.jit(
+            lambda variables: initial_state(network, variables, optimizer),
+            out_shardings=sharding.variable_shardings(mesh, abstract),
+        )
+        return start(variables)
     step, saved, optimizer_state = restored
     say(f"Going on from step {step} of {checkpoints.directory}.")
-    state = abstract._replace(
-        step=jax.numpy.int32(step),
+    return abstract._replace(
+        step=jax.device_put(np.int32(step), sharding.replicated(mesh)),
         parameters={name: saved[name] for name in abstract.parameters},
         statistics={name: saved[name] for name in abstract.statistics},
         optimizer=optimizer_state,
     )
-    return jax.device_put(state, sharding.replicated(mesh))
 
 
 def _compile_step(

@@ -11,8 +11,10 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from nonlocal_jax.losses import cross_entropy, pixel_accuracy
 from nonlocal_jax.models.build import Network, flat_variables
+from nonlocal_jax.ops import layout
 from nonlocal_jax.ops.normalize import normalize
 from nonlocal_jax.ops.resize import resize_bilinear
+from nonlocal_jax.sharding import gathered
 
 Variables = dict[str, jax.Array]
 Batch = dict[str, jax.Array]
@@ -71,7 +73,7 @@ def make_train_step(
     def loss_function(
         parameters: Variables, statistics: Variables, batch: Batch, key: jax.Array
     ) -> tuple[Float[Array, ""], tuple[Variables, Metrics]]:
-        model = network.bind({**parameters, **statistics})
+        model = network.bind(gathered({**parameters, **statistics}))
         model.train()
         images = normalize(batch["image"], batch["size"])
         logits = model.training_logits(images, rngs=nnx.Rngs(dropout=key))
@@ -129,7 +131,10 @@ def _head_loss(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Cross entropy and accuracy at the labels' resolution."""
     height, width = labels.shape[1:]
-    logits = resize_bilinear(logits, (height, width), align_corners=align_corners)
+    # Each device resizes to its own rows of labels, from logits that are few before.
+    logits = layout.whole_rows(logits)
+    logits = layout.split(resize_bilinear(logits, (height, width), align_corners=align_corners))
+    labels = layout.split(labels)
     return cross_entropy(logits, labels), pixel_accuracy(logits, labels)
 
 

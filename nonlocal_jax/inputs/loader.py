@@ -1,13 +1,14 @@
 """Examples and training batches, from a config.
 
 The i-th training example of a run is a pure function of the seed and i. Batch t holds the examples
-t * batch_size and on, and host p of n the p-th of n equal runs of it: so the global batch is the
-same for any number of hosts, worker processes and threads, and resuming is starting at a step.
+t * batch_size and on, and a host makes those rows of it that its devices hold: so the global batch
+is the same for any number of hosts, worker processes and threads, and resuming is starting at a
+step.
 """
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
@@ -72,28 +73,28 @@ def check(config: ConfigDict) -> None:
 
 
 def train_batches(
-    config: ConfigDict, *, start_step: int = 0, process_index: int = 0, process_count: int = 1
+    config: ConfigDict, *, start_step: int = 0, rows: Sequence[int] | None = None
 ) -> Iterator[Batch]:
     """This host's part of the training batches, for ever.
 
     Args:
       config: of the run; config.batch_size is over all hosts.
       start_step: the number of batches that the run has seen already.
-      process_index: of this host.
-      process_count: number of hosts.
+      rows: of each global batch, those that this host makes; all of them by default.
 
     Yields:
-      image: uint8 [n, h, w, 3] RGB, n = batch_size / process_count; label: uint8 [n, h, w], 255
-      ignored; size: int32 [n, 2], height and width of the part that is no padding (which is at
-      the right and bottom).
+      image: uint8 [n, h, w, 3] RGB, n = len(rows); label: uint8 [n, h, w], 255 ignored; size:
+      int32 [n, 2], height and width of the part that is no padding (which is at the right and
+      bottom).
 
     Raises:
-      UserError: the batch does not divide among the hosts, an example is bad, or a worker is gone.
+      UserError: an example is bad, or a worker is gone.
     """
     source = open_source(config, "train")
     examples = train_examples(config, source)
-    shard = _HostShard(examples, config.batch_size, start_step, process_index, process_count)
-    batches = grain.MapDataset.source(shard).batch(shard.host_batch)
+    rows = range(config.batch_size) if rows is None else rows
+    shard = _HostShard(examples, config.batch_size, start_step, rows)
+    batches = grain.MapDataset.source(shard).batch(len(rows))
     threads = config.data.num_threads if config.data.num_threads > 0 else os.cpu_count() or 1
     workers = config.data.num_workers
     if workers < 0:
@@ -180,33 +181,17 @@ class _Elements:
 
 
 class _HostShard:
-    """The examples of one host, in order, from a step on: rows [p * b, (p + 1) * b) of each batch.
-
-    Runs of rows, rather than every n-th, put each example in the same row of the global batch for
-    any number of hosts.
-    """
+    """The examples of one host, in order, from a step on: some rows of each batch."""
 
     def __init__(
-        self,
-        examples: grain.MapDataset,
-        batch_size: int,
-        start_step: int,
-        process_index: int,
-        process_count: int,
+        self, examples: grain.MapDataset, batch_size: int, start_step: int, rows: Sequence[int]
     ):
-        if batch_size % process_count or batch_size < 1:
-            raise UserError(
-                f"config.batch_size is {batch_size}; it must be a multiple of the number of "
-                f"hosts, {process_count}."
-            )
-        self.host_batch = batch_size // process_count
-        self._examples = examples
-        self._batch_size = batch_size
-        self._first = start_step * batch_size + process_index * self.host_batch
+        self._examples, self._batch_size = examples, batch_size
+        self._start_step, self._rows = start_step, rows
 
     def __len__(self) -> int:
         return sys.maxsize // self._batch_size
 
     def __getitem__(self, index: int) -> transforms.Element:
-        step, row = divmod(index, self.host_batch)
-        return self._examples[self._first + step * self._batch_size + row]
+        step, row = divmod(index, len(self._rows))
+        return self._examples[(self._start_step + step) * self._batch_size + self._rows[row]]

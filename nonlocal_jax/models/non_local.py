@@ -29,6 +29,7 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.layers import KAIMING_FAN_OUT, NORMAL_001, BatchNorm
 from nonlocal_jax.ops.attention import count_keys, dot_product_attention, softmax_attention
 from nonlocal_jax.ops.concatenation import concatenation_attention
+from nonlocal_jax.ops.layout import on_each_device, whole_rows
 from nonlocal_jax.ops.padding import valid_mask, zero_outside
 
 Mode = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
@@ -46,7 +47,7 @@ def embedded_scale(channels: int) -> float:
 class Embeddings(NamedTuple):
     """What f and g need of each position: theta(x_i), phi(x_j), g(x_j), and which j count."""
 
-    query: Float[Array, "n q c"]
+    query: Float[Array, "n *space c"]
     key: Float[Array, "n k c"]
     value: Float[Array, "n k d"]
     key_valid: Bool[Array, "n k"] | None
@@ -126,8 +127,7 @@ class _NonLocal(nnx.Module):
         beyond it is no position of the image: it is left out of sums and of N, and returned as 0.
         """
         x = zero_outside(x.astype(self.dtype), valid)
-        y = self._gather(self._embed(x, valid))
-        z = self.out(y.reshape(*x.shape[:-1], y.shape[-1]))
+        z = self.out(self._gather(self._embed(x, valid)))
         if self.norm is not None:
             z = self.norm(z)
         return zero_outside(x + z, valid)
@@ -145,7 +145,8 @@ class _NonLocal(nnx.Module):
         x = zero_outside(x.astype(self.dtype), valid)
         embeddings = self._embed(x, valid)
         index = jnp.ravel_multi_index(tuple(map(jnp.asarray, position)), x.shape[1:-1], mode="clip")
-        query = jax.lax.dynamic_slice_in_dim(embeddings.query, index, 1, axis=1)
+        queries = _flat(embeddings.query)
+        query = jax.lax.dynamic_slice_in_dim(queries, index, 1, axis=1)
         weights = self.pairwise_weights(embeddings._replace(query=query))
         return weights.reshape(x.shape[0], *self._key_space(x))
 
@@ -155,32 +156,48 @@ class _NonLocal(nnx.Module):
         valid = True if key_valid is None else key_valid[:, None, :]
         if self.mode == "concatenation":
             a, b = self._scores(embeddings)
-            f = nnx.relu(a[:, :, None] + b[:, None, :])
+            f = nnx.relu(a.reshape(a.shape[0], -1, 1) + b[:, None, :])
         else:
-            f = jnp.einsum("nqc,nkc->nqk", query, key, preferred_element_type=jnp.float32)
+            f = jnp.einsum("nqc,nkc->nqk", _flat(query), key, preferred_element_type=jnp.float32)
         if self.mode in ("gaussian", "embedded_gaussian"):
             return jax.nn.softmax(f * self.scale, axis=-1, where=valid)
         return jnp.where(valid, f / count_keys(key, key_valid), 0.0)
 
-    def _gather(self, embeddings: Embeddings) -> Float[Array, "n q d"]:
-        """y: pairwise_weights(embeddings) times g(x), without the matrix."""
+    def _gather(self, embeddings: Embeddings) -> Float[Array, "n *space d"]:
+        """y: pairwise_weights(embeddings) times g(x), without the matrix.
+
+        Queries stay on the devices that have their rows; all keys of an image come to them.
+        """
         query, key, value, key_valid = embeddings
         if self.mode == "concatenation":
-            a, b = self._scores(embeddings)
-            return concatenation_attention(a, b, value, key_valid=key_valid)
-        if self.mode == "dot_product":
-            return dot_product_attention(query, key, value, key_valid=key_valid)
-        return softmax_attention(
-            query,
-            key,
-            value,
-            scale=self.scale,
-            key_valid=key_valid,
-            implementation=self.implementation,
-        )
+            query, key = self._scores(embeddings)
+        return on_each_device(self._sums, query, (key, value, key_valid))
+
+    def _sums(
+        self, query: Float[Array, "n *space_c"], keys: tuple[Array, Array, Array | None]
+    ) -> Float[Array, "n *space d"]:
+        """`_gather` for some rows of queries; scores in place of theta and phi if that is all."""
+        key, value, key_valid = keys
+        if self.mode == "concatenation":
+            space, flat = query.shape[1:], query.reshape(query.shape[0], -1)
+            y = concatenation_attention(flat, key, value, key_valid=key_valid)
+        elif self.mode == "dot_product":
+            space = query.shape[1:-1]
+            y = dot_product_attention(_flat(query), key, value, key_valid=key_valid)
+        else:
+            space = query.shape[1:-1]
+            y = softmax_attention(
+                _flat(query),
+                key,
+                value,
+                scale=self.scale,
+                key_valid=key_valid,
+                implementation=self.implementation,
+            )
+        return y.reshape(y.shape[0], *space, y.shape[-1])
 
     def _embed(self, x: Features, valid: Int[Array, "n ndim"] | None) -> Embeddings:
-        """theta, phi and g of all positions, with the spatial axes made one."""
+        """theta, phi and g of all positions; the spatial axes of the latter two made one."""
         if self.mode == "gaussian":
             theta, phi = x, x
         else:
@@ -193,17 +210,17 @@ class _NonLocal(nnx.Module):
             # A pooled key counts if its whole window is image, as it would without the padding.
             factors = jnp.array(self.pool_window if self.sub_sample else [1] * valid.shape[1])
             key_valid = valid_mask(valid // factors, phi.shape[1:-1]).reshape(x.shape[0], -1)
-        query, key, value = (
-            part.reshape(x.shape[0], -1, part.shape[-1]) for part in (theta, phi, g)
-        )
-        return Embeddings(query, key, value, key_valid)
+        # Rows that do not divide over devices would not survive the reshape as they are.
+        return Embeddings(theta, _flat(whole_rows(phi)), _flat(whole_rows(g)), key_valid)
 
-    def _scores(self, embeddings: Embeddings) -> tuple[Float[Array, "n q"], Float[Array, "n k"]]:
+    def _scores(
+        self, embeddings: Embeddings
+    ) -> tuple[Float[Array, "n *space"], Float[Array, "n k"]]:
         """The halves of w . [theta_i, phi_j]: one number per query, and one per key."""
         kernel = self.concat_project.kernel[...][:, 0].astype(self.dtype)
         for_query, for_key = jnp.split(kernel, 2)
         products = [
-            jnp.einsum("npc,c->np", part, half, preferred_element_type=jnp.float32)
+            jnp.einsum("n...c,c->n...", part, half, preferred_element_type=jnp.float32)
             for part, half in ((embeddings.query, for_query), (embeddings.key, for_key))
         ]
         return products[0], products[1]
@@ -218,6 +235,10 @@ class _NonLocal(nnx.Module):
             return x.shape[1:-1]
         sizes = zip(x.shape[1:-1], self.pool_window, strict=True)
         return tuple(size // window for size, window in sizes)
+
+
+def _flat(x: Features) -> Float[Array, "n p c"]:
+    return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 class NonLocal1d(_NonLocal):

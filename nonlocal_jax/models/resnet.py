@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from nonlocal_jax.models.layers import ConvNorm, freeze, freeze_statistics
+from nonlocal_jax.ops import layout
 from nonlocal_jax.ops.padding import Valid, halve, valid_mask, zero_outside
 
 BLOCKS_PER_STAGE = {
@@ -210,6 +211,7 @@ class ResNet(nnx.Module):
 
         Sizes round up. `valid` is the size of each image in `x`; see ops/padding.py.
         """
+        x = layout.split(x)
         valid = halve(valid)
         for conv_norm in self.stem:
             x = conv_norm(x, valid)

@@ -6,24 +6,20 @@ is float32. `value` must be zero already where `key_valid` is False.
 """
 
 import functools
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import flash_attention as pallas
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
+
+from nonlocal_jax.ops import layout
 
 Query = Float[Array, "n q c"]
 Key = Float[Array, "n k c"]
 Value = Float[Array, "n k d"]
 KeyValid = Bool[Array, "n k"]
 Output = Float[Array, "n q d"]
-
-# Axes of a mesh that split the images of a batch, and the one that splits an image's queries.
-IMAGE_AXES = ("data", "fsdp")
-QUERY_AXIS = "spatial"
 
 # A block of queries or keys on the TPU; shorter arrays are one block, a multiple of the register
 # width. With the kernel's default of 128, the grid at N = 32768 has 16 times as many steps.
@@ -66,26 +62,10 @@ def _on_each_device(
     value: Value,
     key_valid: KeyValid | None,
 ) -> Output:
-    """`kernel` on each device's own images and queries, with all keys of those images.
-
-    XLA can't split a custom kernel by itself; `jax.set_mesh` tells along what to split it.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.size <= 1:  # 0 without a mesh
-        return kernel(query, key, value, key_valid)
-    images = tuple(axis for axis in IMAGE_AXES if axis in mesh.shape)
-    if query.shape[0] % math.prod(mesh.shape[axis] for axis in images):
-        images = ()  # too few images: every device computes all of them
-    queries = QUERY_AXIS if QUERY_AXIS in mesh.shape else None
-    length = query.shape[1]
-    query = _pad(query, 1, _round_up(length, mesh.shape.get(QUERY_AXIS, 1)))
-    split = jax.shard_map(
-        kernel,
-        in_specs=(P(images, queries), P(images), P(images), P(images)),
-        out_specs=P(images, queries),
-        check_vma=False,  # the kernels do not say over which axes their results vary
+    """`kernel` on each device's own images and queries: XLA can't split it by itself."""
+    return layout.on_each_device(
+        lambda query, keys: kernel(query, *keys), query, (key, value, key_valid)
     )
-    return split(query, key, value, key_valid)[:, :length]
 
 
 def _cudnn(

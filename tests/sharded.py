@@ -1,0 +1,129 @@
+"""A network that compiles in a moment, one training step of it on any mesh, and its program read.
+
+As a program, `python tests/sharded.py COORDINATOR COUNT RANK OUTPUT`, it is one process of several:
+each feeds its own rows, and the first writes what all have computed.
+"""
+
+import os
+import re
+import sys
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from test_model import NUM_CLASSES, golden_variables, tiny_config
+
+from nonlocal_jax import programs, sharding
+from nonlocal_jax.models import resnet
+from nonlocal_jax.ops import attention
+from nonlocal_jax.train_step import initial_state
+
+BATCH = 8
+SIZE = (89, 73)  # odd at every stride, down to 12 x 10
+POSITIONS = 120
+# Inner channels of the non-local block; its keys are the smallest features with all positions.
+KEY_CHANNELS = 8
+MESHES_OF_PROCESSES = [(4, 1, 1), (1, 2, 2), (1, 1, 4)]
+
+
+def shrink(patch):
+    """One block a stage, and several chunks of queries; `patch` sets items and attributes."""
+    patch.setitem(resnet.BLOCKS_PER_STAGE, 18, (1, 1, 1, 1))
+    patch.setattr(attention, "MIN_CHUNK", 8)
+    patch.setattr(attention, "CHUNK_BYTES", 0)
+
+
+def config(**model):
+    """Its optimiser's momentum after one step is the gradient."""
+    small = tiny_config(**{"backbone.depth": 18, **model})
+    with small.unlocked():
+        small.batch_size = BATCH
+        small.data.crop_size = SIZE
+        small.optimizer.weight_decay = 0.0
+    return small
+
+
+def mesh_of(data, fsdp, spatial):
+    """A mesh over the first devices; all of them, if there are several processes."""
+    count = data * fsdp * spatial
+    return sharding.make_mesh(data=data, fsdp=fsdp, spatial=spatial, devices=jax.devices()[:count])
+
+
+def batch(rows=None):
+    """The global batch, or some rows of it, with images of several sizes and labels to ignore."""
+    rng = np.random.default_rng(0)
+    whole = {
+        "image": rng.integers(0, 256, (BATCH, *SIZE, 3), dtype=np.uint8),
+        "label": rng.integers(0, NUM_CLASSES, (BATCH, *SIZE), dtype=np.uint8),
+        "size": np.array([SIZE, (SIZE[0] - 20, SIZE[1] - 7)] * (BATCH // 2), np.int32),
+    }
+    for label, (height, width) in zip(whole["label"], whole["size"], strict=True):
+        label[height:], label[:, width:] = 255, 255
+    return {key: value if rows is None else value[rows] for key, value in whole.items()}
+
+
+def compiled_step(config, mesh):
+    network, optimizer = programs.network_on(config, mesh), programs.make_optimizer(config)
+    return programs.lower_train_step(config, network, optimizer, mesh).compile()
+
+
+def first_state(config, mesh, dtype=np.float32):
+    network, optimizer = programs.network_on(config, mesh), programs.make_optimizer(config)
+    variables = golden_variables(config, network)
+    variables = {name: np.asarray(value, dtype) for name, value in variables.items()}
+    return sharding.place_variables(initial_state(network, variables, optimizer), mesh)
+
+
+def results(compiled, config, mesh, dtype=np.float32):
+    """Metrics, gradients and statistics by name, as NumPy arrays, after one step."""
+    rows = sharding.local_rows(mesh, BATCH)
+    state, metrics = compiled(
+        first_state(config, mesh, dtype), sharding.put_batch(batch(rows), mesh)
+    )
+    (gradients,) = [
+        leaf
+        for leaf in jax.tree.leaves(state.optimizer, is_leaf=lambda x: isinstance(x, dict))
+        if isinstance(leaf, dict)
+    ]
+    named = {"metric/" + name: value for name, value in metrics.items()}
+    named |= {"gradient/" + name: value for name, value in gradients.items()}
+    named |= {"statistic/" + name: value for name, value in state.statistics.items()}
+    return jax.tree.map(_whole, named)
+
+
+def _whole(array):
+    if jax.process_count() > 1:
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array)
+
+
+def collective_sizes(program):
+    """(operation, elements) of every array that a collective of a compiled program gives."""
+    pattern = r"= (.*?) (all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)\S*\("
+    found = []
+    for shapes, operation in re.findall(pattern, program):
+        for dims in re.findall(r"[a-z]\w*\[([\d,]*)\]", shapes):
+            found.append((operation, int(np.prod([int(d) for d in dims.split(",") if d]))))
+    return found
+
+
+def main():
+    coordinator, count, rank, output = sys.argv[1:]
+    devices = 4 // int(count)
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.distributed.initialize(coordinator, int(count), int(rank))
+    resnet.BLOCKS_PER_STAGE[18] = (1, 1, 1, 1)
+    attention.MIN_CHUNK, attention.CHUNK_BYTES = 8, 0
+    found = {}
+    for sizes in MESHES_OF_PROCESSES:
+        mesh, small = mesh_of(*sizes), config()
+        for name, value in results(compiled_step(small, mesh), small, mesh).items():
+            found[f"{sizes}/{name}"] = value
+    if jax.process_index() == 0:
+        np.savez(output, **found)
+
+
+if __name__ == "__main__":
+    main()
