@@ -80,7 +80,7 @@ def base() -> ConfigDict:
     config.data.on_bad_example = "raise"  # or "skip": go on with another, and count
 
     config.batch_size = 8  # over all devices and hosts
-    config.accumulate_steps = 1
+    config.accumulate_steps = 1  # parts of a batch, one after another; norms see one at a time
     config.total_steps = 40_000
     config.log_every = 50
     config.eval_every = 4_000
@@ -107,7 +107,9 @@ def base() -> ConfigDict:
     config.eval.tta_ratios = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
     config.eval.tta_flip = True
 
-    # -1 takes the devices that the other axes leave.
+    # Devices by what they split. data: the batch; fsdp: the batch, and parameters and momentum,
+    # which are gathered for each step; spatial: the height of the images of a group. -1 takes the
+    # devices that the other axes leave.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "spatial": 1})
     config.published = ConfigDict()
     return config

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import common
 from nonlocal_jax.losses import cross_entropy, pixel_accuracy
 from nonlocal_jax.ops.conv import conv2d
 from nonlocal_jax.ops.padding import halve, zero_outside
 from nonlocal_jax.ops.resize import interpolation_matrix, resize_bilinear
 from nonlocal_jax.optimizers import polynomial_schedule, sgd
+from nonlocal_jax.programs import learning_rate_schedule
 
 
 def direct_conv(x, kernel, stride, dilation):
@@ -130,6 +132,22 @@ def test_polynomial_schedule():
     schedule = polynomial_schedule(0.01, min_learning_rate=1e-4, power=0.9, total_steps=40_000)
     for step in (0, 1, 20_000, 39_999):
         expected = (0.01 - 1e-4) * (1 - step / 40_000) ** 0.9 + 1e-4
+        np.testing.assert_allclose(schedule(step), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("base", "warmup"), [(0, 0), (16, 0), (16, 5), (0, 5)])
+def test_the_learning_rate_of_another_batch(base, warmup):
+    """The rows' own by default; else in proportion to the batch, after a rise in equal steps."""
+    config = common.base()
+    config.batch_size, config.total_steps = 64, 40_000
+    config.optimizer.scale_from_batch_size = base
+    config.optimizer.warmup_steps = warmup
+    schedule = learning_rate_schedule(config)
+    for step in (0, 1, 4, 5, 20_000):
+        expected = (0.01 - 1e-4) * (1 - step / 40_000) ** 0.9 + 1e-4
+        expected *= 4 if base else 1
+        if step < warmup:
+            expected *= [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6][step]
         np.testing.assert_allclose(schedule(step), expected, rtol=1e-5)
 
 

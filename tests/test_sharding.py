@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sharded
+import test_evaluate
 from conftest import REPOSITORY
 from jax.sharding import PartitionSpec as P
+from test_model import golden_variables
 
-from nonlocal_jax import checkpoints, programs, sharding, train
+from nonlocal_jax import checkpoints, evaluate, programs, sharding, train
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs import loader
 from nonlocal_jax.ops import layout
@@ -131,6 +133,35 @@ def test_variables_and_optimiser_are_split_over_fsdp():
     assert sharding.variable_shardings(mesh, shape).spec == P(None, None, None, "fsdp")
     odd = jax.ShapeDtypeStruct((3, 3, 510, 512 * 3 + 1), jnp.float32)
     assert sharding.variable_shardings(mesh, odd).spec == P()
+
+
+@pytest.mark.parametrize("sizes", [(2, 1, 2), (1, 2, 2)], ids=str)
+@pytest.mark.parametrize("mode", ["whole_tta", "slide"])
+def test_evaluation_on_a_mesh_gives_the_same_counts(tmp_path, sizes, mode):
+    test_evaluate.write_folder(tmp_path, test_evaluate.mixed_examples(5))
+    config = test_evaluate.config_for(tmp_path, mode.partition("_")[0])
+    with config.unlocked():
+        config.model.backbone.depth = 18
+        config.eval.tta_ratios = (1.0,)
+    results = []
+    for mesh in (sharded.mesh_of(1, 1, 1), sharded.mesh_of(*sizes)):
+        network, masks = programs.network_on(config, mesh), {}
+        variables = sharding.place_variables(golden_variables(config, network), mesh)
+        scores = evaluate.evaluate(
+            network,
+            variables,
+            config,
+            mesh=mesh,
+            tta=mode.endswith("tta"),
+            on_mask=masks.__setitem__,
+        )
+        results.append((scores.confusion, masks))
+    (alone, alone_masks), (together, masks) = results
+    assert together.sum() == alone.sum()
+    # Scores that are equal but for rounding may change places.
+    assert np.abs(together - alone).sum() <= 1e-3 * alone.sum()
+    for index, mask in alone_masks.items():
+        assert (masks[index] != mask).mean() <= 1e-2
 
 
 def on_processes(count, output):
