@@ -22,7 +22,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -37,7 +37,6 @@ from nonlocal_jax.inputs import datasets
 from nonlocal_jax.inputs.sources import Source
 from nonlocal_jax.run_log import PACKAGES
 
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
 EXIT_INTERRUPTED = 130
 EXIT_ERROR = 1
 
@@ -49,6 +48,7 @@ LAST_WORD_SECONDS = 1.0
 PROBLEM = "problem"
 
 Facts = dict[str, str]
+T = TypeVar("T")
 
 
 def define_flags() -> None:
@@ -156,6 +156,30 @@ def check_shared(directory: pathlib.Path) -> None:
     if jax.process_index() == 0:
         marker.unlink(missing_ok=True)
     _raise_problems(everyone)
+
+
+def by_first(action: Callable[[], T]) -> T:
+    """Lets process 0 do something, in a folder for one, and tells all what came of it.
+
+    Args:
+      action: gives what JSON can hold.
+
+    Raises:
+      UserError: `action` raised it; the same in all processes.
+    """
+    if jax.process_count() == 1:
+        return action()
+    told: Facts = {}
+    if jax.process_index() == 0:
+        try:
+            told["result"] = json.dumps(action())
+        except UserError as error:
+            told[PROBLEM] = str(error)
+    first = _gather(told)[0]
+    if PROBLEM in first:
+        raise UserError(first[PROBLEM])
+    result: T = json.loads(first["result"])
+    return result
 
 
 def fingerprint(examples: Source) -> str:
