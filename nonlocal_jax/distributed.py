@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import pathlib
 import platform
+import re
 import sys
 import time
 import traceback
@@ -46,6 +47,8 @@ SAMPLES = 8  # examples of a split that its fingerprint looks at
 SHARED_SECONDS = 10.0  # network file systems show others' files after a while
 LAST_WORD_SECONDS = 1.0
 PROBLEM = "problem"
+# What JAX says when it can't reach another process.
+LOST = re.compile(r"gloo|peer|connection|socket|heartbeat|barrier|UNAVAILABLE", re.IGNORECASE)
 
 Facts = dict[str, str]
 T = TypeVar("T")
@@ -83,6 +86,16 @@ def session() -> Iterator[None]:
         _leave(f"nonlocal_jax, {_me()}: {error}", EXIT_USER_ERROR)
     except KeyboardInterrupt:
         _leave("Interrupted.", EXIT_INTERRUPTED)
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        if not LOST.search(reason):
+            _leave(f"nonlocal_jax, {_me()}:\n{traceback.format_exc()}", EXIT_ERROR)
+        _leave(
+            f"nonlocal_jax, {_me()}: lost the connection to another process; it, its machine or "
+            "the network is gone, and its own output may say why. Start all of them again: the run "
+            f"goes on from its newest checkpoint. ({reason})",
+            EXIT_ERROR,
+        )
     except Exception:
         _leave(f"nonlocal_jax, {_me()}:\n{traceback.format_exc()}", EXIT_ERROR)
 
