@@ -9,6 +9,7 @@ nothing that looks like a checkpoint and is none.
 """
 
 import concurrent.futures
+import contextlib
 import json
 import logging as standard_logging
 import os
@@ -155,7 +156,7 @@ class TrainingCheckpoints:
         self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._saving: tuple[int, concurrent.futures.Future[None]] | None = None
-        # Orbax logs the stack of an error that we raise ourselves.
+        # Orbax logs the stacks of errors that it raises, and that we tell of.
         standard_logging.getLogger("absl").addFilter(_is_no_stack_of_orbax)
 
     def __enter__(self) -> "TrainingCheckpoints":
@@ -193,6 +194,8 @@ class TrainingCheckpoints:
         try:
             self._checkpointer.save(unfinished, args=arguments)
         except (OSError, ValueError) as error:
+            if jax.process_index() == 0:
+                files.remove(unfinished)
             raise files.unwritable(self.directory / str(step), error) from error
         self._saving = step, self._thread.submit(self._finish, step, unfinished, miou)
 
@@ -267,7 +270,8 @@ class TrainingCheckpoints:
             self.wait()
         finally:
             self._thread.shutdown()
-            self._checkpointer.close()
+            with contextlib.suppress(OSError, ValueError):  # of a save that is told to have failed
+                self._checkpointer.close()
 
     def _finish(self, step: int, unfinished: pathlib.Path, miou: float | None) -> None:
         """Gives a step its name once Orbax has written it and its digests are there."""
@@ -307,7 +311,7 @@ def _set_aside(directory: pathlib.Path, damaged: Mapping[int, str]) -> None:
 
 
 def _is_no_stack_of_orbax(record: standard_logging.LogRecord) -> bool:
-    return not (record.exc_info and "background save thread" in record.getMessage())
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def _composite(
