@@ -25,7 +25,7 @@ from absl import logging
 
 from nonlocal_jax import checkpoint_files as files
 from nonlocal_jax.checkpoint_files import read_metadata
-from nonlocal_jax.errors import UserError
+from nonlocal_jax.errors import UserError, lost_peer
 
 UNFINISHED, REMOVED = "unfinished", "removed"
 
@@ -163,8 +163,7 @@ class TrainingCheckpoints:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            # Another process is gone, for one: what waits for it would wait for ever.
+        if lost_peer(error):  # which Orbax would wait for
             self._thread.shutdown(wait=False)
             return
         try:
@@ -233,6 +232,8 @@ class TrainingCheckpoints:
                 ),
             )
         except (OSError, ValueError, KeyError) as error:
+            if lost_peer(error):
+                raise
             raise UserError(
                 f"The checkpoint {self.directory / str(step)} does not hold what this config needs "
                 f"({files.reason(error)}). Choose another --workdir."
@@ -256,8 +257,8 @@ class TrainingCheckpoints:
         try:
             future.result()
         except (OSError, ValueError) as error:
-            if isinstance(error.__cause__, jax.errors.JaxRuntimeError):
-                raise error.__cause__ from error  # not the disk: another process is gone
+            if lost_peer(error.__cause__):  # it is not the disk
+                raise error.__cause__ from error  # type: ignore[misc]
             raise files.unwritable(self.directory / str(step), error) from error
 
     def close(self) -> None:

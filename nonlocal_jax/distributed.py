@@ -17,7 +17,6 @@ import multiprocessing
 import os
 import pathlib
 import platform
-import re
 import sys
 import time
 import traceback
@@ -33,7 +32,7 @@ from jax.experimental import multihost_utils
 from nonlocal_jax import cluster as clusters
 from nonlocal_jax.cli import EXIT_USER_ERROR
 from nonlocal_jax.cluster import Cluster
-from nonlocal_jax.errors import UserError
+from nonlocal_jax.errors import UserError, lost_peer
 from nonlocal_jax.inputs import datasets
 from nonlocal_jax.inputs.sources import Source
 from nonlocal_jax.run_log import PACKAGES
@@ -47,8 +46,6 @@ SAMPLES = 8  # examples of a split that its fingerprint looks at
 SHARED_SECONDS = 10.0  # network file systems show others' files after a while
 LAST_WORD_SECONDS = 1.0
 PROBLEM = "problem"
-# What JAX says when it can't reach another process.
-LOST = re.compile(r"gloo|peer|connection|socket|heartbeat|barrier|UNAVAILABLE", re.IGNORECASE)
 
 Facts = dict[str, str]
 T = TypeVar("T")
@@ -86,18 +83,16 @@ def session() -> Iterator[None]:
         _leave(f"nonlocal_jax, {_me()}: {error}", EXIT_USER_ERROR)
     except KeyboardInterrupt:
         _leave("Interrupted.", EXIT_INTERRUPTED)
-    except jax.errors.JaxRuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
-        if not LOST.search(reason):
+    except Exception as error:
+        lost = lost_peer(error)
+        if lost is None:
             _leave(f"nonlocal_jax, {_me()}:\n{traceback.format_exc()}", EXIT_ERROR)
         _leave(
             f"nonlocal_jax, {_me()}: lost the connection to another process; it, its machine or "
             "the network is gone, and its own output may say why. Start all of them again: the run "
-            f"goes on from its newest checkpoint. ({reason})",
+            f"goes on from its newest checkpoint. ({lost})",
             EXIT_ERROR,
         )
-    except Exception:
-        _leave(f"nonlocal_jax, {_me()}:\n{traceback.format_exc()}", EXIT_ERROR)
 
 
 def initialize(cluster: Cluster, timeout: float) -> None:
