@@ -1,6 +1,6 @@
 """A run that is killed or told to stop, at any moment, ends as one that was not.
 
-Two interruptions of each kind are in the suite; `make soak` makes twenty.
+One or two of each kind are in the suite; `make soak` makes twenty.
 """
 
 import contextlib
@@ -112,12 +112,11 @@ def whole(place):
 
     def get(processes):
         if processes not in runs:
-            for name in ("cold", "whole"):  # the first one compiles
-                workdir = place / f"{name}{processes}"
-                launch, start = Launch(place, workdir, processes), time.monotonic()
-                launch.wait_until([BEGUN])
-                begun = time.monotonic()
-                assert launch.wait() == [0] * processes, launch.said()
+            workdir = place / f"whole{processes}"
+            launch, start = Launch(place, workdir, processes), time.monotonic()
+            launch.wait_until([BEGUN])
+            begun = time.monotonic()
+            assert launch.wait() == [0] * processes, launch.said()
             runs[processes] = workdir, begun - start, time.monotonic() - begun
         return runs[processes]
 
@@ -201,7 +200,31 @@ def check_interruptions(place, whole, processes, how, runs, each, seed):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda how: how.name)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_interrupted_it_ends_as_if_it_had_not_been(place, whole, processes, how):
-    check_interruptions(place, whole, processes, how, runs=1, each=2, seed=0)
+    check_interruptions(place, whole, processes, how, runs=1, each=3 - processes, seed=0)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_told_to_stop_in_an_evaluation_it_is_made_again(place, whole, processes):
+    workdir, *_ = whole(processes)
+    interrupted = place / f"evaluation{processes}"
+    launch = Launch(place, interrupted, processes)
+    launch.wait_until(["Compiling program"])
+    launch.processes[-1].send_signal(signal.SIGTERM)
+    assert launch.wait() == [TOLD_TO_STOP] * processes, launch.said()
+    assert "Told to stop: saved step 12." in launch.said()
+    assert not checkpoints.is_scored(interrupted / "checkpoints" / "12")
+    launch = Launch(place, interrupted, processes)
+    assert launch.wait() == [0] * processes, launch.said()
+    check_same_end(workdir, interrupted)
+
+
+def test_told_to_stop_before_the_first_step_it_leaves_at_once(place, whole):
+    launch = Launch(place, place / "early", 1)
+    launch.wait_until(["Compiling the train step"])
+    launch.processes[0].send_signal(signal.SIGTERM)
+    assert launch.wait() == [TOLD_TO_STOP]
+    assert "there is nothing to save" in launch.said() and "Traceback" not in launch.said()
+    assert list((place / "early" / "checkpoints").iterdir()) == []
 
 
 @pytest.mark.soak
