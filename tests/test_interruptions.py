@@ -218,7 +218,7 @@ def test_told_to_stop_in_an_evaluation_it_is_made_again(place, whole, processes)
     check_same_end(workdir, interrupted)
 
 
-def test_told_to_stop_before_the_first_step_it_leaves_at_once(place, whole):
+def test_told_to_stop_before_the_first_step_it_leaves_at_once(place):
     launch = Launch(place, place / "early", 1)
     launch.wait_until(["Compiling the train step"])
     launch.processes[0].send_signal(signal.SIGTERM)
