@@ -2,9 +2,12 @@
 
 import json
 import os
+import pathlib
 import resource
 import shutil
+import signal
 import subprocess
+import sys
 import time
 
 import jax.numpy as jnp
@@ -13,6 +16,7 @@ import pytest
 from conftest import REPOSITORY
 from test_checkpoints import arrays, names, opened, train
 from test_distributed import run_two
+from test_interruptions import make_data
 from test_train import ONE_DEVICE, command, run, tiny
 
 from nonlocal_jax import checkpoint_files, checkpoints, run_log, workdir
@@ -321,6 +325,45 @@ def test_an_input_worker_that_fails_ends_a_run_with_its_checkpoint(tmp_path, mon
     with pytest.raises(UserError, match=f"(?s){message[fault]}.*resumes from its last checkpoint"):
         training.train(config, tmp_path)
     assert checkpoints.prepare(tmp_path / "checkpoints") == 2
+
+
+WORKERS = """
+import multiprocessing, os, signal, sys
+from absl import flags
+from nonlocal_jax import cli
+from nonlocal_jax.inputs import loader
+
+if __name__ == "__main__":
+    flags.FLAGS.mark_as_parsed()
+    overrides = {"data.name": "folder", "data_dir": sys.argv[1], "data.num_workers": 1}
+    config = cli.load_config("configs/demo.py", **overrides, **{"data.crop_size": (32, 32)})
+    batches = loader.train_batches(config)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGTERM)
+    for _ in range(10):
+        next(batches)
+    print(worker.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_an_input_worker_lives_as_long_as_its_parent(tmp_path):
+    make_data(tmp_path / "data")
+    (tmp_path / "program.py").write_text(WORKERS)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "program.py", tmp_path / "data"],
+        cwd=REPOSITORY,
+        env={**ONE_DEVICE, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    deadline = time.monotonic() + 20
+    while pathlib.Path(f"/proc/{int(done.stdout)}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not pathlib.Path(f"/proc/{int(done.stdout)}").exists()
 
 
 def test_a_process_that_dies_is_told_by_the_others(tmp_path):

@@ -105,7 +105,8 @@ def train_batches(
     )
     iterable = batches.to_iter_dataset(read)
     if workers:
-        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        options = grain.MultiprocessingOptions(num_workers=workers)
+        iterable = iterable.mp_prefetch(options, watchdog.worker_starts)
     return watchdog.guarded(iterable, buffered=BUFFERED_BATCHES)
 
 
