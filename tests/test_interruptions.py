@@ -42,7 +42,7 @@ FLAGS = [
 TOLD_TO_STOP, UNHANDLED = 75, -signal.SIGTERM
 LEFT_ALONE = (1, 2, -signal.SIGABRT)  # the other process is gone, or never came
 BEGUN = "Training from step"
-PATIENCE = 150.0  # JAX looks for silent processes every 100 seconds
+PATIENCE = 400.0  # JAX gives up on a silent process after 100 seconds
 
 
 def make_data(folder):
