@@ -100,26 +100,17 @@ def initialize(cluster: Cluster, timeout: float) -> None:
 
     Raises:
       UserError: some have not come after `timeout` seconds; the message names them.
-      SystemExit: one has come and left again.
     """
     clusters.roll_call(cluster, timeout)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    try:
-        jax.distributed.initialize(
-            coordinator_address=cluster.coordinator,
-            num_processes=cluster.num_processes,
-            process_id=cluster.process_id,
-            local_device_ids=cluster.local_devices,
-            cluster_detection_method="deactivate",
-            initialization_timeout=round(timeout),
-        )
-    except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
-        sys.stderr.write(
-            f"nonlocal_jax, {cluster.name(cluster.process_id)}: another process answered the roll "
-            f"call and is gone; its own output may say why. Start all of them again. ({reason})\n"
-        )
-        sys.exit(EXIT_ERROR)
+    jax.distributed.initialize(
+        coordinator_address=cluster.coordinator,
+        num_processes=cluster.num_processes,
+        process_id=cluster.process_id,
+        local_device_ids=cluster.local_devices,
+        cluster_detection_method="deactivate",
+        initialization_timeout=round(timeout),
+    )
 
 
 def check_agreement(config_text: str, open_source: Callable[[str], Source]) -> None:
