@@ -25,6 +25,10 @@ from nonlocal_jax.step_metrics import StepMetrics
 from nonlocal_jax.train_step import Metrics, TrainState, initial_state
 
 CHECKPOINTS = "checkpoints"
+LEAST = {
+    **dict.fromkeys(("total_steps", "log_every", "eval_every", "checkpoint_every"), 1),
+    **{"keep_checkpoints": 1, "skip_nonfinite_steps": 0},
+}
 
 
 def train(
@@ -65,11 +69,8 @@ def train(
         train_step = _compile_step(config, network, optimizer, mesh)
         evaluation = functools.partial(_evaluate, config, network, mesh, log, preemption)
         metadata = _metadata(config)
-        recent = StepMetrics(
-            config.skip_nonfinite_steps,
-            functools.partial(loader.describe_batch, config),
-            saved=logged,
-        )
+        describe = functools.partial(loader.describe_batch, config)
+        recent = StepMetrics(config.skip_nonfinite_steps, describe, logged)
         rate = run_log.Rate(config.total_steps, config.batch_size)
         scores = None
         if start and _is_due(config, start) and not evaluated:
@@ -148,13 +149,9 @@ def check(config: ConfigDict) -> None:
             f"config.accumulate_steps is {config.accumulate_steps}; it must divide "
             f"config.batch_size, {config.batch_size}."
         )
-    if config.skip_nonfinite_steps < 0:
-        problems.append(
-            f"config.skip_nonfinite_steps is {config.skip_nonfinite_steps}; it must be at least 0."
-        )
-    for key in ("total_steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
-        if config[key] < 1:
-            problems.append(f"config.{key} is {config[key]}; it must be at least 1.")
+    for key, least in LEAST.items():
+        if config[key] < least:
+            problems.append(f"config.{key} is {config[key]}; it must be at least {least}.")
     if problems:
         raise UserError("\n\n".join(problems))
 
