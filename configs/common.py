@@ -82,6 +82,8 @@ def base() -> ConfigDict:
     config.batch_size = 8  # over all devices and hosts
     config.accumulate_steps = 1  # parts of a batch, one after another; norms see one at a time
     config.total_steps = 40_000
+    # So many steps of a run may have an infinite or NaN loss or gradient: they change nothing.
+    config.skip_nonfinite_steps = 0
     config.log_every = 50
     config.eval_every = 4_000
     config.checkpoint_every = 4_000

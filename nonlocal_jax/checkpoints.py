@@ -1,13 +1,17 @@
 """Checkpoints on disk: of a whole training run, and of a network alone. Both are Orbax's.
 
 A checkpoint is a folder with `model/` (variables by name), `metadata/` (JSON) and, in training,
-`optimizer/`. `digests.json` beside them holds the SHA-256 of every file: Orbax restores a flipped
-byte without a word, and this is how we notice.
+`optimizer/` and, once it is known, `score.json`; see checkpoint_files.py.
+
+What is written has another name (`.8.unfinished`) until all of it and its digests are there, and
+what is removed loses its name first (`.4.removed`): a process that is killed, at any moment, leaves
+nothing that looks like a checkpoint and is none.
 """
 
 import concurrent.futures
-import hashlib
+import contextlib
 import json
+import logging as standard_logging
 import os
 import pathlib
 import shutil
@@ -18,12 +22,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from orbax.checkpoint import checkpoint_managers
 
-from nonlocal_jax.errors import UserError
+from nonlocal_jax import checkpoint_files as files
+from nonlocal_jax.checkpoint_files import read_metadata
+from nonlocal_jax.errors import UserError, lost_peer
 
-FORMAT = 1
-DIGESTS = "digests.json"
+UNFINISHED, REMOVED = "unfinished", "removed"
 
 Variables = Mapping[str, Any]
 Path = str | os.PathLike[str]
@@ -43,18 +47,18 @@ def save_model(directory: Path, variables: Variables, metadata: Mapping[str, Any
     directory = pathlib.Path(directory).absolute()
     if directory.exists():
         raise UserError(f"{directory} exists already; remove it, or choose another folder.")
-    unfinished = directory.with_name(f".{directory.name}.unfinished")
+    unfinished = directory.with_name(f".{directory.name}.{UNFINISHED}")
     try:
-        _remove_unfinished(unfinished)
+        files.remove(unfinished)
         directory.parent.mkdir(parents=True, exist_ok=True)
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             checkpointer.save(unfinished, args=_composite(variables, metadata))
-        _write_digests(unfinished)
+        files.write_digests(unfinished)
         unfinished.rename(directory)
-    except OSError as error:
-        raise UserError(f"Cannot write the checkpoint {directory}: {error}.") from error
+    except (OSError, ValueError) as error:
+        raise files.unwritable(directory, error) from error
     finally:
-        _remove_unfinished(unfinished)
+        files.remove(unfinished)
 
 
 def load_model(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -68,10 +72,10 @@ def load_model(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       UserError: there is no checkpoint, it is damaged, or a newer version wrote it.
     """
     step = find(path)
-    problem = damage(step)
+    metadata = read_metadata(step)
+    problem = files.damage(step)
     if problem:
         raise UserError(f"The checkpoint {step} is damaged: {problem}. Restore it from a copy.")
-    metadata = read_metadata(step)
     with ocp.StandardCheckpointer() as checkpointer:
         structure = checkpointer.metadata(step / "model").item_metadata
         host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), dict(structure))
@@ -85,9 +89,8 @@ def find(path: Path) -> pathlib.Path:
     if (path / "model").is_dir():
         return path
     for folder in (path / "checkpoints", path):
-        steps = _steps(folder)
-        for step in steps:
-            if not damage(folder / str(step)):
+        for step in files.steps(folder):
+            if not files.damage(folder / str(step)):
                 return folder / str(step)
     if not path.exists():
         raise UserError(f"There is no checkpoint {path}.")
@@ -97,79 +100,78 @@ def find(path: Path) -> pathlib.Path:
     )
 
 
-def read_metadata(step: pathlib.Path) -> dict[str, Any]:
-    """The metadata of one checkpoint's folder.
+def prepare(directory: Path) -> int | None:
+    """Makes a folder of checkpoints ready to go on from; to be called by one process alone.
+
+    Removes what a killed process left, and sets damaged checkpoints aside as `8.damaged`.
+
+    Returns:
+      The step of the newest checkpoint that is whole, or None if there is no checkpoint.
 
     Raises:
-      UserError: it can't be read, or a newer version of this project wrote it.
+      UserError: none is whole, a newer version wrote one, or the folder can't be written.
     """
+    directory = pathlib.Path(directory).absolute()
     try:
-        metadata = json.loads((step / "metadata" / "metadata").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"The checkpoint {step} has no readable metadata: {error}.") from error
-    if metadata.get("format", 0) > FORMAT:
+        directory.mkdir(parents=True, exist_ok=True)
+        for state in (UNFINISHED, REMOVED):
+            for path in directory.glob(f".*.{state}*"):
+                shutil.rmtree(path, ignore_errors=True)
+        damaged: dict[int, str] = {}
+        for step in files.steps(directory):
+            folder = directory / str(step)
+            files.refuse_newer(folder)
+            problem = files.damage(folder)
+            if problem is None:
+                _set_aside(directory, damaged)
+                return step
+            damaged[step] = problem
+    except OSError as error:
+        raise UserError(f"Cannot use {directory} for checkpoints: {error}.") from error
+    if damaged:
+        listed = "\n".join(f"  {step}: {problem}" for step, problem in damaged.items())
         raise UserError(
-            f"The checkpoint {step} has format {metadata['format']}, and this version reads up to "
-            f"{FORMAT}: update nonlocal_jax."
+            f"No checkpoint in {directory} is whole:\n{listed}\n"
+            "Restore one from a copy, or remove them to begin anew."
         )
-    return metadata
-
-
-def damage(step: pathlib.Path) -> str | None:
-    """What differs from when the checkpoint was written, or None; None, too, without digests."""
-    try:
-        digests = json.loads((step / DIGESTS).read_text())
-    except FileNotFoundError:
-        return None if (step / "model").is_dir() else "it is not complete"
-    except (OSError, ValueError) as error:
-        return f"{DIGESTS} can't be read ({error})"
-    for name, expected in digests.items():
-        file = step / name
-        if not file.is_file():
-            return f"the file {name} is missing"
-        if _digest(file) != expected:
-            return f"the file {name} has changed since it was written"
     return None
 
 
+def is_scored(step: pathlib.Path) -> bool:
+    """Whether the mIoU of one checkpoint's folder is known."""
+    return files.score(step) is not None
+
+
 class TrainingCheckpoints:
-    """The checkpoints of one run: the latest ones, and the best by mIoU, saved asynchronously."""
+    """The checkpoints of one run: the latest ones, and the best by mIoU, saved asynchronously.
+
+    Args:
+      directory: after `prepare`.
+      keep: how many of the latest.
+    """
 
     def __init__(self, directory: Path, *, keep: int):
         self.directory = pathlib.Path(directory).absolute()
-        policy = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(keep),
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics["miou"],
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
-        )
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._set_damaged_aside()
-            self._manager = ocp.CheckpointManager(
-                self.directory,
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=policy, cleanup_tmp_directories=True
-                ),
-            )
-        except OSError as error:
-            raise UserError(f"Cannot write checkpoints to {self.directory}: {error}.") from error
-        self._sealing = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        self._keep = keep
+        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        self._saving: tuple[int, concurrent.futures.Future[None]] | None = None
+        # Orbax logs the stacks of errors that it raises, and that we tell of.
+        standard_logging.getLogger("absl").addFilter(_is_no_stack_of_orbax)
 
     def __enter__(self) -> "TrainingCheckpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, or None."""
-        return self._manager.latest_step()
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if lost_peer(error):  # which Orbax would wait for
+            self._thread.shutdown(wait=False)
+            return
+        try:
+            self.close()
+        except UserError as unsaved:
+            if error is None:
+                raise
+            logging.error("%s", unsaved)
 
     def save(
         self,
@@ -180,65 +182,144 @@ class TrainingCheckpoints:
         *,
         miou: float | None = None,
     ) -> None:
-        """Starts saving a step; the arrays may be donated as soon as this returns."""
-        if step in self._manager.all_steps():
-            return
-        self._manager.save(
-            step,
-            args=_composite(variables, metadata, optimizer),
-            metrics=None if miou is None else {"miou": miou},
-        )
-        if jax.process_index() == 0:
-            self._sealing.submit(self._seal, step)
+        """Starts saving a step; the arrays may be donated as soon as this returns.
 
-    def restore(self, variables: Variables, optimizer: Any) -> tuple[int, Variables, Any] | None:
-        """Step, variables and optimiser state of the newest checkpoint, or None if there is none.
+        Raises:
+          UserError: this one, or the one before, can't be written.
+        """
+        self.wait()
+        unfinished = self.directory / f".{step}.{UNFINISHED}"
+        arguments = _composite(variables, metadata, optimizer)
+        try:
+            self._checkpointer.save(unfinished, args=arguments)
+        except (OSError, ValueError) as error:
+            if jax.process_index() == 0:
+                files.remove(unfinished)
+            raise files.unwritable(self.directory / str(step), error) from error
+        self._saving = step, self._thread.submit(self._finish, step, unfinished, miou)
+
+    def score(self, step: int, miou: float) -> None:
+        """Tells the mIoU of a step that was saved without.
+
+        Raises:
+          UserError: it can't be written.
+        """
+        self.wait()
+        if jax.process_index() > 0:
+            return
+        try:
+            files.write_score(self.directory / str(step), miou)
+        except OSError as error:
+            raise files.unwritable(self.directory / str(step), error) from error
+        self._prune()
+
+    def restore(self, step: int, variables: Variables, optimizer: Any) -> tuple[Variables, Any]:
+        """Variables and optimiser state of a step.
 
         Args:
+          step: as `prepare` gave it.
           variables, optimizer: arrays, or jax.ShapeDtypeStructs with shardings, to restore like.
+
+        Raises:
+          UserError: it holds other arrays.
         """
-        step = self.latest_step
-        if step is None:
-            return None
-        read_metadata(self.directory / str(step))
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardRestore(variables),
-                optimizer=ocp.args.StandardRestore(optimizer),
-            ),
-        )
-        return step, restored["model"], restored["optimizer"]
+        try:
+            restored = self._checkpointer.restore(
+                self.directory / str(step),
+                args=ocp.args.Composite(
+                    model=ocp.args.StandardRestore(variables),
+                    optimizer=ocp.args.StandardRestore(optimizer),
+                ),
+            )
+        except (OSError, ValueError, KeyError) as error:
+            if lost_peer(error):
+                raise
+            raise UserError(
+                f"The checkpoint {self.directory / str(step)} does not hold what this config needs "
+                f"({files.reason(error)}). Choose another --workdir."
+            ) from error
+        return restored["model"], restored["optimizer"]
+
+    def check(self) -> None:
+        """Raises a UserError if the step that is being saved is found not to have been."""
+        if self._saving is not None and self._saving[1].done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until everything is on disk.
+
+        Raises:
+          UserError: it can't be written.
+        """
+        if self._saving is None:
+            return
+        (step, future), self._saving = self._saving, None
+        try:
+            future.result()
+        except (OSError, ValueError) as error:
+            if lost_peer(error.__cause__):  # it is not the disk
+                raise error.__cause__ from error  # type: ignore[misc]
+            raise files.unwritable(self.directory / str(step), error) from error
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._sealing.shutdown()
-        self._manager.close()
+        """Waits until everything is on disk, and ends the thread that writes.
 
-    def _seal(self, step: int) -> None:
-        """Writes the digests of a step once Orbax has finished it."""
-        self._manager.wait_until_finished()
-        folder = self.directory / str(step)
-        if folder.is_dir():
-            _write_digests(folder)
+        Raises:
+          UserError: it can't be written.
+        """
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            with contextlib.suppress(OSError, ValueError):  # of a save that is told to have failed
+                self._checkpointer.close()
 
-    def _set_damaged_aside(self) -> None:
-        for step in _steps(self.directory):
-            folder = self.directory / str(step)
-            problem = damage(folder)
-            if problem and jax.process_index() == 0:
-                aside = folder.with_name(f"{step}.damaged")
-                logging.error("Checkpoint %s: %s. Moved to %s.", folder, problem, aside.name)
-                shutil.rmtree(aside, ignore_errors=True)
-                folder.rename(aside)
+    def _finish(self, step: int, unfinished: pathlib.Path, miou: float | None) -> None:
+        """Gives a step its name once Orbax has written it and its digests are there."""
+        try:
+            self._checkpointer.wait_until_finished()
+            if jax.process_index() > 0:
+                return
+            if miou is not None:
+                files.write_score(unfinished, miou)
+            files.write_digests(unfinished)
+            unfinished.rename(self.directory / str(step))
+        except BaseException:
+            if jax.process_index() == 0:
+                files.remove(unfinished)
+            raise
+        self._prune()
+
+    def _prune(self) -> None:
+        """Removes what is neither among the latest nor the best."""
+        steps = files.steps(self.directory)
+        scores = {step: files.score(self.directory / str(step)) for step in steps}
+        scored = [(miou, step) for step, miou in scores.items() if miou is not None]
+        best = max(scored)[1] if scored else None
+        for step in steps[self._keep :]:
+            if step != best:
+                removed = self.directory / f".{step}.{REMOVED}"
+                (self.directory / str(step)).rename(removed)
+                files.remove(removed)
+
+
+def _set_aside(directory: pathlib.Path, damaged: Mapping[int, str]) -> None:
+    for step, problem in damaged.items():
+        aside = directory / f"{step}.damaged"
+        logging.error("The checkpoint %s/%d: %s. Now %s.", directory, step, problem, aside.name)
+        shutil.rmtree(aside, ignore_errors=True)
+        (directory / str(step)).rename(aside)
+
+
+def _is_no_stack_of_orbax(record: standard_logging.LogRecord) -> bool:
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def _composite(
     variables: Variables, metadata: Mapping[str, Any], optimizer: Any = None
 ) -> ocp.args.Composite:
     # What JSON can't hold is better found before anything is written than in a thread of Orbax.
-    metadata = json.loads(json.dumps({"format": FORMAT, **metadata}))
+    metadata = json.loads(json.dumps({"format": files.FORMAT, **metadata}))
     items = {
         "model": ocp.args.StandardSave(dict(variables)),
         "metadata": ocp.args.JsonSave(metadata),
@@ -246,29 +327,3 @@ def _composite(
     if optimizer is not None:
         items["optimizer"] = ocp.args.StandardSave(optimizer)
     return ocp.args.Composite(**items)
-
-
-def _remove_unfinished(folder: pathlib.Path) -> None:
-    """Removes a folder, and what Orbax writes before it has that name."""
-    for path in folder.parent.glob(f"{folder.name}*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _steps(directory: pathlib.Path) -> list[int]:
-    """Steps that have a folder, newest first."""
-    if not directory.is_dir():
-        return []
-    return sorted((int(p.name) for p in directory.iterdir() if p.name.isdigit()), reverse=True)
-
-
-def _digest(file: pathlib.Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _write_digests(folder: pathlib.Path) -> None:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != DIGESTS)
-    digests = {str(file.relative_to(folder)): _digest(file) for file in files}
-    unfinished = folder / f".{DIGESTS}"
-    unfinished.write_text(json.dumps(digests, indent=1))
-    unfinished.rename(folder / DIGESTS)

@@ -22,7 +22,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -32,12 +32,11 @@ from jax.experimental import multihost_utils
 from nonlocal_jax import cluster as clusters
 from nonlocal_jax.cli import EXIT_USER_ERROR
 from nonlocal_jax.cluster import Cluster
-from nonlocal_jax.errors import UserError
+from nonlocal_jax.errors import UserError, lost_peer
 from nonlocal_jax.inputs import datasets
 from nonlocal_jax.inputs.sources import Source
 from nonlocal_jax.run_log import PACKAGES
 
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
 EXIT_INTERRUPTED = 130
 EXIT_ERROR = 1
 
@@ -49,6 +48,7 @@ LAST_WORD_SECONDS = 1.0
 PROBLEM = "problem"
 
 Facts = dict[str, str]
+T = TypeVar("T")
 
 
 def define_flags() -> None:
@@ -83,8 +83,16 @@ def session() -> Iterator[None]:
         _leave(f"nonlocal_jax, {_me()}: {error}", EXIT_USER_ERROR)
     except KeyboardInterrupt:
         _leave("Interrupted.", EXIT_INTERRUPTED)
-    except Exception:
-        _leave(f"nonlocal_jax, {_me()}:\n{traceback.format_exc()}", EXIT_ERROR)
+    except Exception as error:
+        lost = lost_peer(error)
+        if lost is None:
+            _leave(f"nonlocal_jax, {_me()}:\n{traceback.format_exc()}", EXIT_ERROR)
+        _leave(
+            f"nonlocal_jax, {_me()}: lost the connection to another process; it, its machine or "
+            "the network is gone, and its own output may say why. Start all of them again: the run "
+            f"goes on from its newest checkpoint. ({lost})",
+            EXIT_ERROR,
+        )
 
 
 def initialize(cluster: Cluster, timeout: float) -> None:
@@ -156,6 +164,30 @@ def check_shared(directory: pathlib.Path) -> None:
     if jax.process_index() == 0:
         marker.unlink(missing_ok=True)
     _raise_problems(everyone)
+
+
+def by_first(action: Callable[[], T]) -> T:
+    """Lets process 0 do something, in a folder for one, and tells all what came of it.
+
+    Args:
+      action: gives what JSON can hold.
+
+    Raises:
+      UserError: `action` raised it; the same in all processes.
+    """
+    if jax.process_count() == 1:
+        return action()
+    told: Facts = {}
+    if jax.process_index() == 0:
+        try:
+            told["result"] = json.dumps(action())
+        except UserError as error:
+            told[PROBLEM] = str(error)
+    first = _gather(told)[0]
+    if PROBLEM in first:
+        raise UserError(first[PROBLEM])
+    result: T = json.loads(first["result"])
+    return result
 
 
 def fingerprint(examples: Source) -> str:

@@ -1,5 +1,16 @@
-"""The one exception that a person is meant to read."""
+"""What went wrong: for people, and between processes."""
+
+import re
+
+# What JAX says of another process that it can't reach, behind the name of a status.
+LOST = re.compile(r"[A-Z_]+: .*(gloo|peer|connection|socket|heartbeat|barrier)", re.IGNORECASE)
 
 
 class UserError(Exception):
     """What was wrong, where, and what to do; commands print it alone and exit with code 2."""
+
+
+def lost_peer(error: BaseException | None) -> str | None:
+    """JAX's words, a line, if `error` is that another process can't be reached any more."""
+    line = str(error).strip().partition("\n")[0]
+    return line if isinstance(error, RuntimeError | ValueError) and LOST.match(line) else None

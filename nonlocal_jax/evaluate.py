@@ -52,6 +52,7 @@ def evaluate(
     mesh: Mesh,
     tta: bool = False,
     on_mask: OnMask | None = None,
+    between_batches: Callable[[], None] = lambda: None,
     log: batching.Log = run_log.say,
 ) -> metrics.Scores:
     """Scores of a network on the validation split, over all devices and processes.
@@ -64,6 +65,7 @@ def evaluate(
       tta: average over config.eval.tta_ratios, and mirrored images with config.eval.tta_flip.
       on_mask: is given every image's index and its class indices at the original size; in each
         process those of its own devices.
+      between_batches: is called in every process after every batch; what it raises ends all.
       log: is told what is compiled, and how far it is.
 
     Raises:
@@ -99,6 +101,7 @@ def evaluate(
                 if row < len(members):
                     height, width = examples.sizes[members[row]]
                     on_mask(examples.indices[members[row]], mask[:height, :width])
+        between_batches()
     return metrics.Scores(confusion, dataset.class_names)
 
 

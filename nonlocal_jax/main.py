@@ -10,6 +10,7 @@ from absl import flags
 
 from nonlocal_jax import cli, distributed
 from nonlocal_jax.inputs import loader
+from nonlocal_jax.preemption import Preemption
 from nonlocal_jax.run_log import say
 from nonlocal_jax.train import train
 
@@ -20,6 +21,7 @@ _WORKDIR = flags.DEFINE_string(
 
 def main() -> None:
     """Trains what `--config` describes."""
+    preemption = Preemption()
     config = cli.config()
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / cli.config_name())
     with distributed.session():
@@ -27,7 +29,7 @@ def main() -> None:
         distributed.check_agreement(
             config.to_json_best_effort(), functools.partial(loader.open_source, config)
         )
-        scores = train(config, workdir)
+        scores = train(config, workdir, preemption)
         say(f"Finished: mIoU {scores.miou:.4f}. Everything is in {workdir}.")
 
 

@@ -15,6 +15,8 @@ from typing import TextIO
 
 import jax
 
+from nonlocal_jax.errors import UserError
+
 TENSORBOARD = ("tensorflow", "tensorboard")  # what clu writes event files with
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -25,14 +27,20 @@ class RunLog:
     Args:
       workdir: of the run.
       start: the step it goes on from; metrics.jsonl loses what was written of later ones.
+      evaluated: whether the scores of `start` are final; else it loses them, too.
+
+    Raises:
+      UserError: from here and from `write`, if the files can't be written.
     """
 
-    def __init__(self, workdir: pathlib.Path, start: int = 0):
+    def __init__(self, workdir: pathlib.Path, start: int = 0, *, evaluated: bool = True):
         self._file = None
         self._tensorboard = None
         if jax.process_index() > 0:
             return
-        self._file = _reopen(workdir / "metrics.jsonl", start)
+        self._name = workdir / "metrics.jsonl"
+        with self._explained():
+            self._file = _reopen(self._name, start, evaluated)
         missing = [name for name in TENSORBOARD if importlib.util.find_spec(name) is None]
         if missing:
             say(
@@ -53,27 +61,57 @@ class RunLog:
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends the scalars of a step to every file."""
         if self._file is not None:
-            self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-            self._file.flush()
+            with self._explained():
+                self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+                self._file.flush()
         if self._tensorboard is not None:
             self._tensorboard.write_scalars(step, dict(scalars))
 
     def close(self) -> None:
         """Flushes and closes the files."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # a line that could not be written is told already
+                self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
 
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"Cannot write {self._name}: {error.strerror}. Make room, or choose another "
+                "--workdir; the checkpoints are whole."
+            ) from error
 
-def _reopen(file: pathlib.Path, start: int) -> TextIO:
+
+def _reopen(file: pathlib.Path, start: int, evaluated: bool) -> TextIO:
     """A JSON Lines file without what it says of steps after `start`, to append to."""
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start]
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    parsed = [(line, _parse(line)) for line in lines if line.endswith(b"\n")]
+    if any(content is None for _, content in parsed):
+        aside = file.with_suffix(".damaged")
+        aside.write_bytes(b"".join(lines))
+        say(f"{file} has lines that can't be read; they are in {aside.name} alone from now on.")
     unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text("".join(kept))
+    unfinished.write_bytes(b"".join(line for line, c in parsed if _stays(c, start, evaluated)))
     unfinished.rename(file)
     return file.open("a")
+
+
+def _parse(line: bytes) -> dict[str, float] | None:
+    try:
+        content = json.loads(line)
+        return {**content, "step": int(content["step"])}
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _stays(content: dict[str, float] | None, start: int, evaluated: bool) -> bool:
+    if content is None or content["step"] > start:
+        return False
+    return evaluated or content["step"] < start or "miou" not in content
 
 
 def say(message: str) -> None:

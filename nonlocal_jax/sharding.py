@@ -134,7 +134,8 @@ def put_images(array: np.ndarray, mesh: Mesh) -> jax.Array:
     each = len(array) // len(groups)
     shape = (each * _groups(mesh), *array.shape[1:])
 
-    def held(index: tuple[slice, ...]) -> np.ndarray:
+    def held(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None  # only a device elsewhere holds nothing
         start = groups.index((index[0].start or 0) // each) * each
         return array[(slice(start, start + each), *index[1:])]
 

@@ -1,32 +1,46 @@
 """Training: the one loop, from the first batch to the last checkpoint."""
 
 import contextlib
+import functools
+import json
 import pathlib
 import sys
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from nonlocal_jax import initialize, programs, run_log, sharding, workdir
+from nonlocal_jax import checkpoints, distributed, initialize, programs, run_log, sharding, workdir
 from nonlocal_jax.checkpoints import TrainingCheckpoints
-from nonlocal_jax.distributed import EXIT_PREEMPTED
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluate import evaluate
 from nonlocal_jax.inputs import loader
 from nonlocal_jax.metrics import Scores
 from nonlocal_jax.models.build import Network
-from nonlocal_jax.preemption import Preemption
+from nonlocal_jax.preemption import EXIT_PREEMPTED, Preempted, Preemption
 from nonlocal_jax.run_log import say
+from nonlocal_jax.step_metrics import StepMetrics
 from nonlocal_jax.train_step import Metrics, TrainState, initial_state
 
-STEPS_IN_FLIGHT = 2  # how far the host may run ahead of the device
+CHECKPOINTS = "checkpoints"
+LEAST = {
+    **dict.fromkeys(("total_steps", "log_every", "eval_every", "checkpoint_every"), 1),
+    **{"keep_checkpoints": 1, "skip_nonfinite_steps": 0},
+}
 
 
-def train(config: ConfigDict, directory: pathlib.Path) -> Scores:
+def train(
+    config: ConfigDict, directory: pathlib.Path, preemption: Preemption | None = None
+) -> Scores:
     """Trains `config` in the folder `directory`, or goes on with what is there.
+
+    Args:
+      config: of the run.
+      directory: its checkpoints and logs; all processes see the same one.
+      preemption: tells when to stop; by default it listens from now on.
 
     Returns the scores of the last evaluation.
 
@@ -34,6 +48,7 @@ def train(config: ConfigDict, directory: pathlib.Path) -> Scores:
       UserError: something is missing, does not fit, or belongs to another run.
       SystemExit: with EXIT_PREEMPTED, once everything is saved, after a SIGTERM.
     """
+    preemption = preemption or Preemption()
     check(config)
     mesh = sharding.make_mesh(**config.mesh)
     sharding.check_batch_size(
@@ -41,65 +56,85 @@ def train(config: ConfigDict, directory: pathlib.Path) -> Scores:
         config.batch_size // config.accumulate_steps,
         "config.batch_size / config.accumulate_steps",
     )
-    if jax.process_index() == 0:
-        workdir.claim(directory, config, run_log.environment())
+    start, evaluated, logged = distributed.by_first(functools.partial(_claim, config, directory))
     network = programs.network_on(config, mesh)
     schedule, optimizer = programs.learning_rate_schedule(config), programs.make_optimizer(config)
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(
-            TrainingCheckpoints(directory / "checkpoints", keep=config.keep_checkpoints)
+        saved = stack.enter_context(
+            TrainingCheckpoints(directory / CHECKPOINTS, keep=config.keep_checkpoints)
         )
-        state = _first_state(config, network, optimizer, checkpoints, mesh)
-        start = int(state.step)
-        log = stack.enter_context(run_log.RunLog(directory, start))
+        state = _first_state(config, network, optimizer, saved, start, mesh)
+        log = stack.enter_context(run_log.RunLog(directory, start, evaluated=evaluated))
         batches = loader.train_batches(
             config,
             start_step=start,
             rows=sharding.local_rows(mesh, config.batch_size),
         )
         train_step = _compile_step(config, network, optimizer, mesh)
+        evaluation = functools.partial(_evaluate, config, network, mesh, log, preemption)
         metadata = _metadata(config)
-        preemption = Preemption()
+        describe = functools.partial(loader.describe_batch, config)
+        recent = StepMetrics(config.skip_nonfinite_steps, describe, logged)
         rate = run_log.Rate(config.total_steps, config.batch_size)
-        rate.restart(start)
-        pending: list[Metrics] = []
         scores = None
+        if start and _is_due(config, start) and not evaluated:
+            scores = evaluation(start, state)
+            if scores is None:
+                _leave(saved, start)
+            saved.score(start, scores.miou)
+        rate.restart(start)
         say(f"Training from step {start} to {config.total_steps}.")
 
+        preemption.begin()
         for step in range(start + 1, config.total_steps + 1):
             # The device works on the last step while the host brings the next batch.
             batch = sharding.put_batch(next(batches), mesh)
             state, metrics = train_step(state, batch)
-            pending.append(metrics)
-            jax.block_until_ready(pending[-STEPS_IN_FLIGHT:][0])
+            recent.add(step, metrics)
+            saved.check()
 
             last = step == config.total_steps
             if step % config.log_every == 0 or last:
-                scalars = _summarize(pending, step)
+                scalars = recent.means()
                 scalars["learning_rate"] = float(schedule(step - 1))
                 scalars["images_per_second"], eta = rate.read(step)
                 _say_progress(step, config.total_steps, scalars, eta)
                 log.write(step, scalars)
-                pending = []
             miou = None
-            if step % config.eval_every == 0 or last:
+            if _is_due(config, step):
                 with rate.pause():
-                    scores = evaluate(network, state.variables, config, mesh=mesh)
-                miou = scores.miou
-                say(f"Step {step}:\n{scores.table()}")
-                log.write(step, scores.to_dict())
-            told_to_stop = preemption.reached(step)
-            if miou is not None or told_to_stop or step % config.checkpoint_every == 0:
-                if pending:  # a step that was not finite is never saved unseen
-                    _summarize(pending, step)
-                checkpoints.save(step, state.variables, state.optimizer, metadata, miou=miou)
-            if told_to_stop and not last:
-                say(f"Told to stop: saved step {step}. The same command goes on from there.")
-                sys.exit(EXIT_PREEMPTED)
-
-        if scores is None:  # the run had finished before
-            scores = evaluate(network, state.variables, config, mesh=mesh)
+                    scores = evaluation(step, state)
+                miou = scores.miou if scores else None
+            told_to_stop = preemption.told()
+            if _is_due(config, step) or told_to_stop or step % config.checkpoint_every == 0:
+                # A step that was not finite is never saved unseen.
+                about = {**metadata, "recent": recent.state()}
+                saved.save(step, state.variables, state.optimizer, about, miou=miou)
+            if told_to_stop and (not last or scores is None):
+                _leave(saved, step)
+    assert scores is not None  # the last step is evaluated
     return scores
+
+
+def _claim(config: ConfigDict, directory: pathlib.Path) -> tuple[int, bool, dict[str, Any] | None]:
+    """Makes the folder this run's; to be called by one process alone.
+
+    Returns:
+      The step to go on from, whether its evaluation has been made, and what its log lacks.
+
+    Raises:
+      UserError: the folder is another config's, is damaged, or can't be written.
+    """
+    workdir.claim(directory, config, run_log.environment())
+    step = checkpoints.prepare(directory / CHECKPOINTS)
+    if step is None:
+        return 0, False, None
+    folder = directory / CHECKPOINTS / str(step)
+    metadata = checkpoints.read_metadata(folder)
+    workdir.check_checkpoint(folder, metadata, config)
+    # A run that has finished is evaluated once more, to tell its scores.
+    evaluated = step < config.total_steps and checkpoints.is_scored(folder)
+    return step, evaluated, metadata.get("recent")
 
 
 def check(config: ConfigDict) -> None:
@@ -118,9 +153,9 @@ def check(config: ConfigDict) -> None:
             f"config.accumulate_steps is {config.accumulate_steps}; it must divide "
             f"config.batch_size, {config.batch_size}."
         )
-    for key in ("total_steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
-        if config[key] < 1:
-            problems.append(f"config.{key} is {config[key]}; it must be at least 1.")
+    for key, least in LEAST.items():
+        if config[key] < least:
+            problems.append(f"config.{key} is {config[key]}; it must be at least {least}.")
     for key in ("scale_from_batch_size", "warmup_steps"):
         if config.optimizer[key] < 0:
             problems.append(f"config.optimizer.{key} is {config.optimizer[key]}; 0 is none.")
@@ -132,33 +167,38 @@ def _metadata(config: ConfigDict) -> dict[str, object]:
     """What a checkpoint says of itself; `meta` is what an exported PyTorch file will hold."""
     dataset = loader.dataset(config)
     meta = {"CLASSES": list(dataset.class_names), "PALETTE": dataset.palette.tolist()}
-    return {"kind": "training", "model": config.model.to_dict(), "meta": meta}
+    return {
+        "kind": "training",
+        "config": json.loads(config.to_json_best_effort()),
+        "model": config.model.to_dict(),
+        "meta": meta,
+    }
 
 
 def _first_state(
     config: ConfigDict,
     network: Network,
     optimizer: optax.GradientTransformation,
-    checkpoints: TrainingCheckpoints,
+    saved: TrainingCheckpoints,
+    start: int,
     mesh: jax.sharding.Mesh,
 ) -> TrainState:
-    """The state of the newest checkpoint, or the one at step 0."""
+    """The state of the checkpoint of step `start`, or the one at step 0."""
     abstract = programs.abstract_state(network, optimizer, mesh)
-    restored = checkpoints.restore(abstract.variables, abstract.optimizer)
-    if restored is None:
+    if start == 0:
         variables = initialize.initial_variables(config, network)
         variables = sharding.place_variables(jax.device_get(variables), mesh)
-        start = jax.jit(
+        first = jax.jit(
             lambda variables: initial_state(network, variables, optimizer),
             out_shardings=sharding.variable_shardings(mesh, abstract),
         )
-        return start(variables)
-    step, saved, optimizer_state = restored
-    say(f"Going on from step {step} of {checkpoints.directory}.")
+        return first(variables)
+    restored, optimizer_state = saved.restore(start, abstract.variables, abstract.optimizer)
+    say(f"Going on from step {start} of {saved.directory}.")
     return abstract._replace(
-        step=jax.device_put(np.int32(step), sharding.replicated(mesh)),
-        parameters={name: saved[name] for name in abstract.parameters},
-        statistics={name: saved[name] for name in abstract.statistics},
+        step=jax.device_put(np.int32(start), sharding.replicated(mesh)),
+        parameters={name: restored[name] for name in abstract.parameters},
+        statistics={name: restored[name] for name in abstract.statistics},
         optimizer=optimizer_state,
     )
 
@@ -174,21 +214,43 @@ def _compile_step(
         return programs.lower_train_step(config, network, optimizer, mesh).compile()
 
 
-def _summarize(metrics: list[Metrics], step: int) -> dict[str, float]:
-    """Means over the last steps, of which `step` is the newest.
+def _evaluate(
+    config: ConfigDict,
+    network: Network,
+    mesh: jax.sharding.Mesh,
+    log: run_log.RunLog,
+    preemption: Preemption,
+    step: int,
+    state: TrainState,
+) -> Scores | None:
+    """The scores of a step, which are logged; None if the process is told to stop meanwhile.
 
-    Raises:
-      UserError: a step's loss or gradients were not finite.
+    The evaluation that is given up is made again by the run that goes on.
     """
-    fetched = jax.device_get(metrics)
-    for offset, values in enumerate(reversed(fetched)):
-        if not values["finite"]:
-            raise UserError(
-                f"The loss or a gradient of step {step - offset} is not finite. The last "
-                "checkpoint is from before it; a lower config.optimizer.learning_rate may help."
-            )
-    names = (name for name in fetched[0] if name != "finite")
-    return {name: float(np.mean([values[name] for values in fetched])) for name in names}
+    try:
+        scores = evaluate(
+            network,
+            state.variables,
+            config,
+            mesh=mesh,
+            between_batches=preemption.give_up_if_told,
+        )
+    except Preempted:
+        return None
+    say(f"Step {step}:\n{scores.table()}")
+    log.write(step, scores.to_dict())
+    return scores
+
+
+def _leave(saved: TrainingCheckpoints, step: int) -> NoReturn:
+    saved.wait()
+    say(f"Told to stop: saved step {step}. The same command goes on from there.")
+    sys.exit(EXIT_PREEMPTED)
+
+
+def _is_due(config: ConfigDict, step: int) -> bool:
+    """Whether a step is followed by an evaluation."""
+    return step % config.eval_every == 0 or step == config.total_steps
 
 
 def _say_progress(step: int, total: int, scalars: dict[str, float], eta: str) -> None:

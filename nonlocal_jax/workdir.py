@@ -1,8 +1,12 @@
-"""A run's folder: which config it belongs to, and what was on the machine."""
+"""A run's folder: which config it belongs to, and what was on the machine.
+
+Nothing in it is touched before it is known that it belongs to this config.
+"""
 
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -22,27 +26,39 @@ FREE = (
     "keep_checkpoints",
     "mesh",
     "published",
+    "skip_nonfinite_steps",
 )
+OF_A_RUN = ("metrics.jsonl", "checkpoints", "model")  # never there before config.json
 
 
 def claim(workdir: pathlib.Path, config: ConfigDict, environment: Mapping[str, object]) -> None:
     """Creates the folder with the resolved config, or checks that it belongs to this config.
 
     Raises:
-      UserError: the folder holds a run of another config, or can't be written.
+      UserError: the folder holds a run of another config, or one that is unknown, or can't be
+        written.
     """
     text = config.to_json_best_effort(indent=2)
+    file = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = workdir / "config.json"
         if file.exists():
-            _check(workdir, json.loads(file.read_text()), json.loads(text))
+            _refuse(f"{workdir} holds a run", _read(file), json.loads(text))
+        else:
+            _refuse_unknown(workdir)
         _replace(file, text)
         _replace(workdir / "environment.json", json.dumps(environment, indent=2))
-    except (OSError, json.JSONDecodeError) as error:
+    except OSError as error:
         raise UserError(
             f"Cannot use {workdir} as the workdir: {error}. Choose another with --workdir."
         ) from error
+
+
+def check_checkpoint(folder: pathlib.Path, metadata: Mapping[str, Any], config: ConfigDict) -> None:
+    """Raises a UserError if a checkpoint's metadata tell of another config."""
+    if "config" in metadata:
+        ours = json.loads(config.to_json_best_effort())
+        _refuse(f"{folder} is a checkpoint", metadata["config"], ours)
 
 
 def _replace(file: pathlib.Path, text: str) -> None:
@@ -51,7 +67,27 @@ def _replace(file: pathlib.Path, text: str) -> None:
     unfinished.rename(file)
 
 
-def _check(workdir: pathlib.Path, theirs: object, ours: object) -> None:
+def _read(file: pathlib.Path) -> object:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{file} is damaged ({error}): it is unknown which config {file.parent} belongs to. "
+            "Restore the file from a copy, or choose another --workdir."
+        ) from error
+
+
+def _refuse_unknown(workdir: pathlib.Path) -> None:
+    found = [name for name in OF_A_RUN if (workdir / name).exists()]
+    if found:
+        raise UserError(
+            f"{workdir} holds {' and '.join(found)} but no config.json: it is unknown which config "
+            "they belong to. Choose another --workdir, or remove them."
+        )
+
+
+def _refuse(what: str, theirs: object, ours: object) -> None:
+    """Raises a UserError that says `what` and its differences, if there are any."""
     before, now = _flatten(theirs), _flatten(ours)
     changed = [
         f"config.{key} was {before.get(key)}, is {now.get(key)}"
@@ -60,7 +96,7 @@ def _check(workdir: pathlib.Path, theirs: object, ours: object) -> None:
     ]
     if changed:
         raise UserError(
-            f"{workdir} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
+            f"{what} of another config:\n  " + "\n  ".join(changed) + "\n"
             "Choose another --workdir, or remove that one."
         )
 

@@ -23,10 +23,11 @@ LAYERS = (
         "models",
         "preemption",
         "sharding",
+        "step_metrics",
         "visualize",
         "workdir",
     ),
-    ("buckets", "losses", "metrics", "ops", "optimizers", "run_log"),
+    ("buckets", "checkpoint_files", "losses", "metrics", "ops", "optimizers", "run_log"),
     ("errors",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -19,12 +19,16 @@ def arrays(offset=0.0):
     return {name: jnp.asarray(value + np.float32(offset)) for name, value in VARIABLES.items()}
 
 
+def opened(directory, keep=2):
+    checkpoints.prepare(directory / "checkpoints")
+    return checkpoints.TrainingCheckpoints(directory / "checkpoints", keep=keep)
+
+
 def train(directory, steps, keep=2, mious=None):
-    saved = checkpoints.TrainingCheckpoints(directory / "checkpoints", keep=keep)
-    for step in steps:
-        miou = (mious or {}).get(step)
-        saved.save(step, arrays(step), {"m": arrays(-step)}, {"kind": "training"}, miou=miou)
-    saved.close()
+    with opened(directory, keep) as saved:
+        for step in steps:
+            miou = (mious or {}).get(step)
+            saved.save(step, arrays(step), {"m": arrays(-step)}, {"kind": "training"}, miou=miou)
 
 
 def names(directory):
@@ -64,12 +68,23 @@ def test_the_latest_and_the_best_are_kept(tmp_path):
     assert names(tmp_path) == [2, 5, 6]
 
 
+def test_a_score_that_comes_later_counts(tmp_path):
+    train(tmp_path, range(1, 4), keep=3, mious={1: 0.5})
+    folder = tmp_path / "checkpoints"
+    with opened(tmp_path, keep=1) as saved:
+        assert not checkpoints.is_scored(folder / "2")
+        saved.score(2, 0.7)
+        assert checkpoints.is_scored(folder / "2")
+    assert names(tmp_path) == [2, 3]
+    assert checkpoints.prepare(folder) == 3
+    assert checkpoints.load_model(folder / "2")
+
+
 def test_training_goes_on_from_the_newest(tmp_path):
     train(tmp_path, [3, 8])
-    saved = checkpoints.TrainingCheckpoints(tmp_path / "checkpoints", keep=2)
-    step, variables, optimizer = saved.restore(arrays(), {"m": arrays()})
-    saved.close()
-    assert step == 8
+    assert checkpoints.prepare(tmp_path / "checkpoints") == 8
+    with opened(tmp_path) as saved:
+        variables, optimizer = saved.restore(8, arrays(), {"m": arrays()})
     for name, value in arrays(8).items():
         np.testing.assert_array_equal(variables[name], value)
         np.testing.assert_array_equal(optimizer["m"][name], arrays(-8)[name])
@@ -81,9 +96,8 @@ def test_a_flipped_byte_falls_back_to_the_step_before(tmp_path):
     assert checkpoints.find(tmp_path).name == "3"
     with pytest.raises(UserError, match=r"damaged.*has changed"):
         checkpoints.load_model(tmp_path / "checkpoints" / "8")
-    saved = checkpoints.TrainingCheckpoints(tmp_path / "checkpoints", keep=2)
-    assert saved.latest_step == 3
-    saved.close()
+    assert checkpoints.prepare(tmp_path / "checkpoints") == 3
+    assert names(tmp_path) == [3]
     assert (tmp_path / "checkpoints" / "8.damaged").is_dir()
 
 
@@ -108,6 +122,5 @@ def test_a_newer_format_is_refused(tmp_path):
     checkpoints.save_model(tmp_path / "model", VARIABLES, {"kind": "segmentor"})
     file = tmp_path / "model" / "metadata" / "metadata"
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": 99}))
-    (tmp_path / "model" / "digests.json").unlink()
     with pytest.raises(UserError, match=r"format 99.*update"):
         checkpoints.load_model(tmp_path / "model")

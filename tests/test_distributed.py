@@ -185,8 +185,9 @@ def test_a_fingerprint_tells_data_sets_apart():
 
 
 PROGRAM = """
-import json, pathlib, time
+import json, os, pathlib, time
 from absl import flags
+from jax.experimental import multihost_utils
 from nonlocal_jax import cli, distributed
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs.sources import SceneSource
@@ -199,7 +200,18 @@ def main():
             if "data" in does:
                 raise UserError(does["data"])
             return SceneSource(does.get("split", split))
+        if "code" in does:
+            distributed._code_facts = lambda: {"the code of nonlocal_jax": does["code"]}
         distributed.check_agreement(json.dumps(does["config"]), open_source)
+        if "first" in does:
+            def fail():
+                raise UserError(does["first"])
+            distributed.by_first(fail)
+        if "die" in does:
+            os._exit(3)
+        if "meet" in does:
+            multihost_utils.process_allgather(0)
+        assert distributed.by_first(lambda: [1, None]) == [1, None]
         time.sleep(does.get("sleep", 0))
         if "error" in does:
             raise RuntimeError(does["error"])

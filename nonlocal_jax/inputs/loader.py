@@ -9,6 +9,7 @@ step.
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -105,7 +106,8 @@ def train_batches(
     )
     iterable = batches.to_iter_dataset(read)
     if workers:
-        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        options = grain.MultiprocessingOptions(num_workers=workers)
+        iterable = iterable.mp_prefetch(options, watchdog.worker_starts)
     return watchdog.guarded(iterable, buffered=BUFFERED_BATCHES)
 
 
@@ -132,10 +134,31 @@ def train_examples(config: ConfigDict, source: sources.Source) -> grain.MapDatas
     """
     if config.data.on_bad_example == "skip":
         source = sources.SkippingSource(source)
-    examples = grain.MapDataset.source(_Elements(source)).seed(config.seed).shuffle().repeat()
+    examples = _in_order(config, _Elements(source))
     for transform in augmentations(config):
         examples = examples.random_map(transform)
     return examples.map(transforms.Pad(tuple(config.data.crop_size)))
+
+
+def batch_indices(config: ConfigDict, step: int) -> list[int]:
+    """Which examples of the training split the batch of a step (from 1) holds, over all hosts.
+
+    They number the split from 0, before config.data.on_bad_example puts others in their place.
+    """
+    order = _in_order(config, range(len(open_source(config, "train"))))
+    first = (step - 1) * config.batch_size
+    return [int(order[first + row]) for row in range(config.batch_size)]
+
+
+def describe_batch(config: ConfigDict, step: int) -> str:
+    """A sentence that says which examples the batch of a step holds."""
+    numbers = ", ".join(str(index) for index in batch_indices(config, step))
+    return f"Its batch holds the training examples {numbers} (numbered from 0)."
+
+
+def _in_order(config: ConfigDict, examples: Any) -> grain.MapDataset:
+    """The run's endless order of examples."""
+    return grain.MapDataset.source(examples).seed(config.seed).shuffle().repeat()
 
 
 def augmentations(config: ConfigDict) -> list[grain.transforms.RandomMap]:

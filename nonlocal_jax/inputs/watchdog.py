@@ -1,6 +1,9 @@
 """An iterator that runs ahead in a thread, and whose silence is an error."""
 
+import ctypes
 import queue
+import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -10,6 +13,7 @@ from nonlocal_jax.errors import UserError
 T = TypeVar("T")
 
 PATIENCE = 300.0  # seconds; workers need a few to start, and a cold disk some more
+SET_PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
 CLOSING = 10.0  # seconds for the thread, and any workers, to end in good order
 
 
@@ -18,6 +22,17 @@ class _End:
 
     def __init__(self, error: BaseException | None):
         self.error = error
+
+
+def worker_starts(_: int, __: int) -> None:
+    """Makes a worker process live exactly as long as the process that wants its batches.
+
+    A scheduler's SIGTERM and Ctrl-C often go to all processes of a job: the main one answers them.
+    """
+    for told in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(told, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def guarded(items: Iterable[T], *, buffered: int, patience: float = PATIENCE) -> Iterator[T]:
