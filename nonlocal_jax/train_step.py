@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 
-from nonlocal_jax.losses import cross_entropy, pixel_accuracy
+from nonlocal_jax.losses import segmentation_loss
 from nonlocal_jax.models.build import Network, flat_variables
 from nonlocal_jax.ops.normalize import normalize
-from nonlocal_jax.ops.resize import resize_bilinear
 
 Variables = dict[str, jax.Array]
 Batch = dict[str, jax.Array]
@@ -75,10 +74,10 @@ def make_train_step(
         model.train()
         images = normalize(batch["image"], batch["size"])
         logits = model.training_logits(images, rngs=nnx.Rngs(dropout=key))
-        loss, accuracy = _head_loss(logits.decode, batch["label"], align_corners)
+        loss, accuracy = segmentation_loss(logits.decode, batch["label"], align_corners)
         metrics = {"loss_decode": loss, "accuracy": accuracy}
         if logits.auxiliary is not None:
-            auxiliary, _ = _head_loss(logits.auxiliary, batch["label"], align_corners)
+            auxiliary, _ = segmentation_loss(logits.auxiliary, batch["label"], align_corners)
             metrics["loss_auxiliary"] = auxiliary_weight * auxiliary
             loss = loss + metrics["loss_auxiliary"]
         variables = flat_variables(model)
@@ -122,15 +121,6 @@ def make_train_step(
         return kept._replace(step=state.step + 1), {**metrics, "finite": finite}
 
     return train_step
-
-
-def _head_loss(
-    logits: Float[Array, "n h' w' classes"], labels: UInt8[Array, "n h w"], align_corners: bool
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Cross entropy and accuracy at the labels' resolution."""
-    height, width = labels.shape[1:]
-    logits = resize_bilinear(logits, (height, width), align_corners=align_corners)
-    return cross_entropy(logits, labels), pixel_accuracy(logits, labels)
 
 
 def _split(batch: Batch, parts: int) -> Batch:

@@ -20,13 +20,14 @@ LAYERS = (
         "checkpoints",
         "cluster",
         "inputs",
+        "losses",
         "models",
         "preemption",
         "sharding",
         "visualize",
         "workdir",
     ),
-    ("buckets", "losses", "metrics", "ops", "optimizers", "run_log"),
+    ("buckets", "metrics", "ops", "optimizers", "run_log"),
     ("errors",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
