@@ -53,9 +53,7 @@ def segmentation_loss(logits: Logits, labels: Labels, align_corners: bool) -> Lo
     return _one_pass(logits, labels, align_corners)[0]
 
 
-def _forward(
-    logits: Logits, labels: Labels, align_corners: bool
-) -> tuple[LossAndAccuracy, Logits]:
+def _forward(logits: Logits, labels: Labels, align_corners: bool) -> tuple[LossAndAccuracy, Logits]:
     return _one_pass(logits, labels, align_corners)
 
 
