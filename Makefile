@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint types parity clean
+.PHONY: demo test lint types parity compiler clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m nonlocal_jax.demo
@@ -22,6 +22,10 @@ types: $(VENV)/.installed-test
 # Full-width comparisons with the PyTorch reference, and long fuzzing: see docs/parity.md.
 parity: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m parity
+
+# Memory of all rows on a TPU v5e chip, by its compiler: see docs/performance.md.
+compiler: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m compiler -s
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
