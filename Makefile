@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint types parity soak clean
+.PHONY: demo test lint types parity soak compiler clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m nonlocal_jax.demo
@@ -26,6 +26,10 @@ parity: $(VENV)/.installed-test
 # Runs that are killed or told to stop at twenty random moments, as one process and as two.
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak tests/test_interruptions.py
+
+# Memory of all rows on a TPU v5e chip, by its compiler: see docs/performance.md.
+compiler: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m compiler -s
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

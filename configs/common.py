@@ -27,6 +27,9 @@ def base() -> ConfigDict:
     # Of the computation; norms, softmax and loss stay float32. "auto": bfloat16 on accelerators.
     config.model.dtype = "auto"
     config.model.param_dtype = "float32"
+    # What the backward pass computes again: "none", "norms" (next to no time), "blocks" (a third
+    # more arithmetic, for larger crops and batches). "auto": norms on accelerators.
+    config.model.remat = "auto"
 
     config.model.backbone = ConfigDict()
     config.model.backbone.variant = "v1c"

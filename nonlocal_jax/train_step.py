@@ -9,11 +9,10 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
-from nonlocal_jax.losses import cross_entropy, pixel_accuracy
+from nonlocal_jax.losses import LossAndAccuracy, segmentation_loss
 from nonlocal_jax.models.build import Network, flat_variables
 from nonlocal_jax.ops import layout
 from nonlocal_jax.ops.normalize import normalize
-from nonlocal_jax.ops.resize import resize_bilinear
 from nonlocal_jax.sharding import gathered
 
 Variables = dict[str, jax.Array]
@@ -128,14 +127,10 @@ def make_train_step(
 
 def _head_loss(
     logits: Float[Array, "n h' w' classes"], labels: UInt8[Array, "n h w"], align_corners: bool
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Cross entropy and accuracy at the labels' resolution."""
-    height, width = labels.shape[1:]
+) -> LossAndAccuracy:
+    """Loss and accuracy at the labels' resolution."""
     # Each device resizes to its own rows of labels, from logits that are few before.
-    logits = layout.whole_rows(logits)
-    logits = layout.split(resize_bilinear(logits, (height, width), align_corners=align_corners))
-    labels = layout.split(labels)
-    return cross_entropy(logits, labels), pixel_accuracy(logits, labels)
+    return segmentation_loss(layout.whole_rows(logits), layout.split(labels), align_corners)
 
 
 def _split(batch: Batch, parts: int) -> Batch:

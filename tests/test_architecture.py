@@ -20,6 +20,7 @@ LAYERS = (
         "checkpoints",
         "cluster",
         "inputs",
+        "losses",
         "models",
         "preemption",
         "sharding",
@@ -27,7 +28,7 @@ LAYERS = (
         "visualize",
         "workdir",
     ),
-    ("buckets", "checkpoint_files", "losses", "metrics", "ops", "optimizers", "run_log"),
+    ("buckets", "checkpoint_files", "metrics", "ops", "optimizers", "run_log"),
     ("errors",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from plain import resize_bilinear
 
 from nonlocal_jax import cli
 from nonlocal_jax.convert import rules
 from nonlocal_jax.models.build import build_network, build_segmentor, flat_variables
-from nonlocal_jax.ops.resize import resize_bilinear
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import pytest
 from conftest import REPOSITORY
+from plain import resize_bilinear
 
 from nonlocal_jax import cli
 from nonlocal_jax.convert import importer, torch_file
 from nonlocal_jax.models.build import build_network
-from nonlocal_jax.ops.resize import resize_bilinear
 
 ROWS = sorted(path.stem for path in (REPOSITORY / "configs").glob("*_r[0-9]*.py"))
 ODD_SIZE = (193, 257)

@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from plain import resize_bilinear
 
 from nonlocal_jax import cli
 from nonlocal_jax.inputs import datasets, scenes, sources
 from nonlocal_jax.models.build import build_network, init_variables
 from nonlocal_jax.ops.normalize import normalize
-from nonlocal_jax.ops.resize import resize_bilinear
 
 MANY = [("train", index) for index in range(100)] + [("val", index) for index in range(100)]
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.heads import FCNHead, NonLocalHead
 from nonlocal_jax.models.non_local import Mode
+from nonlocal_jax.models.remat import Remat
 from nonlocal_jax.models.resnet import BLOCKS_PER_STAGE, STRIDES, ResNet
 from nonlocal_jax.models.segmentor import Segmentor
 from nonlocal_jax.ops.attention import Implementation
@@ -28,6 +29,7 @@ def build_segmentor(config: ConfigDict, rngs: nnx.Rngs) -> Segmentor:
     numerics = {
         "dtype": jnp.dtype(config.dtype),
         "param_dtype": jnp.dtype(config.param_dtype),
+        "remat": config.remat,
         "rngs": rngs,
     }
     backbone = ResNet(**config.backbone, **numerics)
@@ -63,6 +65,7 @@ def check(config: ConfigDict) -> None:
         "decode_head.name": ("nonlocal", "fcn"),
         "decode_head.mode": get_args(Mode),
         "decode_head.implementation": get_args(Implementation),
+        "remat": get_args(Remat),
         "dtype": ("auto", "float32", "bfloat16", "float16", "float64"),
         "param_dtype": ("float32", "bfloat16"),
     }
@@ -112,12 +115,15 @@ def for_platform(config: ConfigDict, platform: str) -> ConfigDict:
     """A `model` section with its "auto" values decided for a kind of device.
 
     Accelerators compute in bfloat16, with float32 parameters, norms, softmax, logits and loss; a
-    CPU, which gains nothing from it, in float32. A TPU's kernel must be named where the program is
-    compiled on another machine.
+    CPU, which gains nothing from it, in float32. They also compute norms again in the backward
+    pass, which saves memory. A TPU's kernel must be named where the program is compiled on another
+    machine.
     """
     config = config.copy_and_resolve_references()
     if config.dtype == "auto":
         config.dtype = "float32" if platform == "cpu" else "bfloat16"
+    if config.remat == "auto":
+        config.remat = "none" if platform == "cpu" else "norms"
     if config.decode_head.implementation == "auto" and platform == "tpu":
         config.decode_head.implementation = "pallas" if config.dtype == "bfloat16" else "chunked"
     return config

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from nonlocal_jax.models.layers import NORMAL_001, Conv, ConvNorm
 from nonlocal_jax.models.non_local import NonLocal2d
+from nonlocal_jax.models.remat import rematerialized
 from nonlocal_jax.ops.dtypes import float32_or_wider
 from nonlocal_jax.ops.padding import Valid
 
@@ -29,6 +30,7 @@ class FCNHead(nnx.Module):
       num_convs: number of 3x3 convolutions before the one that reads the input again.
       concat_input: whether there is that one; the input comes first in the concatenation.
       dropout: probability that a whole channel is dropped before the classifier, in training.
+      remat: what training computes twice to save memory, see models/remat.py.
     """
 
     def __init__(
@@ -40,10 +42,12 @@ class FCNHead(nnx.Module):
         num_convs: int = 2,
         concat_input: bool = True,
         dropout: float = 0.1,
+        remat: str = "none",
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        self.remat = "norms" if remat == "blocks" else remat  # there are no blocks in a head
         conv_norm = partial(ConvNorm, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         widths = [in_features] + [channels] * num_convs
         self.convs = nnx.List([conv_norm(i, o, 3) for i, o in itertools.pairwise(widths)])
@@ -66,15 +70,20 @@ class FCNHead(nnx.Module):
         """Returns float32 logits; `rngs` is read by dropout, in training only."""
         y = self.transform(x, valid)
         if self.conv_cat is not None:
-            y = self.conv_cat(jnp.concatenate([x, y], axis=-1), valid)
+            y = self._apply(self.conv_cat, (x, y), valid)
         y = self.dropout(y, rngs=rngs)
         return float32_or_wider(self.classifier(y))
 
     def transform(self, x: Features, valid: Valid | None) -> Features:
         """What happens between the head's input and `conv_cat`."""
         for conv_norm in self.convs:
-            x = conv_norm(x, valid)
+            x = self._apply(conv_norm, (x,), valid)
         return x
+
+    def _apply(
+        self, conv_norm: ConvNorm, inputs: tuple[Features, ...], valid: Valid | None
+    ) -> Features:
+        return rematerialized(_apply_conv_norm, self.remat)(conv_norm, inputs, valid)
 
 
 class NonLocalHead(FCNHead):
@@ -93,6 +102,7 @@ class NonLocalHead(FCNHead):
         implementation: str = "auto",
         concat_input: bool = True,
         dropout: float = 0.1,
+        remat: str = "none",
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -104,6 +114,7 @@ class NonLocalHead(FCNHead):
             num_convs=2,
             concat_input=concat_input,
             dropout=dropout,
+            remat=remat,
             dtype=dtype,
             param_dtype=param_dtype,
             rngs=rngs,
@@ -124,8 +135,16 @@ class NonLocalHead(FCNHead):
     def transform(self, x: Features, valid: Valid | None) -> Features:
         """Convolution, non-local block, convolution."""
         before, after = self.convs
-        return after(self.non_local(before(x, valid), valid), valid)
+        x = self.non_local(self._apply(before, (x,), valid), valid)
+        return self._apply(after, (x,), valid)
 
     def attention_map(self, x: Features, position: Position) -> Float[Array, "n h w"]:
         """How much the pixel at `position` (row, column) draws from every other one."""
         return self.non_local.attention_map(self.convs[0](x), position)
+
+
+def _apply_conv_norm(
+    conv_norm: ConvNorm, inputs: tuple[Features, ...], valid: Valid | None
+) -> Features:
+    """The convolution of `inputs` side by side."""
+    return conv_norm(jnp.concatenate(inputs, axis=-1), valid)

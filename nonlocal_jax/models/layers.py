@@ -10,6 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from nonlocal_jax.models.remat import keep
 from nonlocal_jax.ops.conv import conv2d
 from nonlocal_jax.ops.dtypes import float32_or_wider
 from nonlocal_jax.ops.padding import Valid, zero_outside
@@ -47,7 +48,7 @@ class Conv(nnx.Module):
     def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h' w' o"]:
         """Returns the convolution in the compute dtype; h' = ceil(h / stride)."""
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        x = conv2d(x, kernel, stride=self.stride, dilation=self.dilation)
+        x = keep(conv2d(x, kernel, stride=self.stride, dilation=self.dilation))
         return x if self.bias is None else x + self.bias[...].astype(self.dtype)
 
 
@@ -85,9 +86,9 @@ class BatchNorm(nnx.Module):
             mean, var = self.mean[...], self.var[...]
         else:
             axes = tuple(range(x.ndim - 1))
-            mean = jnp.mean(x, axes)
+            mean = keep(jnp.mean(x, axes))
             # Two passes: E[x^2] - E[x]^2 loses the variance where the mean is large.
-            var = jnp.mean(jnp.square(x - mean), axes)
+            var = keep(jnp.mean(jnp.square(x - mean), axes))
             self._update(mean, var, count=x.size // x.shape[-1])
         scale = float32_or_wider(self.scale[...]) * jax.lax.rsqrt(var + self.epsilon)
         return ((x - mean) * scale + float32_or_wider(self.bias[...])).astype(self.dtype)

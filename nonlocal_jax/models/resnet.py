@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from nonlocal_jax.models.layers import ConvNorm, freeze, freeze_statistics
+from nonlocal_jax.models.remat import rematerialized
 from nonlocal_jax.ops import layout
 from nonlocal_jax.ops.padding import Valid, halve, valid_mask, zero_outside
 
@@ -153,6 +154,7 @@ class ResNet(nnx.Module):
       stem_channels, base_channels: width of the stem and of the first stage's 3x3 convolutions.
       frozen_stages: -1 trains everything, 0 freezes the stem, k the stem and stages 1 to k.
       norm_eval: batch norms keep their running statistics in training.
+      remat: what training computes twice to save memory, see models/remat.py.
       dtype, param_dtype: of the computation and of the parameters.
     """
 
@@ -167,6 +169,7 @@ class ResNet(nnx.Module):
         base_channels: int = 64,
         frozen_stages: int = -1,
         norm_eval: bool = False,
+        remat: str = "none",
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -201,6 +204,7 @@ class ResNet(nnx.Module):
                 in_features = features * block.expansion
             stages.append(stage)
         self.stage1, self.stage2, self.stage3, self.stage4 = stages
+        self.remat = remat
         self.features = tuple(base_channels * 2**i * block.expansion for i in range(4))
         self._freeze(frozen_stages, norm_eval)
 
@@ -212,16 +216,13 @@ class ResNet(nnx.Module):
         Sizes round up. `valid` is the size of each image in `x`; see ops/padding.py.
         """
         x = layout.split(x)
-        valid = halve(valid)
-        for conv_norm in self.stem:
-            x = conv_norm(x, valid)
-        # A window that begins in the image and ends in the padding leaves a value beyond `valid`.
-        valid = halve(valid)
-        x = zero_outside(max_pool(x), valid)
+        x = rematerialized(_apply_stem, self.remat)(self.stem, x, valid)
+        valid = halve(halve(valid))
+        apply_block = rematerialized(_apply_block, self.remat)
         outputs = {}
         for name in ("stage1", "stage2", "stage3", "stage4"):
             for block in getattr(self, name):
-                x = block(x, valid)
+                x = apply_block(block, x, valid)
                 valid = valid if block.stride == 1 else halve(valid)
             outputs[name] = x
         return outputs
@@ -233,6 +234,19 @@ class ResNet(nnx.Module):
             freeze(self.stem)
         for index in range(1, frozen_stages + 1):
             freeze(getattr(self, f"stage{index}"))
+
+
+def _apply_stem(stem: nnx.List, x: Float[Array, "n h w 3"], valid: Valid | None) -> Features:
+    """The stem's convolutions and max-pooling; `valid` is the size of each image in the input."""
+    valid = halve(valid)
+    for conv_norm in stem:
+        x = conv_norm(x, valid)
+    # A window that begins in the image and ends in the padding leaves a value beyond `valid`.
+    return zero_outside(max_pool(x), halve(valid))
+
+
+def _apply_block(block: BasicBlock | Bottleneck, x: Features, valid: Valid | None) -> Features:
+    return block(x, valid)
 
 
 def max_pool(x: Features) -> Features:

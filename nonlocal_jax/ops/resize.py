@@ -4,11 +4,8 @@ Both `align_corners` conventions are linear and separable, so resizing is two ma
 rows, then columns. They shard, differentiate and compose (matrix times matrix) like any other.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
-
-from nonlocal_jax.ops.dtypes import float32_or_wider
 
 Size = int | Int[Array, ""]
 
@@ -45,25 +42,10 @@ def interpolation_matrix(
     return jnp.where(index[:, None] < target_f, matrix, 0.0)
 
 
-def resize_bilinear(
-    x: Float[Array, "n h w c"], size: tuple[int, int], *, align_corners: bool
-) -> Float[Array, "n H W c"]:
-    """`x` at `size` (height, width), float32, as `torch.nn.functional.interpolate` does it."""
-    height, width = size
-    rows = interpolation_matrix(
-        x.shape[1],
-        height,
-        source_length=x.shape[1],
-        target_length=height,
-        align_corners=align_corners,
+def resize_matrix(
+    source: int, target: int, align_corners: bool
+) -> Float[Array, "{target} {source}"]:
+    """The matrix that resizes a whole axis of `source` samples to `target` samples."""
+    return interpolation_matrix(
+        source, target, source_length=source, target_length=target, align_corners=align_corners
     )
-    columns = interpolation_matrix(
-        x.shape[2],
-        width,
-        source_length=x.shape[2],
-        target_length=width,
-        align_corners=align_corners,
-    )
-    x, precision = float32_or_wider(x), jax.lax.Precision.HIGHEST
-    x = jnp.einsum("Hh,nhwc->nHwc", rows.astype(x.dtype), x, precision=precision)
-    return jnp.einsum("Ww,nHwc->nHWc", columns.astype(x.dtype), x, precision=precision)

@@ -1,0 +1,23 @@
+"""What the package computes block by block, written plainly: scores at full resolution at once."""
+
+import jax
+import jax.numpy as jnp
+
+from nonlocal_jax.ops.resize import resize_matrix
+
+
+def resize_bilinear(x, size, *, align_corners):
+    """[n, h, w, c] at `size` (height, width), as `torch.nn.functional.interpolate` does it."""
+    rows = resize_matrix(x.shape[1], size[0], align_corners).astype(x.dtype)
+    columns = resize_matrix(x.shape[2], size[1], align_corners).astype(x.dtype)
+    return jnp.einsum("Hh,nhwc,Ww->nHWc", rows, x, columns, precision=jax.lax.Precision.HIGHEST)
+
+
+def loss_and_accuracy(logits, labels, align_corners):
+    scores = resize_bilinear(logits, labels.shape[1:], align_corners=align_corners)
+    counted = labels != 255
+    picked = jnp.where(counted, labels, 0).astype(jnp.int32)[..., None]
+    losses = -jnp.take_along_axis(jax.nn.log_softmax(scores), picked, axis=-1)[..., 0]
+    right = (jnp.argmax(scores, -1).astype(labels.dtype) == labels) & counted
+    accuracy = jnp.sum(right) / jnp.maximum(jnp.sum(counted), 1)
+    return jnp.sum(jnp.where(counted, losses, 0.0)) / labels.size, accuracy

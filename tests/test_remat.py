@@ -1,0 +1,84 @@
+"""Rematerialisation: the same step from fewer arrays in memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from test_model import assert_close, golden_variables, tiny_config
+from test_train_step import golden_batch, optimizer
+
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.models.build import build_network, for_platform
+from nonlocal_jax.train_step import initial_state, make_train_step
+
+
+def one_step(remat, **overrides):
+    config = tiny_config(remat=remat, dtype="float64", **overrides)
+    network = build_network(config.model)
+    variables = golden_variables(config, network)
+    variables = {name: value.astype(jnp.float64) for name, value in variables.items()}
+    step = make_train_step(network, optimizer(), align_corners=False, auxiliary_weight=0.4)
+    return jax.jit(step)(initial_state(network, variables, optimizer()), golden_batch(0, (33, 41)))
+
+
+@pytest.mark.parametrize("overrides", [{"backbone.depth": 18}, {"backbone.frozen_stages": 1}])
+def test_a_step_is_the_same_whatever_is_kept(overrides, monkeypatch):
+    """Also the running statistics: they move once."""
+    # The golden images are normalised already.
+    monkeypatch.setattr("nonlocal_jax.train_step.normalize", lambda image, _: image)
+    with jax.enable_x64(True):
+        expected, metrics = one_step("none", **overrides)
+        for remat in ("norms", "blocks"):
+            state, same = one_step(remat, **overrides)
+            for name, value in expected.variables.items():
+                assert_close(state.variables[name], np.asarray(value), 1e-12)
+            for ours, plain in zip(
+                jax.tree.leaves(state.optimizer), jax.tree.leaves(expected.optimizer), strict=True
+            ):
+                np.testing.assert_allclose(ours, plain, rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(same["loss"], metrics["loss"], rtol=1e-14)
+
+
+def kept_bytes(remat):
+    """Bytes of feature maps that the backward pass is given, by dtype; nothing is compiled."""
+    config = tiny_config(remat=remat, dtype="bfloat16")
+    network = build_network(config.model)
+
+    def backward(variables, images):
+        def logits(variables):
+            model = network.bind(variables)
+            model.train()
+            decode, auxiliary = model.training_logits(images, rngs=nnx.Rngs(dropout=0))
+            return jnp.sum(decode) + jnp.sum(auxiliary)
+
+        return jax.vjp(logits, variables)[1]
+
+    images = jax.ShapeDtypeStruct((2, 128, 128, 3), np.float32)
+    kept = {"bfloat16": 0, "float32": 0, "bool": 0}
+    for leaf in jax.tree.leaves(jax.eval_shape(backward, network.shapes, images)):
+        if leaf.ndim == 4 and leaf.shape[0] == 2 and leaf.shape[-1] != 3:
+            kept[str(leaf.dtype)] += leaf.size * leaf.dtype.itemsize
+    return kept
+
+
+def test_norms_keep_convolutions_in_the_compute_dtype_and_blocks_keep_less():
+    none, norms, blocks = map(kept_bytes, ("none", "norms", "blocks"))
+    total = sum(norms.values())
+    # What is left of float32 is around the non-local block's own norm, and logits.
+    assert norms["float32"] < 0.05 * total
+    assert total < 0.3 * sum(none.values())
+    assert sum(blocks.values()) < 0.5 * total
+
+
+def test_accelerators_keep_less_than_a_cpu():
+    model = tiny_config().model
+    assert for_platform(model, "cpu").remat == "none"
+    assert for_platform(model, "tpu").remat == for_platform(model, "gpu").remat == "norms"
+    model.remat = "blocks"
+    assert for_platform(model, "cpu").remat == "blocks"
+
+
+def test_an_unknown_value_is_refused():
+    with pytest.raises(UserError, match=r"config\.model\.remat is 'all'; it must be one of"):
+        build_network(tiny_config(remat="all").model)
