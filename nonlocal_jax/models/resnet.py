@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from nonlocal_jax.models.layers import ConvNorm, freeze, freeze_statistics
+from nonlocal_jax.models.scanning import scan_blocks
 from nonlocal_jax.ops.padding import Valid, halve, valid_mask, zero_outside
 
 BLOCKS_PER_STAGE = {
@@ -152,6 +153,7 @@ class ResNet(nnx.Module):
       stem_channels, base_channels: width of the stem and of the first stage's 3x3 convolutions.
       frozen_stages: -1 trains everything, 0 freezes the stem, k the stem and stages 1 to k.
       norm_eval: batch norms keep their running statistics in training.
+      scan_blocks: the equal blocks of a stage, all but its first, are compiled once, as a loop.
       dtype, param_dtype: of the computation and of the parameters.
     """
 
@@ -166,6 +168,7 @@ class ResNet(nnx.Module):
         base_channels: int = 64,
         frozen_stages: int = -1,
         norm_eval: bool = False,
+        scan_blocks: bool = False,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -200,6 +203,7 @@ class ResNet(nnx.Module):
                 in_features = features * block.expansion
             stages.append(stage)
         self.stage1, self.stage2, self.stage3, self.stage4 = stages
+        self.scan_blocks = scan_blocks
         self.features = tuple(base_channels * 2**i * block.expansion for i in range(4))
         self._freeze(frozen_stages, norm_eval)
 
@@ -218,9 +222,14 @@ class ResNet(nnx.Module):
         x = zero_outside(max_pool(x), valid)
         outputs = {}
         for name in ("stage1", "stage2", "stage3", "stage4"):
-            for block in getattr(self, name):
-                x = block(x, valid)
-                valid = valid if block.stride == 1 else halve(valid)
+            first, *equal = getattr(self, name)
+            x = first(x, valid)
+            valid = valid if first.stride == 1 else halve(valid)
+            if self.scan_blocks and len(equal) > 1:
+                x = scan_blocks(equal, x, valid)
+            else:
+                for block in equal:
+                    x = block(x, valid)
             outputs[name] = x
         return outputs
 
