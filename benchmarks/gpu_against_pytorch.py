@@ -31,6 +31,7 @@ ROWS = (
     "cityscapes_r50_512x1024_40k",
     "cityscapes_r101_512x1024_40k",
 )
+CASES = ("infer:1", "infer:16", "train:published", "train:largest")
 PAIRS = ((("jax", "best"), ("torch", "best")), (("jax", "best"), ("torch", "tf32")))
 PAIRS += ((("jax", "fp32"), ("torch", "fp32")),)
 TINY = {
@@ -181,7 +182,7 @@ def main() -> None:
     add = parser.add_argument
     add("--torch_python", default=sys.executable, help="a Python that has PyTorch")
     add("--rows", nargs="+", default=ROWS, help="names of configs")
-    add("--cases", nargs="+", default=["infer:1", "infer:16", "train:published", "train:largest"])
+    add("--cases", nargs="+", default=CASES, help="kind:batch; a batch may be a word, as here")
     add("--output", type=pathlib.Path, default=pathlib.Path("gpu_against_pytorch.json"))
     add("--peak_tflops", type=float, default=790.0, help="the device's, in bfloat16")
     add("--rounds", type=int, default=9, help="how often a pair alternates")
@@ -194,7 +195,6 @@ def main() -> None:
     if options.smoke:
         options.rounds, options.steps, options.largest = 3, 1, 2
         options.torch_backend, options.rows = "eager", options.rows[:1]
-        options.cases = ["infer:2", "train:published", "train:largest"]
     print("| row | case | batch | framework | form | ms/image | images/s | ratio to the first "
           "| share of the floor | peak GB | |")  # fmt: skip
     print("|---|---|--:|---|---|--:|--:|--:|--:|--:|---|")

@@ -23,8 +23,9 @@ VARIANT = "v1c"
 
 def prepare(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The case's work as a function of how often, and what is known before it is timed."""
+    values = case["overrides"].items()
     overrides = {
-        **case["overrides"],
+        **{key: tuple(v) if isinstance(v, list) else v for key, v in values},
         "batch_size": case["batch"],
         "model.decode_head.dropout": 0.0,
         "model.auxiliary_head.dropout": 0.0,
