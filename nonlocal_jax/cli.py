@@ -5,6 +5,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
+from logging import INFO, getLogger
 
 import jax
 from absl import app, flags, logging
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from nonlocal_jax.errors import UserError
 
 EXIT_USER_ERROR = 2
+PRECISIONS = ("default", "high", "highest")  # of matrix products and convolutions
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -44,10 +46,11 @@ def run(main: Callable[[], None], *, needs_config: bool = True) -> None:
         return rest
 
     def guarded(_: Sequence[str]) -> None:
-        # The libraries tell their life story at INFO; our own lines are printed.
+        # The libraries tell their life story at INFO; of ours, it is which kernels were chosen.
         logging.set_verbosity(logging.WARNING)
-        _set_up_jax()
+        getLogger("nonlocal_jax").setLevel(INFO)
         try:
+            _set_up_jax()
             main()
         except UserError as error:
             _exit(str(error))
@@ -63,8 +66,16 @@ def _set_up_jax() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "nonlocal_jax" / "compiled"))
-    if _CONFIG.value is not None and _CONFIG.value.precision != "default":
-        jax.config.update("jax_default_matmul_precision", _CONFIG.value.precision)
+    if _CONFIG.value is None:
+        return
+    precision = _CONFIG.value.precision
+    if precision not in PRECISIONS:
+        listed = ", ".join(PRECISIONS)
+        raise UserError(f"config.precision is {precision!r}; it must be one of {listed}.")
+    if precision != "default":
+        jax.config.update("jax_default_matmul_precision", precision)
+    if precision == "highest" and _CONFIG.value.model.dtype == "auto":
+        _CONFIG.value.model.dtype = "float32"
 
 
 def config() -> ConfigDict:

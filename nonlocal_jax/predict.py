@@ -95,8 +95,6 @@ def main() -> None:
     for name in ("checkpoint", "input", "output"):
         if not options[name].value:
             raise UserError(f"--{name} is missing; see --help.")
-    if config.precision != "default":
-        jax.config.update("jax_default_matmul_precision", config.precision)
     point = parse_point(options.attend)
     found = find_images(options.input)
     network, variables = api.restore(config, options.checkpoint)

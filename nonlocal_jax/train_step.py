@@ -38,8 +38,9 @@ def initial_state(
     network: Network, variables: Variables, optimizer: optax.GradientTransformation
 ) -> TrainState:
     """The state at step 0 from all of a network's variables."""
-    parameters = {k: v for k, v in variables.items() if k in network.trainable}
-    statistics = {k: v for k, v in variables.items() if k not in network.trainable}
+    trainable = network.trainable
+    parameters = {k: v for k, v in variables.items() if k in trainable}
+    statistics = {k: v for k, v in variables.items() if k not in trainable}
     return TrainState(jnp.zeros((), jnp.int32), parameters, statistics, optimizer.init(parameters))
 
 

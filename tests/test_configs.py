@@ -112,6 +112,7 @@ def test_shared_settings_are_the_published_ones():
         (["--workdr=x"], r"workdr"),
         (["stray"], r"'stray' is not a flag"),
         (["--config.model.backbone.depth=51"], r"must be one of 18, 34, 50, 101, 152"),
+        (["--config.precision=hi"], r"config\.precision is 'hi'; .* default, high, highest"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(arguments, message, tmp_path):

@@ -95,8 +95,8 @@ class BatchNorm(nnx.Module):
 
     def _update(self, mean: Float[Array, "c"], var: Float[Array, "c"], count: int) -> None:
         unbiased = var * (count / max(count - 1, 1))
-        self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean
-        self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * unbiased
+        self.mean.set_value(self.momentum * self.mean[...] + (1 - self.momentum) * mean)
+        self.var.set_value(self.momentum * self.var[...] + (1 - self.momentum) * unbiased)
 
 
 class ConvNorm(nnx.Module):

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from nonlocal_jax.models.layers import ConvNorm, freeze, freeze_statistics
 from nonlocal_jax.models.remat import rematerialized
+from nonlocal_jax.models.scanning import scan_blocks
 from nonlocal_jax.ops import layout
 from nonlocal_jax.ops.padding import Valid, halve, valid_mask, zero_outside
 
@@ -155,6 +156,7 @@ class ResNet(nnx.Module):
       frozen_stages: -1 trains everything, 0 freezes the stem, k the stem and stages 1 to k.
       norm_eval: batch norms keep their running statistics in training.
       remat: what training computes twice to save memory, see models/remat.py.
+      scan_blocks: the equal blocks of a stage, all but its first, are compiled once, as a loop.
       dtype, param_dtype: of the computation and of the parameters.
     """
 
@@ -170,6 +172,7 @@ class ResNet(nnx.Module):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         remat: str = "none",
+        scan_blocks: bool = False,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -205,6 +208,7 @@ class ResNet(nnx.Module):
             stages.append(stage)
         self.stage1, self.stage2, self.stage3, self.stage4 = stages
         self.remat = remat
+        self.scan_blocks = scan_blocks
         self.features = tuple(base_channels * 2**i * block.expansion for i in range(4))
         self._freeze(frozen_stages, norm_eval)
 
@@ -221,9 +225,14 @@ class ResNet(nnx.Module):
         apply_block = rematerialized(_apply_block, self.remat)
         outputs = {}
         for name in ("stage1", "stage2", "stage3", "stage4"):
-            for block in getattr(self, name):
-                x = apply_block(block, x, valid)
-                valid = valid if block.stride == 1 else halve(valid)
+            first, *equal = getattr(self, name)
+            x = apply_block(first, x, valid)
+            valid = valid if first.stride == 1 else halve(valid)
+            if self.scan_blocks and len(equal) > 1:
+                x = scan_blocks(apply_block, equal, x, valid)
+            else:
+                for block in equal:
+                    x = apply_block(block, x, valid)
             outputs[name] = x
         return outputs
 

@@ -2,7 +2,9 @@
 
 What computes it depends on the platform. On a CPU, 3x3 convolutions of many channels and their
 gradients are Winograd's matrix products, and other weight gradients one matrix product per kernel
-tap: XLA's own are two and four times slower. Elsewhere they are XLA's.
+tap: XLA's own are two and four times slower. On GPUs, the weight gradient of a dilated convolution
+goes over its phases (see ops/dilated.py), because XLA's is not cuDNN's but a convolution with a
+window as large as the image. Everything else is XLA's.
 """
 
 from functools import partial
@@ -12,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from nonlocal_jax.ops import dilated
 from nonlocal_jax.ops.dtypes import wide
 from nonlocal_jax.ops.winograd import winograd_conv2d, winograd_weight_gradient
 
@@ -94,8 +97,13 @@ def _backward(
             winograd_weight_gradient(x, grad, dilation),
         )
 
+    def by_phases(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
+        (grad_x,) = jax.vjp(lambda x: _direct(x, kernel, stride, dilation), x)[1](grad)
+        return grad_x, dilated.weight_gradient(x, grad, kernel, dilation=dilation)
+
     on_cpu = winograd if _suits_winograd(x, kernel, stride) else by_taps
-    return lax.platform_dependent(x, kernel, grad, cpu=on_cpu, default=native)
+    on_gpu = by_phases if dilation > 1 and stride == 1 else native
+    return lax.platform_dependent(x, kernel, grad, cpu=on_cpu, cuda=on_gpu, default=native)
 
 
 _conv2d.defvjp(_forward, _backward)

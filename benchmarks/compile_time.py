@@ -1,0 +1,49 @@
+"""How long a row's train step takes to trace and to compile, here or for a TPU that is not here.
+
+    python benchmarks/compile_time.py --config=configs/voc12aug_r50_20k.py
+    TPU_SKIP_MDS_QUERY=1 JAX_PLATFORMS=cpu python benchmarks/compile_time.py \\
+        --config=configs/cityscapes_r50_512x1024_40k.py --config.batch_size=2 --tpu=v5e:2x2
+
+For a TPU, which needs the package `libtpu`, one chip of the topology gets the whole batch, and the
+compiler's own estimate of the step is printed, too: cycles an image (Pallas kernels count as 0).
+The compilation cache is the commands' own: name an empty one in JAX_COMPILATION_CACHE_DIR.
+"""
+
+import re
+import time
+
+import jax
+import numpy as np
+from absl import flags
+from jax.experimental import topologies
+
+from nonlocal_jax import cli, programs, sharding
+
+_TPU = flags.DEFINE_string("tpu", "", "A topology, e.g. v5e:2x2; by default this machine.")
+
+
+def main() -> None:
+    """Prints one line."""
+    config = cli.config()
+    devices = jax.devices()
+    if _TPU.value:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=_TPU.value).devices
+    mesh = jax.sharding.Mesh(np.array(devices[:1]).reshape(1, 1, 1), sharding.AXES)
+    network, optimizer = programs.network_on(config, mesh), programs.make_optimizer(config)
+    start, busy = time.perf_counter(), time.process_time()
+    lowered = programs.lower_train_step(config, network, optimizer, mesh)
+    traced, busy_tracing = time.perf_counter() - start, time.process_time() - busy
+    compiled = lowered.compile()
+    took, busy = time.perf_counter() - start - traced, time.process_time() - busy - busy_tracing
+    print(
+        f"{cli.config_name()}, {config.batch_size} images: trace {traced:.1f} s, compile {took:.1f}"
+        f" s ({busy_tracing:.1f} and {busy:.1f} s of CPU time), temporaries "
+        f"{compiled.memory_analysis().temp_size_in_bytes / 1e9:.2f} GB"
+    )
+    cycles = re.findall(r'"estimated_cycles":"(\d+)"', compiled.as_text()) if _TPU.value else []
+    if cycles:
+        print(f"{sum(map(int, cycles)) / config.batch_size / 1e6:.2f}M estimated cycles an image")
+
+
+if __name__ == "__main__":
+    cli.run(main)
