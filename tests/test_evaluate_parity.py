@@ -1,4 +1,4 @@
-"""Evaluation against the reference's own, same checkpoint: photographs and pictures of odd sizes."""
+"""Every prediction and score against the reference's, on photographs and pictures of odd sizes."""
 
 import json
 import pathlib
@@ -192,7 +192,8 @@ def synthetic(rng, size):
     )
     image, labels = image[: size[0], : size[1]], labels[: size[0], : size[1]].astype(np.uint8)
     image = np.clip(image + rng.integers(-20, 21, image.shape), 0, 255).astype(np.uint8)
-    labels[rng.random(size) < 0.1] = 255
+    if labels.size > 1:  # the reference's scores fail on an image whose only pixel is ignored
+        labels[rng.random(size) < 0.1] = 255
     return image, labels
 
 

@@ -5,6 +5,7 @@ OpenCV in a fraction of the time (a third, for a 2048x1024 PNG); whatever they c
 through OpenCV or Pillow.
 """
 
+import contextlib
 import io
 import zlib
 
@@ -48,10 +49,8 @@ def decode_image(encoded: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """
     image = _fast_image(encoded)
     if image is None and encoded:
-        try:
+        with contextlib.suppress(cv2.error):  # more pixels than it takes, 2^30
             image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
-        except cv2.error:  # more pixels than it takes (2^30)
-            pass
     if image is None:
         raise UserError(f"{name} cannot be decoded as an image: {_remedy(encoded)}")
     return image
@@ -143,7 +142,7 @@ def _remedy(encoded: bytes) -> str:
     if not encoded:
         return "the file is empty. Copy or download it again."
     return (
-        f"its {len(encoded)} bytes are damaged, cut short, of another format or of too many pixels. "
+        f"its {len(encoded)} bytes are damaged, cut short, too many pixels or of another format. "
         "Copy or download it again, take it out of the data set, or go on without with "
         "--config.data.on_bad_example=skip."
     )

@@ -208,8 +208,10 @@ class ResNet(nnx.Module):
     ) -> dict[str, Features]:
         """Returns {"stage1": [n, h/4, w/4, c], ..., "stage4": [n, h/stride, w/stride, c]}.
 
-        Sizes round up. `valid` is the size of each image in `x`; see ops/padding.py.
+        Sizes round up. `valid` is the size of each image in `x`; see ops/padding.py. What lies
+        beyond it does not matter.
         """
+        x = zero_outside(x, valid)
         valid = halve(valid)
         for conv_norm in self.stem:
             x = conv_norm(x, valid)
