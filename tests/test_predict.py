@@ -221,6 +221,15 @@ def test_a_very_large_image_and_a_pixel_share_a_run(quick, tmp_path):
     assert Image.open(tmp_path / "out" / "masks" / "pixel.png").size == (1, 1)
 
 
+def test_nothing_but_bad_files_is_reported_like_any(quick, tmp_path):
+    config, checkpoint = quick
+    (tmp_path / "text.png").write_text("no image")
+    files = predict.Files([tmp_path / "text.png", tmp_path / "missing.png"])
+    predict.segment_files(files, tmp_path / "out", *api.restore(config, checkpoint), config)
+    assert ["decoded" in reason for reason in files.bad.values()] == [True, False]
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["empty folder", "nothing", "no-*.png"])
 def test_an_input_without_images_is_refused(tmp_path, name):
     (tmp_path / "empty folder").mkdir()

@@ -1,16 +1,19 @@
 """What the PyTorch reference predicts for every image of a folder, and the scores it computes.
 
     PYTHON_OF_THE_REFERENCE -W ignore reference_evaluate.py PEER.py STEM CKPT.pth FOLDER OUT.npz \
-        --scale=W,H [--slide=H,W] [--tta] [--align_corners=0|1]
+        --scale=W,H [--slide=H,W] [--tta] [--align_corners=0|1] [--serve]
 
 FOLDER holds images/val, labels/val and classes.json. OUT.npz has "mask/NAME" for every image,
-and confusion counts and means over all of them as mmseg.core computes them.
+and counts and means over all of them as mmseg.core computes them. --serve, for benchmarks, does the
+same once for every line of its input, and prints the seconds instead of writing anything.
 """
 
 import argparse
 import importlib.util
 import json
 import pathlib
+import sys
+import time
 
 import numpy as np
 import torch
@@ -23,7 +26,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("peer", "stem", "checkpoint", "folder", "out", "--scale", "--slide"):
         parser.add_argument(name)
-    parser.add_argument("--tta", action="store_true")
+    for name in ("--tta", "--serve"):
+        parser.add_argument(name, action="store_true")
     parser.add_argument("--align_corners", type=int)
     args = parser.parse_args()
     spec = importlib.util.spec_from_file_location("peer", args.peer)
@@ -54,22 +58,40 @@ def main() -> None:
         test_mode=True,
         **classes,
     )
-    out, counts = {}, []
-    for index, item in enumerate(data):
+    names = [info["filename"].removesuffix(".png") for info in data.img_infos]
+    if not args.serve:
+        masks, counts = run(model, data)
+        np.savez(
+            args.out,
+            **{f"mask/{n}": m for n, m in zip(names, masks, strict=True)},
+            **scores(counts),
+        )
+    for _ in sys.stdin if args.serve else ():
+        start = time.perf_counter()
+        scores(run(model, data)[1])
+        print(time.perf_counter() - start, flush=True)
+
+
+def run(model, data):
+    """Masks of all images, and each one's counts of pixels by class, as in mmseg's test loop."""
+    masks, counts = [], []
+    for index in range(len(data)):
+        item = data[index]
         metas = [[meta.data] for meta in item["img_metas"]]
         with torch.no_grad():
             mask = model.forward_test([image[None] for image in item["img"]], metas)[0]
-        name = data.img_infos[index]["filename"].removesuffix(".png")
-        out[f"mask/{name}"] = mask.astype(np.uint8)
         label = np.asarray(data.get_gt_seg_map_by_idx(index))
-        counts.append(intersect_and_union(mask, label, len(classes["classes"]), 255))
-        if index + 1 == len(data):
-            break
-    for position, name in ((0, "intersect"), (1, "union"), (2, "predicted"), (3, "labelled")):
-        out[name] = sum(count[position] for count in counts).numpy()
-    scores = pre_eval_to_metrics(counts, ["mIoU"])
-    out |= {"aAcc": scores["aAcc"], "IoU": scores["IoU"], "Acc": scores["Acc"]}
-    np.savez(args.out, **out)
+        masks.append(mask.astype(np.uint8))
+        counts.append(intersect_and_union(mask, label, len(data.CLASSES), 255))
+    return masks, counts
+
+
+def scores(counts):
+    """Totals and what mmseg makes of them."""
+    names = ("intersect", "union", "predicted", "labelled")
+    totals = {n: sum(each[i] for each in counts).numpy() for i, n in enumerate(names)}
+    means = pre_eval_to_metrics(counts, ["mIoU"])
+    return totals | {"aAcc": means["aAcc"], "IoU": means["IoU"], "Acc": means["Acc"]}
 
 
 def pair(text):
