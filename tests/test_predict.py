@@ -157,7 +157,7 @@ def test_the_command_goes_on_past_bad_files_and_says_so(tiny, tmp_path):
     image.save(folder / "good.png")
     image.save(folder / "good.jpg", quality=95)
     image.convert("L").save(folder / "grey.png")
-    image.convert("LA").save(folder / "grey and clear.png")
+    image.convert("LA").save(folder / "grey_and_clear.png")
     image.convert("RGBA").save(folder / "transparent.png")
     image.quantize(64).save(folder / "palette.png", transparency=3)
     image.save(folder / "moving.webp", save_all=True, append_images=[image], lossless=True)
@@ -193,13 +193,12 @@ def test_the_command_goes_on_past_bad_files_and_says_so(tiny, tmp_path):
         assert f"{name} cannot be decoded as an image" in "".join(last)
     for name in ("line", "pixel"):
         assert f"{name}.png has no row 20, column 30" in "".join(last)
-    turned_or_grey = ["deep", "grey", "grey and clear", "palette", "print", "turned"]
+    turned_or_grey = ["deep", "grey", "grey_and_clear", "palette", "print", "turned"]
     same = ["good.png", "moving", "pages", "transparent"]
-    names = sorted([*turned_or_grey, *same, "good.jpg", "line", "pixel"])
-    assert sorted(p.name for p in (out / "masks").iterdir()) == [f"{n}.png" for n in names]
-    assert sorted(p.name for p in (out / "overlays").iterdir()) == [f"{n}.png" for n in names]
-    attended = [f"{name}.png" for name in names if name not in ("line", "pixel")]
-    assert sorted(p.name for p in (out / "attention").iterdir()) == attended
+    names = [*turned_or_grey, *same, "good.jpg", "line", "pixel"]
+    for folder in ("masks", "overlays", "attention"):
+        written = {path.stem for path in (out / folder).iterdir()}
+        assert written == set(names) - ({"line", "pixel"} if folder == "attention" else set())
     for name in same:
         mask = np.asarray(Image.open(out / "masks" / f"{name}.png"))
         np.testing.assert_array_equal(mask, REFERENCE["whole/mask0"])
