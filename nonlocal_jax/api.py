@@ -14,6 +14,7 @@ compiles a program, which the next image of that size uses again.
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +37,6 @@ from nonlocal_jax.inputs import loader
 from nonlocal_jax.inputs.datasets import Dataset
 from nonlocal_jax.inputs.transforms import resize_image
 from nonlocal_jax.models.build import Network, build_network
-from nonlocal_jax.models.heads import NonLocalHead
-from nonlocal_jax.models.segmentor import Segmentor
 from nonlocal_jax.ops.normalize import normalize
 
 Image = UInt8[np.ndarray, "h w 3"]
@@ -96,11 +95,13 @@ class Predictor:
 
     def predict(self, image: Image) -> UInt8[np.ndarray, "h w"]:
         """The class index of every pixel, by the protocol of the config's benchmark."""
+        image = check_image(image)
         inputs = self._inputs(image)
         return np.asarray(self._segment(self._variables, *inputs, canvas=image.shape[:2])[0])
 
     def probabilities(self, image: Image) -> Float[np.ndarray, "h w classes"]:
         """The probability of every class in every pixel; float32 at full resolution is large."""
+        image = check_image(image)
         inputs = self._inputs(image)
         volume = self._distribute(self._variables, *inputs, canvas=image.shape[:2])
         return np.moveaxis(np.asarray(volume[0]), 0, -1)
@@ -110,7 +111,7 @@ class Predictor:
 
         This is one pass over the whole image, also where the protocol slides or averages.
         """
-        return np.asarray(self._logits(self._variables, self._at_scale(image))[0])
+        return np.asarray(self._logits(self._variables, self._at_scale(check_image(image)))[0])
 
     def attention(self, image: Image, point: tuple[int, int]) -> Float[np.ndarray, "h' w'"]:
         """What the non-local block attends to at a pixel: weights over its feature map.
@@ -124,15 +125,15 @@ class Predictor:
         Raises:
           UserError: the network has no non-local block, or the pixel is outside the image.
         """
+        image = check_image(image)
         height, width = image.shape[:2]
         if not (0 <= point[0] < height and 0 <= point[1] < width):
             raise UserError(
                 f"Row {point[0]}, column {point[1]} is not in an image of {height} rows and "
                 f"{width} columns."
             )
-        relative = (np.array(point) + 0.5) / (height, width)
-        scaled = self._at_scale(image)
-        return np.asarray(self._attention(self._variables, scaled, relative.astype(np.float32))[0])
+        relative = ((np.array([point]) + 0.5) / (height, width)).astype(np.float32)
+        return np.asarray(self._attention(self._variables, self._at_scale(image), relative)[0])
 
     def _inputs(self, image: Image) -> tuple[tuple[Scaled, ...], Int[np.ndarray, "1 2"]]:
         size = image.shape[:2]
@@ -143,13 +144,8 @@ class Predictor:
         return scales, np.array([size], np.int32)
 
     def _at_scale(self, image: Image) -> UInt8[np.ndarray, "1 h w 3"]:
-        whole = Protocol(self._protocol.scale, self._protocol.align_corners)
-        return resize_image(image, whole.input_sizes(image.shape[:2])[0])[None]
-
-    def _model(self, variables: Variables) -> Segmentor:
-        model = self._network.bind(variables)
-        model.eval()
-        return model
+        size = self._protocol.once().input_sizes(image.shape[:2])[0]
+        return resize_image(image, size)[None]
 
     def _at_size(
         self,
@@ -160,26 +156,37 @@ class Predictor:
         *,
         canvas: Size,
     ) -> Array:
-        model = self._model(variables)
+        model = self._network.bind_for_inference(variables)
         return reduce(
             low_resolution_scores(model, scales, sizes, canvas, self._protocol, padded=False)
         )
 
     def _decode(self, variables: Variables, images: UInt8[Array, "n h w 3"]) -> Array:
-        return self._model(variables)(normalize(images))
+        return self._network.bind_for_inference(variables)(normalize(images))
 
     def _attend(
         self,
         variables: Variables,
         images: UInt8[Array, "n h w 3"],
-        relative: Float[Array, "2"],
+        relative: Float[Array, "n 2"],
     ) -> Array:
-        model = self._model(variables)
-        if not isinstance(model.decode_head, NonLocalHead):
-            raise UserError("This network has no non-local block (config.model.decode_head.name).")
-        stage = model.backbone(normalize(images))["stage4"]
-        position = jnp.floor(relative * jnp.array(stage.shape[1:3], jnp.float32)).astype(jnp.int32)
-        return model.decode_head.attention_map(stage, (position[0], position[1]))
+        model = self._network.bind_for_inference(variables)
+        return model.attention_map(normalize(images), relative).weights
+
+
+def check_image(image: Image) -> Image:
+    """The image as an array.
+
+    Raises:
+      UserError: it is none, or of another dtype or shape than this module takes.
+    """
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise UserError(
+            f"An image must be RGB, uint8 [h, w, 3]; this is {image.dtype} {list(image.shape)}. "
+            "nonlocal_jax.inputs.decode.decode_image reads files of any kind as such."
+        )
+    return image
 
 
 def restore(
@@ -197,7 +204,7 @@ def restore(
     network = build_network(model)
     loaded, metadata = checkpoints.load_model(checkpoint)
     variables = {k: v for k, v in loaded.items() if not k.startswith("auxiliary_head/")}
-    problem = _difference(variables, network.shapes)
+    problem = _difference(variables, network.shapes) or _other_meaning(metadata, config.model)
     if problem:
         origin = f" (it was made for {metadata['network']})" if "network" in metadata else ""
         raise UserError(f"{checkpoint} is of another network than the config{origin}: {problem}.")
@@ -250,4 +257,15 @@ def _difference(
     for name, variable in variables.items():
         if variable.shape != expected[name].shape:
             return f"{name} is {variable.shape} there, and {expected[name].shape} in the config"
+    return ""
+
+
+def _other_meaning(metadata: Mapping[str, Any], model: ConfigDict) -> str:
+    """What makes the same arrays another network, in a few words; empty for nothing."""
+    theirs = ConfigDict(metadata.get("model", {}))
+    for key in ("align_corners", "decode_head.mode", "decode_head.use_scale"):
+        part, _, name = key.rpartition(".")
+        here, there = (tree.get(part, tree) for tree in (model, theirs))
+        if name in there and here[name] != there[name]:
+            return f"config.model.{key} was {there[name]} for it, and is {here[name]} here"
     return ""

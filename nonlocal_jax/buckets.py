@@ -60,7 +60,10 @@ def plan(
 
     Returns:
       The buckets, the largest inputs first: where memory does not suffice, that shows at once.
+      None for no image.
     """
+    if not sizes:
+        return []
     shapes = np.array([[size, *scaled] for size, scaled in zip(sizes, inputs, strict=True)])
     groups = _equal_sizes(shapes[:, 0])
     corners = np.array([shapes[group].max(axis=0) for group in groups])

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 from nonlocal_jax.errors import UserError
 
+EXIT_BAD_IMAGES = 1
 EXIT_USER_ERROR = 2
 PRECISIONS = ("default", "high", "highest")  # of matrix products and convolutions
 
@@ -89,6 +90,28 @@ def config() -> ConfigDict:
         listed = f" Here are: {', '.join(rows)}." if rows else ""
         raise UserError(f"--config is missing: name a file of configs/.{listed}")
     return _CONFIG.value
+
+
+def define_inference_flags() -> None:
+    """The flags that evaluating and predicting share."""
+    flags.DEFINE_string("checkpoint", None, "What convert or a training run wrote.")
+    flags.DEFINE_bool("tta", False, "Average over the config's scales and mirrored images.")
+    flags.DEFINE_string("output", None, "Folder to write to.")
+
+
+def require(*names: str) -> None:
+    """Raises a UserError for a flag that was not given."""
+    for name in names:
+        if not flags.FLAGS[name].value:
+            raise UserError(f"--{name} is missing: {flags.FLAGS[name].help} See --help.")
+
+
+def exit_for_bad_images(reasons: Sequence[str], total: int) -> None:
+    """Lists what was left out, and exits with 1, unless there is nothing."""
+    if reasons:
+        listed = "".join(f"  {reason}\n" for reason in reasons)
+        sys.stderr.write(f"nonlocal_jax: {len(reasons)} of {total} images failed:\n{listed}")
+        sys.exit(EXIT_BAD_IMAGES)
 
 
 def config_name() -> str:

@@ -2,8 +2,10 @@
 
     python -m nonlocal_jax.evaluate --config=configs/ROW.py --checkpoint=DIR [--tta]
 
-prints the scores and writes them with a picture of the confusion matrix. --save_predictions adds
-PNGs that the benchmark's server takes, --save_overlays pictures for people.
+prints the scores and writes them with a picture of the confusion matrix to --output, by default
+runs/CONFIG/evaluation. --save_predictions adds PNGs that the benchmark's server takes,
+--save_overlays pictures for people. With --config.data.on_bad_example=skip images that can't be
+read are left out and reported, and the exit code is 1.
 """
 
 import contextlib
@@ -32,6 +34,7 @@ from nonlocal_jax import (
     outputs,
     run_log,
     sharding,
+    visualize,
 )
 from nonlocal_jax.batching import Batch, Image, Label, Size
 from nonlocal_jax.errors import UserError
@@ -42,6 +45,12 @@ from nonlocal_jax.ops import layout
 
 Variables = dict[str, jax.Array]
 OnMask = Callable[[int, UInt8[np.ndarray, "h w"]], None]
+OnBad = Callable[[str], None]
+
+
+def warn(reason: str) -> None:
+    """Logs why an image was left out."""
+    logging.warning("Left out: %s", reason)
 
 
 def evaluate(
@@ -53,6 +62,7 @@ def evaluate(
     tta: bool = False,
     on_mask: OnMask | None = None,
     between_batches: Callable[[], None] = lambda: None,
+    on_bad: OnBad = warn,
     log: batching.Log = run_log.say,
 ) -> metrics.Scores:
     """Scores of a network on the validation split, over all devices and processes.
@@ -66,6 +76,8 @@ def evaluate(
       on_mask: is given every image's index and its class indices at the original size; in each
         process those of its own devices.
       between_batches: is called in every process after every batch; what it raises ends all.
+      on_bad: is told of images that config.data.on_bad_example leaves out: those whose size can't
+        be read in every process, others in the one that reads them.
       log: is told what is compiled, and how far it is.
 
     Raises:
@@ -73,7 +85,8 @@ def evaluate(
         "raise"), or the network's scores are not finite.
     """
     dataset = api.dataset_of(config)
-    examples = Examples(loader.open_source(config, "val"), config.data.on_bad_example == "skip")
+    skip = config.data.on_bad_example == "skip"
+    examples = Examples(loader.open_source(config, "val"), on_bad if skip else None)
     batch_size = eval_batch_size(config, mesh)
     rows = sharding.local_rows(mesh, batch_size)
     confusion, labelled = np.zeros((config.model.num_classes,) * 2, np.int64), 0
@@ -98,7 +111,7 @@ def evaluate(
             )
         if on_mask:
             for row, mask in zip(rows, batching.local(counts.masks), strict=True):
-                if row < len(members):
+                if row < len(members) and members[row] not in examples.unreadable:
                     height, width = examples.sizes[members[row]]
                     on_mask(examples.indices[members[row]], mask[:height, :width])
         between_batches()
@@ -122,11 +135,17 @@ class Examples:
 
     Args:
       source: the split.
-      skip_bad: leave out and report what can't be read, rather than raise.
+      on_bad: is told of what can't be read and is left out; None to raise that.
+
+    Attributes:
+      indices: in the split, of the images whose size is known.
+      sizes: height and width of each.
+      unreadable: which of them could not be read after all.
     """
 
-    def __init__(self, source: sources.Source, skip_bad: bool):
-        self._source, self._skip_bad = source, skip_bad
+    def __init__(self, source: sources.Source, on_bad: OnBad | None):
+        self._source, self._on_bad = source, on_bad
+        self.unreadable: set[int] = set()
         self.indices: list[int] = []
         self.sizes: list[Size] = []
         for index in range(len(source)):
@@ -141,6 +160,7 @@ class Examples:
         with self._leaving_out():
             example = self._source[self.indices[member]]
             return example.image, example.label
+        self.unreadable.add(member)
         return None
 
     def name(self, member: int) -> str:
@@ -153,9 +173,9 @@ class Examples:
         try:
             yield
         except UserError as error:
-            if not self._skip_bad:
+            if self._on_bad is None:
                 raise
-            logging.warning("Left out: %s", error)
+            self._on_bad(str(error))
 
 
 class Counts(NamedTuple):
@@ -193,8 +213,7 @@ def _counting(
 
     @functools.partial(jax.jit, static_argnames=("canvas", "padded"))
     def count(variables: Variables, batch: Batch, *, canvas: Size, padded: bool) -> Counts:
-        model = same.network.bind(sharding.gathered(variables))
-        model.eval()
+        model = same.network.bind_for_inference(sharding.gathered(variables))
         scores = inference.low_resolution_scores(
             model, batch.scales, batch.sizes, canvas, protocol, padded=padded
         )
@@ -210,20 +229,30 @@ def _counting(
 def main() -> None:
     """Evaluates `--checkpoint` on the validation split of `--config`."""
     config, options = cli.config(), flags.FLAGS
-    if not options.checkpoint:
-        raise UserError("--checkpoint is missing: name what convert or a training run wrote.")
+    cli.require("checkpoint")
     folder = "evaluation_tta" if options.tta else "evaluation"
     output = pathlib.Path(options.output or pathlib.Path("runs") / cli.config_name() / folder)
+    outputs.check_folder(output)
+    left_out: list[str] = []
     with distributed.session():
         mesh = sharding.make_mesh(**config.mesh)
         network, loaded = api.restore(config, options.checkpoint)
         variables = sharding.place_variables(loaded, mesh)
         on_mask = _writer(config, output, options.save_predictions, options.save_overlays)
-        scores = evaluate(network, variables, config, mesh=mesh, tta=options.tta, on_mask=on_mask)
+        scores = evaluate(
+            network,
+            variables,
+            config,
+            mesh=mesh,
+            tta=options.tta,
+            on_mask=on_mask,
+            on_bad=left_out.append,
+        )
         if jax.process_index() == 0:
             sys.stdout.write(f"{scores.table()}\n")
             _write_scores(output, scores, {"checkpoint": options.checkpoint, "tta": options.tta})
             run_log.say(f"Written to {output}.")
+    cli.exit_for_bad_images(left_out, len(loader.open_source(config, "val")))
 
 
 def _writer(
@@ -248,18 +277,13 @@ def _writer(
 def _write_scores(output: pathlib.Path, scores: metrics.Scores, about: dict[str, object]) -> None:
     """scores.json and confusion.png."""
     outputs.write_confusion(output / "confusion.png", scores)
-    content = json.dumps({**about, **scores.details()}, indent=1)
-    try:
-        (output / "scores.json").write_text(content)
-    except OSError as error:
-        raise UserError(f"{output}/scores.json can't be written: {error.strerror}.") from error
+    with visualize.writing(output / "scores.json"):
+        (output / "scores.json").write_text(json.dumps({**about, **scores.details()}, indent=1))
 
 
 def define_flags() -> None:
     """The command's own flags; training, which imports this module, has none of them."""
-    flags.DEFINE_string("checkpoint", None, "What convert or a training run wrote.")
-    flags.DEFINE_bool("tta", False, "Average over the config's scales and mirrored images.")
-    flags.DEFINE_string("output", None, "Folder to write to; by default runs/CONFIG/evaluation.")
+    cli.define_inference_flags()
     flags.DEFINE_bool("save_predictions", False, "Write PNGs for the benchmark's server.")
     flags.DEFINE_bool("save_overlays", False, "Write images tinted by predicted class.")
 

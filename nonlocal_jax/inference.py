@@ -80,6 +80,10 @@ class Protocol:
     flip: bool = False
     windows: Windows | None = None
 
+    def once(self) -> "Protocol":
+        """One pass over the whole image at `scale`: for what can't be averaged."""
+        return Protocol(self.scale, self.align_corners)
+
     def input_sizes(self, size: Size) -> list[Size]:
         """The sizes at which an image of an original `size` is evaluated, one per ratio."""
         return test_sizes(*size, self.scale, self.ratios)

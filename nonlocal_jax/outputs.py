@@ -8,12 +8,23 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from nonlocal_jax import visualize
-from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs.datasets import Dataset
 from nonlocal_jax.metrics import Scores
 
 Mask = UInt8[np.ndarray, "h w"]
 Picture = UInt8[np.ndarray, "h w 3"]
+
+
+def check_folder(folder: pathlib.Path) -> None:
+    """Makes the folder that results go to, before anything is computed for them.
+
+    Raises:
+      UserError: nothing can be written there.
+    """
+    probe = folder / ".writable"
+    with visualize.writing(probe):
+        probe.touch()
+        probe.unlink()
 
 
 def write_mask(path: pathlib.Path, mask: Mask, palette: UInt8[np.ndarray, "k 3"]) -> None:
@@ -62,12 +73,9 @@ def write_probabilities(
     Raises:
       UserError: it can't be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        volume = np.moveaxis(probabilities, 0, -1).astype(np.float16)
+    volume = np.moveaxis(probabilities, 0, -1).astype(np.float16)
+    with visualize.writing(path):
         np.savez_compressed(path, probabilities=volume)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def write_confusion(path: pathlib.Path, scores: Scores) -> None:
@@ -89,16 +97,10 @@ def write_confusion(path: pathlib.Path, scores: Scores) -> None:
     axes.set_ylabel("label")
     axes.set_title(scores.summary(), fontsize=9)
     figure.colorbar(image, shrink=0.6, label="share of the label's pixels")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with visualize.writing(path):
         figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def _save(path: pathlib.Path, picture: Image.Image) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with visualize.writing(path):
         picture.save(path, "PNG")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error

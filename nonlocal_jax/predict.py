@@ -10,7 +10,7 @@ that can't be read is reported and left out, and the exit code is then 1.
 import collections
 import glob
 import pathlib
-import sys
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.inference import Protocol
 from nonlocal_jax.inputs import datasets, decode
 from nonlocal_jax.models.build import Network
+from nonlocal_jax.models.segmentor import AttentionMap
+from nonlocal_jax.ops.normalize import normalize
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
@@ -92,28 +94,22 @@ class Prediction(NamedTuple):
 def main() -> None:
     """Segments `--input` with `--checkpoint`."""
     config, options = cli.config(), flags.FLAGS
-    for name in ("checkpoint", "input", "output"):
-        if not options[name].value:
-            raise UserError(f"--{name} is missing; see --help.")
+    cli.require("checkpoint", "input", "output")
     point = parse_point(options.attend)
-    found = find_images(options.input)
+    found, output = find_images(options.input), pathlib.Path(options.output)
+    outputs.check_folder(output)
     network, variables = api.restore(config, options.checkpoint)
-    files, output = Files(found), pathlib.Path(options.output)
+    if point is not None and config.model.decode_head.name != "nonlocal":
+        raise UserError("--attend needs a network with config.model.decode_head.name=nonlocal.")
+    files = Files(found)
     segment_files(
         files, output, network, variables, config, tta=options.tta, volumes=options.probabilities
     )
     if point is not None:
-        write_attention(
-            files, output / "attention", api.Predictor(network, variables, config), point
-        )
+        write_attention(files, output / "attention", network, variables, config, point)
     done = len(found) - len(files.bad)
     run_log.say(f"{done} of {len(found)} images are done; the results are in {output}.")
-    if files.bad:
-        listed = "\n".join(f"  {reason}" for reason in files.bad.values())
-        sys.stderr.write(
-            f"nonlocal_jax: {len(files.bad)} of {len(found)} images failed:\n{listed}\n"
-        )
-        sys.exit(1)
+    cli.exit_for_bad_images(list(files.bad.values()), len(found))
 
 
 def segment_files(
@@ -142,19 +138,9 @@ def segment_files(
     """
     dataset = api.dataset_of(config)
     protocol = api.protocol(config, tta)
-    mesh = sharding.make_mesh(**config.mesh)
     names = output_names(files.paths)
-    results = batching.run(
-        _predicting(network, protocol, volumes),
-        sharding.place_variables(variables, mesh),
-        files.read,
-        files.sizes,
-        protocol,
-        batch_size=mesh.shape["data"] * mesh.shape["fsdp"],
-        mesh=mesh,
-        log=run_log.say,
-    )
-    for members, prediction in results:
+    function = _predicting(network, protocol, volumes)
+    for members, prediction in _run(function, files, variables, protocol, config):
         for row, index in enumerate(members):
             if files.paths[index] in files.bad:
                 continue
@@ -174,25 +160,35 @@ def segment_files(
 
 
 def write_attention(
-    files: Files, folder: pathlib.Path, predictor: api.Predictor, point: tuple[int, int]
+    files: Files,
+    folder: pathlib.Path,
+    network: Network,
+    variables: dict[str, np.ndarray],
+    config: ConfigDict,
+    point: tuple[int, int],
 ) -> None:
     """For every image, a picture of what its pixel at `point` (row, column) attends to.
 
-    An image without such a pixel is added to `files.bad`.
+    The image is seen whole, at the config's scale. One without such a pixel is added to
+    `files.bad`; the others are as in `segment_files`.
 
     Raises:
       UserError: the network has no non-local block, or a file can't be written.
     """
-    for path, name in zip(files.paths, output_names(files.paths), strict=True):
-        if path in files.bad:
-            continue
-        image = files.image(path)
-        if not (point[0] < image.shape[0] and point[1] < image.shape[1]):
-            files.report(path, f"{path} has no row {point[0]}, column {point[1]}.")
-            continue
-        weights = predictor.attention(image, point)
-        picture = visualize.attention_overlay(image, weights, point)
-        visualize.write_png(folder / f"{name}.png", picture)
+    names = output_names(files.paths)
+    protocol = api.protocol(config).once()
+    for members, attention in _run(_attending(network, point), files, variables, protocol, config):
+        for row, index in enumerate(members):
+            path, (height, width) = files.paths[index], files.sizes[index]
+            if path in files.bad:
+                continue
+            if not (point[0] < height and point[1] < width):
+                files.report(path, f"{path} has no row {point[0]}, column {point[1]}.")
+                continue
+            rows, columns = np.asarray(attention.sizes[row])
+            weights = np.asarray(attention.weights[row])[:rows, :columns]
+            picture = visualize.attention_overlay(files.image(path), weights, point)
+            visualize.write_png(folder / f"{names[index]}.png", picture)
 
 
 def find_images(pattern: str) -> list[pathlib.Path]:
@@ -242,6 +238,43 @@ def parse_point(text: str | None) -> tuple[int, int] | None:
     return row, column
 
 
+def _run(
+    function: jax.stages.Wrapped,
+    files: Files,
+    variables: dict[str, np.ndarray],
+    protocol: Protocol,
+    config: ConfigDict,
+) -> Iterator[batching.Result]:
+    """Puts the files through `function`, an image per device at a time."""
+    mesh = sharding.make_mesh(**config.mesh)
+    return batching.run(
+        function,
+        sharding.place_variables(variables, mesh),
+        files.read,
+        files.sizes,
+        protocol,
+        batch_size=mesh.shape["data"] * mesh.shape["fsdp"],
+        mesh=mesh,
+        log=run_log.say,
+    )
+
+
+def _attending(network: Network, point: tuple[int, int]) -> jax.stages.Wrapped:
+    """The jitted function that gives a batch's attention maps."""
+
+    @partial(jax.jit, static_argnames=("canvas", "padded"))
+    def attend(
+        variables: dict[str, jax.Array], batch: Batch, *, canvas: Size, padded: bool
+    ) -> AttentionMap:
+        (scaled,) = batch.scales
+        relative = (jnp.array(point, jnp.float32) + 0.5) / batch.sizes.astype(jnp.float32)
+        return network.bind_for_inference(sharding.gathered(variables)).attention_map(
+            normalize(scaled.images, scaled.sizes), relative, scaled.sizes if padded else None
+        )
+
+    return attend
+
+
 def _predicting(network: Network, protocol: Protocol, volumes: bool) -> jax.stages.Wrapped:
     """The jitted function that segments a batch."""
 
@@ -249,8 +282,7 @@ def _predicting(network: Network, protocol: Protocol, volumes: bool) -> jax.stag
     def predict(
         variables: dict[str, jax.Array], batch: Batch, *, canvas: Size, padded: bool
     ) -> Prediction:
-        model = network.bind(sharding.gathered(variables))
-        model.eval()
+        model = network.bind_for_inference(sharding.gathered(variables))
         scores = inference.low_resolution_scores(
             model, batch.scales, batch.sizes, canvas, protocol, padded=padded
         )
@@ -287,10 +319,8 @@ def _first_sentence(error: UserError) -> str:
 
 def define_flags() -> None:
     """The command's own flags."""
-    flags.DEFINE_string("checkpoint", None, "What convert or a training run wrote.")
+    cli.define_inference_flags()
     flags.DEFINE_string("input", None, "An image, a folder, or a quoted pattern.")
-    flags.DEFINE_string("output", None, "Folder to write to.")
-    flags.DEFINE_bool("tta", False, "Average over the config's scales and mirrored images.")
     flags.DEFINE_bool("probabilities", False, "Write class probabilities, float16 .npz, too.")
     flags.DEFINE_string("attend", None, "ROW,COLUMN of a pixel: write what it attends to, too.")
 

@@ -3,10 +3,11 @@
 Everything takes and gives RGB, uint8 [h, w, 3].
 """
 
+import contextlib
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -148,9 +149,19 @@ def write_png(path: str | os.PathLike[str], picture: Picture) -> None:
     Raises:
       UserError: it cannot be written there.
     """
-    path = pathlib.Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
         Image.fromarray(picture).save(path, "PNG")
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Makes the folder of a file that is written inside.
+
+    Raises:
+      UserError: it cannot be written there.
+    """
+    try:
+        pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error

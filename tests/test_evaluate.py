@@ -183,7 +183,27 @@ def test_a_damaged_image_is_an_error_or_left_out(tmp_path):
         evaluate_tiny(config)
     with config.unlocked():
         config.data.on_bad_example = "skip"
-    assert evaluate_tiny(config).pixels == labelled([examples["001"][1]])
+    masks, reasons = {}, []
+    scores = evaluate_tiny(config, on_mask=masks.__setitem__, on_bad=reasons.append)
+    assert scores.pixels == labelled([examples["001"][1]])
+    assert list(masks) == [1]
+    assert sorted(name for name in ("000", "001", "002") for r in reasons if name in r) == [
+        "000",
+        "002",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda label: label[:-1], r"0\.png is \d+x\d+, its image \d+x\d+"),
+        (lambda label: np.full_like(label, NUM_CLASSES), "holds label 7, and there are 7 classes"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named(tmp_path, spoil, message):
+    write_folder(tmp_path, {"0": (picture(0), spoil(label(0)))})
+    with pytest.raises(UserError, match=message):
+        evaluate_tiny(small(config_for(tmp_path)))
 
 
 def test_a_model_of_another_number_of_classes_is_refused_before_anything_runs(folder):
@@ -271,12 +291,41 @@ def test_two_processes_share_the_work_and_agree(tmp_path):
     assert sorted(results[0][2:] + results[1][2:]) == list(range(7))
 
 
+def saved(config, path):
+    """A checkpoint of the golden weights, as conversion writes it."""
+    network = build_network(config.model)
+    variables = {k: np.asarray(v) for k, v in golden_variables(config, network).items()}
+    metadata = {"kind": "segmentor", "network": "tiny", "model": config.model.to_dict()}
+    checkpoints.save_model(path, variables, metadata)
+    return path
+
+
+def test_the_command_goes_on_without_a_bad_image_if_told_to(tmp_path):
+    write_folder(tmp_path / "data", mixed_examples(2))
+    file = tmp_path / "data" / "images" / "val" / "000.png"
+    file.write_bytes(file.read_bytes()[:200])
+    config = small(config_for(tmp_path / "data"))
+    arguments = [f"--checkpoint={saved(config, tmp_path / 'checkpoint')}", "--save_overlays"]
+    out = f"--output={tmp_path / 'out'}"
+    run = run_command("evaluate", config, *arguments, out)
+    assert run.returncode == 2 and "000.png cannot be decoded" in run.stderr
+    run = run_command("evaluate", config, *arguments, out, "--config.data.on_bad_example=skip")
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    assert "1 of 2 images failed" in run.stderr and "mIoU" in run.stdout
+    assert [p.name for p in (tmp_path / "out" / "overlays").iterdir()] == ["001.png"]
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_checkpoint_is_read(tmp_path):
+    (tmp_path / "file").touch()
+    config = small(config_for(tmp_path))
+    run = run_command("evaluate", config, "--checkpoint=nothing", f"--output={tmp_path}/file/out")
+    assert run.returncode == 2 and "file/out" in run.stderr and "cannot be written" in run.stderr
+
+
 def test_the_command_writes_scores_pictures_and_what_servers_take(tmp_path):
     write_folder(tmp_path / "data", mixed_examples(2))
     config = small(config_for(tmp_path / "data"))
-    network = build_network(config.model)
-    variables = {k: np.asarray(v) for k, v in golden_variables(config, network).items()}
-    checkpoints.save_model(tmp_path / "checkpoint", variables, {"kind": "segmentor"})
+    saved(config, tmp_path / "checkpoint")
     run = run_command(
         "evaluate",
         config,

@@ -1,5 +1,6 @@
 """An image's result does not depend on the padding it sits in, nor on the rest of its batch."""
 
+import functools
 import itertools
 import pathlib
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from nonlocal_jax import cli
+from nonlocal_jax.inference import Protocol, Scaled, Windows, low_resolution_scores
 from nonlocal_jax.models.build import build_network, init_variables
 from nonlocal_jax.models.resnet import BLOCKS_PER_STAGE, STRIDES
 from nonlocal_jax.models.segmentor import valid_at
@@ -61,11 +63,14 @@ def loud(variables):
     return {name: value(name, array) for name, array in variables.items()}
 
 
-def padded_batch(sizes, canvas, seed=0):
-    """Images, the same padded with white noise, and their sizes."""
+GARBAGE = (1e30, -1e30, np.inf, np.nan)
+
+
+def padded_batch(sizes, canvas, garbage, seed=0):
+    """Images, the same in one array among `garbage`, and their sizes."""
     rng = np.random.default_rng(seed)
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
-    batch = rng.integers(0, 256, (len(sizes), *canvas, 3), np.uint8)
+    batch = rng.choice(np.array(garbage), (len(sizes), *canvas, 3))
     for row, image in zip(batch, images, strict=True):
         row[: image.shape[0], : image.shape[1]] = image
     return images, batch, np.array(sizes, np.int32)
@@ -74,24 +79,20 @@ def padded_batch(sizes, canvas, seed=0):
 def logits_of(network, variables):
     @jax.jit
     def logits(images, sizes):
-        model = network.bind(variables)
-        model.eval()
-        return model(normalize(images, sizes), sizes)
+        return network.bind_for_inference(variables)(normalize(images), sizes)
 
     @jax.jit
     def alone(image):
-        model = network.bind(variables)
-        model.eval()
-        return model(normalize(image[None]))[0]
+        return network.bind_for_inference(variables)(normalize(image[None]))[0]
 
     return logits, alone
 
 
 def assert_same_as_alone(network, variables, sizes, seed=0):
     """Whatever the rest of the batch: here, an image as large as the canvas."""
-    images, batch, sizes_array = padded_batch([CANVAS, *sizes], CANVAS, seed)
+    images, batch, sizes_array = padded_batch([CANVAS, *sizes], CANVAS, GARBAGE, seed)
     padded, alone = logits_of(network, variables)
-    together = np.asarray(padded(batch, sizes_array))
+    together = np.asarray(padded(batch.astype(np.float32), sizes_array))
     for image, logits in zip(images[1:], together[1:], strict=True):
         expected = np.asarray(alone(image))
         own = logits[: expected.shape[0], : expected.shape[1]]
@@ -112,6 +113,47 @@ def test_padded_logits_equal_those_of_the_image_alone_for_random_mixes(network, 
     rng = np.random.default_rng(seed)
     sizes = [tuple(int(rng.integers(1, side + 1)) for side in CANVAS) for _ in range(3)]
     assert_same_as_alone(*small_network(*network, "v1c" if seed % 2 else "v1d"), sizes, seed)
+
+
+WINDOWS = Windows((41, 50), (27, 33))
+
+
+@pytest.mark.parametrize(
+    ("windows", "align_corners"),
+    [
+        (None, True),
+        (WINDOWS, False),
+        pytest.param(None, False, marks=pytest.mark.parity),
+        pytest.param(WINDOWS, True, marks=pytest.mark.parity),
+    ],
+)
+def test_scores_at_full_size_equal_those_of_the_image_alone(windows, align_corners):
+    network, variables = small_network(18, 8, "v1c")
+    protocol = Protocol(CANVAS, align_corners, flip=True, windows=windows)
+
+    @functools.partial(jax.jit, static_argnames="canvas")
+    def volumes(images, sizes, canvas):
+        scores = low_resolution_scores(
+            network.bind_for_inference(variables),
+            (Scaled(images, sizes),),
+            sizes,
+            canvas,
+            protocol,
+        )
+        return [
+            jnp.einsum("nHa,nabc,nWb->nHWc", s.rows, s.logits, s.columns, precision="highest")
+            for s in scores
+        ]
+
+    rng = np.random.default_rng(int(align_corners))
+    sizes = [CANVAS, tuple(int(rng.integers(1, side)) for side in CANVAS)]
+    images, batch, sizes_array = padded_batch(sizes, CANVAS, (255, 0, 255))
+    together = volumes(batch.astype(np.uint8), sizes_array, canvas=CANVAS)
+    height, width = sizes[1]
+    alone = volumes(images[1][None], sizes_array[1:], canvas=sizes[1])
+    for padded, expected in zip(together, alone, strict=True):
+        tolerance = 1e-5 * np.abs(expected).max()
+        np.testing.assert_allclose(padded[1, :height, :width], expected[0], rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("mode", ["dot_product", "concatenation"])

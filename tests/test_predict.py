@@ -8,13 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from test_evaluate import config_for, run_command, small, write_folder
-from test_model import golden_variables
+from test_evaluate import config_for, run_command, saved, small, write_folder
 
-from nonlocal_jax import api, checkpoints, predict
+from nonlocal_jax import api, predict
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs.transforms import resize_image
-from nonlocal_jax.models.build import build_network
 from nonlocal_jax.ops.normalize import normalize
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -34,26 +32,18 @@ def data(tmp_path_factory):
     return root
 
 
-def save(config, path):
-    """A checkpoint with the auxiliary head, as training and conversion write it."""
-    network = build_network(config.model)
-    variables = {k: np.asarray(v) for k, v in golden_variables(config, network).items()}
-    checkpoints.save_model(path, variables, {"kind": "segmentor", "network": "tiny"})
-    return path
-
-
 @pytest.fixture(scope="module")
 def tiny(data, tmp_path_factory):
     """The golden network, for whole images, with its checkpoint."""
     config = config_for(data)
-    return config, save(config, tmp_path_factory.mktemp("tiny") / "checkpoint")
+    return config, saved(config, tmp_path_factory.mktemp("tiny") / "checkpoint")
 
 
 @pytest.fixture(scope="module")
 def quick(data, tmp_path_factory):
     """A network that compiles fast, with its checkpoint."""
     config = small(config_for(data))
-    return config, save(config, tmp_path_factory.mktemp("quick") / "checkpoint")
+    return config, saved(config, tmp_path_factory.mktemp("quick") / "checkpoint")
 
 
 def test_a_predictors_masks_and_probabilities_are_the_references(tiny):
@@ -113,12 +103,50 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_sentence(tiny):
             r"made for tiny\): of \d+ missing and 0 further arrays, it has no ",
         ),
         ("backbone.base_channels", 8, r"is \(.*\) there, and \(.*\) in the config\.$"),
+        ("align_corners", True, r"align_corners was False for it, and is True here\.$"),
+        ("decode_head.mode", "dot_product", r"mode was embedded_gaussian for it, and is dot_"),
     ):
         other = config.copy_and_resolve_references()
         other.model.update_from_flattened_dict({key: value})
         with pytest.raises(UserError, match=message) as refusal:
             api.load(other, checkpoint)
         assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((4, 5), np.uint8), np.zeros((4, 5, 4), np.uint8), np.zeros((4, 5, 3), np.float32)],
+    ids=["grey", "RGBA", "float"],
+)
+def test_an_array_that_is_no_rgb_image_is_refused(quick, image):
+    model = api.load(*quick)
+    for method in (model.predict, model.probabilities, model.logits):
+        with pytest.raises(UserError, match=r"must be RGB, uint8 \[h, w, 3\]; this is "):
+            method(image)
+
+
+def test_attention_of_padded_images_is_that_of_each_alone(tiny, tmp_path, monkeypatch):
+    """By the command images share programs; in a notebook each has its own."""
+    config, checkpoint = tiny
+    paths = []
+    for index in (0, 2, 3, 6):
+        paths.append(tmp_path / f"{index}.png")
+        Image.fromarray(picture(index)).save(paths[-1])
+    drawn = []
+    monkeypatch.setattr(
+        predict.visualize,
+        "attention_overlay",
+        lambda image, weights, point: drawn.append(weights) or image,
+    )
+    files, point = predict.Files(paths), (30, 35)
+    network, variables = api.restore(config, checkpoint)
+    predict.write_attention(files, tmp_path / "out", network, variables, config, point)
+    model = api.load(config, checkpoint)
+    expected = [model.attention(files.image(path), point) for path in paths]
+    key = lambda weights: (weights.shape, weights.max())  # noqa: E731
+    for weights, alone in zip(sorted(drawn, key=key), sorted(expected, key=key), strict=True):
+        assert weights.sum() == pytest.approx(1, abs=1e-5)
+        np.testing.assert_allclose(weights, alone, rtol=1e-4, atol=1e-7)
 
 
 def test_the_command_goes_on_past_bad_files_and_says_so(tiny, tmp_path):
@@ -129,7 +157,11 @@ def test_the_command_goes_on_past_bad_files_and_says_so(tiny, tmp_path):
     image.save(folder / "good.png")
     image.save(folder / "good.jpg", quality=95)
     image.convert("L").save(folder / "grey.png")
+    image.convert("LA").save(folder / "grey_and_clear.png")
     image.convert("RGBA").save(folder / "transparent.png")
+    image.quantize(64).save(folder / "palette.png", transparency=3)
+    image.save(folder / "moving.webp", save_all=True, append_images=[image], lossless=True)
+    image.save(folder / "pages.tif", save_all=True, append_images=[image])
     image.convert("CMYK").save(folder / "print.jpg", quality=95)
     Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(
         folder / "deep.png"
@@ -138,7 +170,9 @@ def test_the_command_goes_on_past_bad_files_and_says_so(tiny, tmp_path):
     turned[0x0112] = 6
     image.rotate(90, expand=True).save(folder / "turned.jpg", exif=turned, quality=95)
     Image.fromarray(picture(5)).save(folder / "pixel.png")
+    Image.fromarray(picture(0)[:1]).save(folder / "line.png")
     (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:200])
+    (folder / "cut.jpg").write_bytes((folder / "good.jpg").read_bytes()[:900])
     (folder / "empty.jpg").touch()
     (folder / "notes.txt").write_text("no image")
     out = tmp_path / "out"
@@ -153,19 +187,22 @@ def test_the_command_goes_on_past_bad_files_and_says_so(tiny, tmp_path):
     )
     assert run.returncode == 1
     assert "Traceback" not in run.stderr
-    last = run.stderr.splitlines()[-4:]
-    assert last[0].endswith("3 of 10 images failed:")
-    assert "cut.png" in "".join(last) and "empty.jpg" in "".join(last)
-    assert "pixel.png has no row 20, column 30" in "".join(last)
-    names = ["deep", "good.jpg", "good.png", "grey", "pixel", "print", "transparent", "turned"]
-    assert sorted(p.name for p in (out / "masks").iterdir()) == [f"{n}.png" for n in names]
-    assert sorted(p.name for p in (out / "overlays").iterdir()) == [f"{n}.png" for n in names]
-    attended = [f"{name}.png" for name in names if name != "pixel"]
-    assert sorted(p.name for p in (out / "attention").iterdir()) == attended
-    for name in ("good.png", "transparent"):
+    last = run.stderr.splitlines()[-6:]
+    assert last[0].endswith("5 of 16 images failed:")
+    for name in ("cut.jpg", "cut.png", "empty.jpg"):
+        assert f"{name} cannot be decoded as an image" in "".join(last)
+    for name in ("line", "pixel"):
+        assert f"{name}.png has no row 20, column 30" in "".join(last)
+    turned_or_grey = ["deep", "grey", "grey_and_clear", "palette", "print", "turned"]
+    same = ["good.png", "moving", "pages", "transparent"]
+    names = [*turned_or_grey, *same, "good.jpg", "line", "pixel"]
+    for folder in ("masks", "overlays", "attention"):
+        written = {path.stem for path in (out / folder).iterdir()}
+        assert written == set(names) - ({"line", "pixel"} if folder == "attention" else set())
+    for name in same:
         mask = np.asarray(Image.open(out / "masks" / f"{name}.png"))
         np.testing.assert_array_equal(mask, REFERENCE["whole/mask0"])
-    for name in ("deep", "grey", "print", "turned"):
+    for name in turned_or_grey:
         assert Image.open(out / "masks" / f"{name}.png").size == image.size
     volume = np.load(out / "probabilities" / "good.png.npz")["probabilities"]
     assert volume.shape == (*SIZES[0], NUM_CLASSES)
@@ -181,6 +218,15 @@ def test_a_very_large_image_and_a_pixel_share_a_run(quick, tmp_path):
     predict.segment_files(predict.Files(paths), tmp_path / "out", network, variables, config)
     assert Image.open(tmp_path / "out" / "masks" / "large.png").size == (10_000, 3_000)
     assert Image.open(tmp_path / "out" / "masks" / "pixel.png").size == (1, 1)
+
+
+def test_nothing_but_bad_files_is_reported_like_any(quick, tmp_path):
+    config, checkpoint = quick
+    (tmp_path / "text.png").write_text("no image")
+    files = predict.Files([tmp_path / "text.png", tmp_path / "missing.png"])
+    predict.segment_files(files, tmp_path / "out", *api.restore(config, checkpoint), config)
+    assert ["decoded" in reason for reason in files.bad.values()] == [True, False]
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["empty folder", "nothing", "no-*.png"])

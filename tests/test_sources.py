@@ -4,12 +4,14 @@ import io
 import pathlib
 import pickle
 import shutil
+import struct
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 import synthetic_trees
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data import prepare
 from nonlocal_jax.errors import UserError
@@ -87,6 +89,40 @@ def test_damaged_files_are_named(kind):
     for data in (b"", b"junk", mask[: len(mask) // 2], mask[:20]):
         with pytest.raises(UserError, match=r"^that\.file cannot be decoded as a mask"):
             decode.decode_label(data, "that.file")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_images_are_turned_as_exif_says(kind):
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encoded(PHOTO, kind, exif=exif)
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+        np.testing.assert_array_equal(decode.decode_image(data, "it"), expected)
+        assert decode.image_size(data, "it") == expected.shape[:2]
+
+
+def png(width, height, *, crc_is_right=True):
+    """A PNG of a header alone, more or less."""
+
+    def chunk(kind, content):
+        crc = zlib.crc32(kind + content) ^ (not crc_is_right)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(bytes(100)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [png(40_000, 40_000), png(2**31 - 1, 2**31 - 1), png(0, 5), png(60, 48, crc_is_right=False)],
+    ids=["too large", "absurd", "empty", "damaged"],
+)
+def test_a_header_that_cannot_be_true_is_refused_before_memory_is_taken(data):
+    for function in (decode.image_size, decode.decode_image, decode.decode_label):
+        with pytest.raises(UserError, match=r"^it cannot be decoded as"):
+            function(data, "it")
 
 
 @pytest.fixture

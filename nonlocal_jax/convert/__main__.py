@@ -43,7 +43,9 @@ def _config_target() -> command.Target:
     config, name = cli.config(), cli.config_name()
     shapes = {key: leaf.shape for key, leaf in build_network(config.model).shapes.items()}
     url = config.published.get("url", "")
-    return command.Target(name, "segmentor", config.model.backbone.variant, shapes, url)
+    model = config.model.to_dict()
+    variant = config.model.backbone.variant
+    return command.Target(name, "segmentor", variant, shapes, url, model)
 
 
 if __name__ == "__main__":

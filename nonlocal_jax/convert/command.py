@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Target:
       variant: of the backbone, "v1c" or "v1d".
       shapes: of all its variables, by name.
       url: of its published file; empty if there is none.
+      model: the config's section; empty for a backbone.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Target:
     variant: str
     shapes: Mapping[str, tuple[int, ...]]
     url: str
+    model: Mapping[str, Any] = field(default_factory=dict)
 
 
 def backbone_target(name: str) -> Target:
@@ -99,6 +101,7 @@ def import_(target: Target, source: str, output: Path, *, allow_nan: bool = Fals
     metadata = {
         "kind": target.kind,
         "network": target.name,
+        "model": dict(target.model),
         "source": {"file": file.name, "sha256": digest},
         "meta": result.meta,
         "num_batches_tracked": result.counters,

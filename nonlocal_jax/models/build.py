@@ -99,6 +99,12 @@ class Network:
         ]
         return nnx.merge(self.graph, nnx.from_flat_state(leaves))
 
+    def bind_for_inference(self, variables: Mapping[str, jax.Array]) -> Segmentor:
+        """The same with batch norm's running statistics, and without dropout."""
+        model = self.bind(variables)
+        model.eval()
+        return model
+
     @property
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of every variable."""

@@ -15,7 +15,7 @@ from nonlocal_jax.ops.dtypes import float32_or_wider
 from nonlocal_jax.ops.padding import Valid
 
 Features = Float[Array, "n h w c"]
-Position = tuple[int | Int[Array, ""], int | Int[Array, ""]]  # row, column of a feature map
+Position = tuple[int | Int[Array, "*n"], int | Int[Array, "*n"]]  # row, column of a feature map
 
 
 class FCNHead(nnx.Module):
@@ -138,9 +138,11 @@ class NonLocalHead(FCNHead):
         x = self.non_local(self._apply(before, (x,), valid), valid)
         return self._apply(after, (x,), valid)
 
-    def attention_map(self, x: Features, position: Position) -> Float[Array, "n h w"]:
+    def attention_map(
+        self, x: Features, position: Position, valid: Valid | None = None
+    ) -> Float[Array, "n h w"]:
         """How much the pixel at `position` (row, column) draws from every other one."""
-        return self.non_local.attention_map(self.convs[0](x), position)
+        return self.non_local.attention_map(self.convs[0](x, valid), position, valid)
 
 
 def _apply_conv_norm(

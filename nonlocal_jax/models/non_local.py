@@ -135,18 +135,19 @@ class _NonLocal(nnx.Module):
     def attention_map(
         self,
         x: Features,
-        position: tuple[int | Int[Array, ""], ...],
+        position: tuple[int | Int[Array, "*n"], ...],
         valid: Int[Array, "n ndim"] | None = None,
     ) -> Float[Array, "n *key_space"]:
         """f(x_i, .) / C(x) of the query at `position` (row, column), over all keys, in float32.
 
-        It sums to one in the two Gaussian modes. With `sub_sample` the keys are the pooled grid.
+        The position is one for all or one for each. Weights sum to one in the two Gaussian modes.
+        With `sub_sample` the keys are the pooled grid.
         """
         x = zero_outside(x.astype(self.dtype), valid)
         embeddings = self._embed(x, valid)
         index = jnp.ravel_multi_index(tuple(map(jnp.asarray, position)), x.shape[1:-1], mode="clip")
-        queries = _flat(embeddings.query)
-        query = jax.lax.dynamic_slice_in_dim(queries, index, 1, axis=1)
+        each = jnp.broadcast_to(index, x.shape[:1])[:, None, None]
+        query = jnp.take_along_axis(_flat(embeddings.query), each, axis=1)
         weights = self.pairwise_weights(embeddings._replace(query=query))
         return weights.reshape(x.shape[0], *self._key_space(x))
 

@@ -217,9 +217,10 @@ class ResNet(nnx.Module):
     ) -> dict[str, Features]:
         """Returns {"stage1": [n, h/4, w/4, c], ..., "stage4": [n, h/stride, w/stride, c]}.
 
-        Sizes round up. `valid` is the size of each image in `x`; see ops/padding.py.
+        Sizes round up. `valid` is the size of each image in `x`; see ops/padding.py. What lies
+        beyond it does not matter.
         """
-        x = layout.split(x)
+        x = layout.split(zero_outside(x, valid))
         x = rematerialized(_apply_stem, self.remat)(self.stem, x, valid)
         valid = halve(halve(valid))
         apply_block = rematerialized(_apply_block, self.remat)

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.models.heads import FCNHead, NonLocalHead, Position
+from nonlocal_jax.models.heads import FCNHead, NonLocalHead
 from nonlocal_jax.models.resnet import ResNet
 from nonlocal_jax.ops.padding import Valid
 
@@ -20,6 +20,18 @@ class TrainingLogits(NamedTuple):
 
     decode: Logits
     auxiliary: Logits | None
+
+
+class AttentionMap(NamedTuple):
+    """How much a place in each image draws from every other one.
+
+    Attributes:
+      weights: over the feature map of the padded images.
+      sizes: height and width of each image's own part of it.
+    """
+
+    weights: Float[Array, "n h' w'"]
+    sizes: Int[Array, "n 2"]
 
 
 class Segmentor(nnx.Module):
@@ -49,15 +61,28 @@ class Segmentor(nnx.Module):
             return TrainingLogits(decode, None)
         return TrainingLogits(decode, self.auxiliary_head(stages["stage3"], rngs=rngs))
 
-    def attention_map(self, images: Images, position: Position) -> Float[Array, "n h' w'"]:
-        """What the non-local block attends to at `position` (row, column) of its feature map.
+    def attention_map(
+        self, images: Images, relative: Float[Array, "n 2"], valid: Valid | None = None
+    ) -> AttentionMap:
+        """What the non-local block attends to at a place in each normalised image.
+
+        Args:
+          images: see `__call__`, as for `valid`.
+          relative: how far down and to the right the place is, as shares of the image's own size.
+          valid: the size of each image in a padded batch.
 
         Raises:
           UserError: the decode head has no such block.
         """
         if not isinstance(self.decode_head, NonLocalHead):
-            raise UserError("Only a network with config.model.decode_head.name 'nonlocal' attends.")
-        return self.decode_head.attention_map(self.backbone(images)["stage4"], position)
+            raise UserError("This network has no non-local block (config.model.decode_head.name).")
+        stage4 = self.backbone(images, valid)["stage4"]
+        inner = valid_at(valid, images, stage4)
+        sizes = jnp.broadcast_to(jnp.array(stage4.shape[1:3]), relative.shape)
+        sizes = sizes if inner is None else inner
+        row, column = jnp.floor(relative * sizes.astype(jnp.float32)).astype(jnp.int32).T
+        weights = self.decode_head.attention_map(stage4, (row, column), inner)
+        return AttentionMap(weights, sizes // 2 if self.decode_head.non_local.sub_sample else sizes)
 
 
 def valid_at(
