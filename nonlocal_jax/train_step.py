@@ -9,11 +9,11 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
-from nonlocal_jax.losses import cross_entropy, pixel_accuracy
+from nonlocal_jax.losses import IGNORE, count_right, cross_entropy_sum
 from nonlocal_jax.models.build import Network, flat_variables
 from nonlocal_jax.ops import layout
 from nonlocal_jax.ops.normalize import normalize
-from nonlocal_jax.ops.resize import resize_bilinear
+from nonlocal_jax.ops.resize import interpolation_matrix
 from nonlocal_jax.sharding import gathered
 
 Variables = dict[str, jax.Array]
@@ -129,13 +129,33 @@ def make_train_step(
 def _head_loss(
     logits: Float[Array, "n h' w' classes"], labels: UInt8[Array, "n h w"], align_corners: bool
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Cross entropy and accuracy at the labels' resolution."""
-    height, width = labels.shape[1:]
-    # Each device resizes to its own rows of labels, from logits that are few before.
-    logits = layout.whole_rows(logits)
-    logits = layout.split(resize_bilinear(logits, (height, width), align_corners=align_corners))
-    labels = layout.split(labels)
-    return cross_entropy(logits, labels), pixel_accuracy(logits, labels)
+    """Cross entropy and accuracy at the labels' resolution: each device resizes to its own rows."""
+    to_rows, to_columns = (
+        interpolation_matrix(
+            logits.shape[axis],
+            labels.shape[axis],
+            source_length=logits.shape[axis],
+            target_length=labels.shape[axis],
+            align_corners=align_corners,
+        ).astype(logits.dtype)
+        for axis in (1, 2)
+    )
+    to_rows = jnp.broadcast_to(to_rows, (labels.shape[0], *to_rows.shape))
+
+    def sums(
+        rows: tuple[UInt8[Array, "n rows w"], Float[Array, "n rows h'"]],
+        logits: Float[Array, "n h' w' classes"],
+    ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+        labels, to_rows = rows
+        precision = jax.lax.Precision.HIGHEST  # bfloat16 would move positions and scores
+        scores = jnp.einsum("nHh,nhwc->nHwc", to_rows, logits, precision=precision)
+        scores = jnp.einsum("Ww,nHwc->nHWc", to_columns, scores, precision=precision)
+        return cross_entropy_sum(scores, labels), *count_right(scores, labels)
+
+    loss, right, counted = layout.sum_over_devices(
+        sums, (labels, to_rows), layout.whole_rows(logits), fill=IGNORE
+    )
+    return loss / labels.size, right / jnp.maximum(counted, 1)
 
 
 def _split(batch: Batch, parts: int) -> Batch:
