@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 
-from nonlocal_jax.losses import LossAndAccuracy, segmentation_loss
+from nonlocal_jax.losses import segmentation_loss
 from nonlocal_jax.models.build import Network, flat_variables
-from nonlocal_jax.ops import layout
 from nonlocal_jax.ops.normalize import normalize
 from nonlocal_jax.sharding import gathered
 
@@ -77,10 +76,10 @@ def make_train_step(
         model.train()
         images = normalize(batch["image"], batch["size"])
         logits = model.training_logits(images, rngs=nnx.Rngs(dropout=key))
-        loss, accuracy = _head_loss(logits.decode, batch["label"], align_corners)
+        loss, accuracy = segmentation_loss(logits.decode, batch["label"], align_corners)
         metrics = {"loss_decode": loss, "accuracy": accuracy}
         if logits.auxiliary is not None:
-            auxiliary, _ = _head_loss(logits.auxiliary, batch["label"], align_corners)
+            auxiliary, _ = segmentation_loss(logits.auxiliary, batch["label"], align_corners)
             metrics["loss_auxiliary"] = auxiliary_weight * auxiliary
             loss = loss + metrics["loss_auxiliary"]
         variables = flat_variables(model)
@@ -124,14 +123,6 @@ def make_train_step(
         return kept._replace(step=state.step + 1), {**metrics, "finite": finite}
 
     return train_step
-
-
-def _head_loss(
-    logits: Float[Array, "n h' w' classes"], labels: UInt8[Array, "n h w"], align_corners: bool
-) -> LossAndAccuracy:
-    """Loss and accuracy at the labels' resolution."""
-    # Each device resizes to its own rows of labels, from logits that are few before.
-    return segmentation_loss(layout.whole_rows(logits), layout.split(labels), align_corners)
 
 
 def _split(batch: Batch, parts: int) -> Batch:

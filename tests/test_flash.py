@@ -7,10 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from jax.experimental import topologies
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AxisType
 
-from nonlocal_jax.ops import attention, flash
+from nonlocal_jax import sharding
+from nonlocal_jax.models.non_local import NonLocal2d
+from nonlocal_jax.ops import attention, flash, layout
 from nonlocal_jax.ops.attention import softmax_attention
 
 
@@ -59,6 +63,34 @@ def test_pallas_is_split_over_the_mesh_in_context(batch):
     key_valid = jax.random.bernoulli(jax.random.key(1), 0.6, (batch, 53))
     with jax.set_mesh(mesh):
         assert_pallas_equals_chunks(arrays, key_valid)
+
+
+@pytest.mark.parametrize("sizes", [(4, 1, 1), (2, 2, 1), (2, 1, 2)], ids=str)
+def test_pallas_compiles_for_a_slice(monkeypatch, sizes):
+    """For four described chips, none of which is here: the block, its gradient, and the kernels."""
+    pytest.importorskip("libtpu")
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+    data, fsdp, spatial = sizes
+    mesh = sharding.make_mesh(data=data, fsdp=fsdp, spatial=spatial, devices=topology.devices)
+    block = NonLocal2d(16, implementation="pallas", dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    graph, state = nnx.split(block)
+    shape = (4, 25, 24, 16)  # rows that do not divide
+
+    def loss(state, x):
+        y = nnx.merge(graph, state)(layout.split(x))
+        return jnp.sum(y.astype(jnp.float32))
+
+    with jax.set_mesh(mesh):
+        place = sharding.image_sharding(mesh, shape)
+        x = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=place)
+        variables = jax.tree.map(
+            lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding.replicated(mesh)),
+            state,
+        )
+        program = jax.jit(jax.grad(loss, 1)).lower(variables, x).compile().as_text()
+    assert 'custom_call_target="tpu_custom_call"' in program
+    assert "600,600" not in program
 
 
 def test_cudnn_masks_by_length_with_valid_keys_first(monkeypatch):

@@ -1,7 +1,6 @@
 """Cross entropy at the labels' resolution: equal to the plain formula, without its volume."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import plain
 import pytest
@@ -99,10 +98,3 @@ def test_a_label_that_is_no_class_makes_the_loss_nan():
     logits, labels = batch((4, 4), (16, 16))
     labels[0, 5, 5] = 7
     assert np.isnan(segmentation_loss(logits, labels, False).loss)
-
-
-def test_each_block_holds_every_so_manyth_row():
-    """A height that is sharded over devices is so in equal parts in every block."""
-    blocks = losses._interleaved(jnp.arange(21), 2, 255)
-    np.testing.assert_array_equal(blocks[0][:11], [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20])
-    np.testing.assert_array_equal(blocks[1], [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, *[255] * 6])

@@ -9,7 +9,7 @@ here. Without a mesh, and inside of what runs on each device already, nothing he
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ ROW_AXIS = "spatial"
 
 Queries = TypeVar("Queries")
 Keys = TypeVar("Keys")
+Sums = TypeVar("Sums")
 
 
 def split(images: Array) -> Array:
@@ -74,24 +75,48 @@ def on_each_device(
       queries: arrays [n, rows, ...].
       keys: arrays [n, ...].
     """
-    axes = _axes()
-    if not axes:
+    if not _axes():
         return function(queries, keys)
-    first = jax.tree.leaves(queries)[0]
-    images, rows = _image_axes(axes, first), _split_spec(axes, first)
-    length = first.shape[1]
-    missing = -length % axes.get(ROW_AXIS, 1)
-    # As XLA itself pads what does not divide: no row changes its device.
-    queries = jax.tree.map(
-        lambda x: jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)), queries
-    )
-    shared = jax.shard_map(
+    length = jax.tree.leaves(queries)[0].shape[1]
+    return _shared(function, _pad_rows(queries, 0), keys)[:, :length]
+
+
+def sum_over_devices(
+    function: Callable[[Queries, Keys], Sums], queries: Queries, keys: Keys, *, fill: int
+) -> Sums:
+    """The sum of function(queries, keys), scalars, over the parts of `on_each_device`.
+
+    Rows that there are not, where they do not divide over devices, hold `fill`.
+    """
+    if not _axes():
+        return function(queries, keys)
+
+    def part(queries: Queries, keys: Keys) -> Any:
+        return jax.tree.map(lambda x: x.reshape(1, 1), function(queries, keys))
+
+    return jax.tree.map(jnp.sum, _shared(part, _pad_rows(queries, fill), keys))
+
+
+def _shared(function: Callable[[Queries, Keys], Any], queries: Queries, keys: Keys) -> Any:
+    axes, first = _axes(), jax.tree.leaves(queries)[0]
+    rows = _split_spec(axes, first)
+    return jax.shard_map(
         function,
-        in_specs=(rows, P(images)),
+        in_specs=(rows, P(_image_axes(axes, first))),
         out_specs=rows,
         check_vma=False,  # custom kernels do not say over which axes their results vary
+    )(queries, keys)
+
+
+def _pad_rows(arrays: Queries, fill: int) -> Queries:
+    """Rows that divide. XLA itself pads them so: no row changes its device."""
+    parts = _axes().get(ROW_AXIS, 1)
+    return jax.tree.map(
+        lambda x: jnp.pad(
+            x, [(0, 0), (0, -x.shape[1] % parts)] + [(0, 0)] * (x.ndim - 2), constant_values=fill
+        ),
+        arrays,
     )
-    return shared(queries, keys)[:, :length]
 
 
 def _axes() -> dict[str, int]:
