@@ -116,7 +116,9 @@ def _in_child(
     config: ConfigDict, a_slice: Slice, mesh: dict[str, int], step: str, folder: pathlib.Path
 ) -> Compiled:
     arguments = (config, a_slice, mesh, step, folder)
-    child = multiprocessing.get_context("spawn").Process(target=_compile, args=arguments)
+    child = multiprocessing.get_context("spawn").Process(
+        target=_compile, args=arguments, daemon=True
+    )
     child.start()
     try:
         while child.is_alive() and not list(folder.glob(PROGRAM)):
