@@ -121,13 +121,17 @@ def evaluate(
 def eval_batch_size(config: ConfigDict, mesh: Mesh) -> int:
     """Images in a step over all processes: on CPU one per device, as more would save no time.
 
-    Raises:
-      UserError: config.eval.batch_size does not split over the mesh.
+    Elsewhere config.eval.batch_size or, if it does not split over the mesh, the next that does.
     """
+    groups = mesh.shape["data"] * mesh.shape["fsdp"]
     if mesh.devices.flat[0].platform == "cpu":
-        return mesh.shape["data"] * mesh.shape["fsdp"]
-    sharding.check_batch_size(mesh, config.eval.batch_size, "config.eval.batch_size")
-    return config.eval.batch_size
+        return groups
+    return -(-config.eval.batch_size // groups) * groups
+
+
+def counting(network: Network, protocol: Protocol, num_classes: int) -> jax.stages.Wrapped:
+    """Evaluates a batch, jitted: (variables, batch, canvas=, padded=) -> Counts."""
+    return _counting(_Same(network), protocol, num_classes, False)
 
 
 class Examples:

@@ -62,6 +62,16 @@ def lower_train_step(
 
     It takes over the memory of the state that it is given.
     """
+    return trace_train_step(config, network, optimizer, mesh).lower()
+
+
+def trace_train_step(
+    config: ConfigDict,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+) -> jax.stages.Traced:
+    """The same before it is lowered: its `jaxpr` lists the operations."""
     step = make_train_step(
         network,
         optimizer,
@@ -77,6 +87,6 @@ def lower_train_step(
         out_shardings=(sharding.variable_shardings(mesh, state), sharding.replicated(mesh)),
     )
     with jax.set_mesh(mesh):  # so that the network knows how it is split
-        return jitted.lower(
+        return jitted.trace(
             state, sharding.abstract_batch(mesh, config.batch_size, config.data.crop_size)
         )

@@ -11,7 +11,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module may import what stands below its own line in this list.
 LAYERS = (
     ("main", "demo", "predict", "browse", "plan", "benchmark"),
-    ("train",),
+    ("train", "planning"),
     ("evaluate",),
     ("api", "batching", "programs"),
     ("convert", "distributed", "initialize", "inference", "outputs", "train_step"),
