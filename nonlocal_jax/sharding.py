@@ -134,9 +134,10 @@ def put_images(array: np.ndarray, mesh: Mesh) -> jax.Array:
     each = len(array) // len(groups)
     shape = (each * _groups(mesh), *array.shape[1:])
 
-    def held(index: tuple[slice, ...]) -> np.ndarray:
-        start = groups.index((index[0].start or 0) // each) * each
-        return array[(slice(start, start + each), *index[1:])]
+    def held(index: tuple[slice, ...] | None) -> np.ndarray:
+        images, *others = index or (slice(None),)
+        start = groups.index((images.start or 0) // each) * each
+        return array[(slice(start, start + each), *others)]
 
     return jax.make_array_from_callback(shape, image_sharding(mesh, shape), held)
 
