@@ -37,6 +37,7 @@ from nonlocal_jax.inputs import loader
 from nonlocal_jax.inputs.datasets import Dataset
 from nonlocal_jax.inputs.transforms import resize_image
 from nonlocal_jax.models.build import Network, build_network
+from nonlocal_jax.models.fold import fold
 from nonlocal_jax.ops.normalize import normalize
 
 Image = UInt8[np.ndarray, "h w 3"]
@@ -194,7 +195,7 @@ def restore(
 ) -> tuple[Network, dict[str, np.ndarray]]:
     """The network of a config for inference, and a checkpoint's variables for it.
 
-    The auxiliary head, which only training sees, is left out of both.
+    The auxiliary head, which only training sees, is left out of both, and batch norms are folded.
 
     Raises:
       UserError: there is no checkpoint, or it is not one of this config.
@@ -209,7 +210,7 @@ def restore(
         origin = f" (it was made for {metadata['network']})" if "network" in metadata else ""
         raise UserError(f"{checkpoint} is of another network than the config{origin}: {problem}.")
     shapes = network.shapes
-    return network, {k: np.asarray(v, shapes[k].dtype) for k, v in variables.items()}
+    return fold(network, {k: np.asarray(v, shapes[k].dtype) for k, v in variables.items()})
 
 
 def dataset_of(config: ConfigDict) -> Dataset:

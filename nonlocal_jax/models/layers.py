@@ -126,7 +126,7 @@ class ConvNorm(nnx.Module):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self.norm = BatchNorm(
+        self.norm: BatchNorm | None = BatchNorm(  # None once it is folded, see models/fold.py
             out_features, zero_scale=zero_scale, dtype=dtype, param_dtype=param_dtype
         )
         self.relu = relu
@@ -135,7 +135,9 @@ class ConvNorm(nnx.Module):
         self, x: Float[Array, "n h w i"], valid: Valid | None = None
     ) -> Float[Array, "n h' w' o"]:
         """`valid` is the size of each image in the *output*."""
-        x = self.norm(self.conv(x))
+        x = self.conv(x)
+        if self.norm is not None:
+            x = self.norm(x)
         return zero_outside(nnx.relu(x) if self.relu else x, valid)
 
 

@@ -53,7 +53,7 @@ class Embeddings(NamedTuple):
     key_valid: Bool[Array, "n k"] | None
 
 
-class _NonLocal(nnx.Module):
+class NonLocal(nnx.Module):
     """The block in any number of dimensions; NonLocal1d, 2d and 3d set `pool_window`.
 
     Args:
@@ -242,19 +242,19 @@ def _flat(x: Features) -> Float[Array, "n p c"]:
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
-class NonLocal1d(_NonLocal):
+class NonLocal1d(NonLocal):
     """The block over sequences, [n, l, c]."""
 
     pool_window = (2,)
 
 
-class NonLocal2d(_NonLocal):
+class NonLocal2d(NonLocal):
     """The block over images, [n, h, w, c]."""
 
     pool_window = (2, 2)
 
 
-class NonLocal3d(_NonLocal):
+class NonLocal3d(NonLocal):
     """The block over videos, [n, t, h, w, c]."""
 
     pool_window = (1, 2, 2)

@@ -59,7 +59,8 @@ class Shortcut(nnx.Module):
         """`valid_in` is the size of each image in the input."""
         if self.average:
             x = average_pool(x, valid_in)
-        return self.norm(self.conv(x))
+        x = self.conv(x)
+        return x if self.norm is None else self.norm(x)
 
 
 def _shortcut(
