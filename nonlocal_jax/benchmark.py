@@ -1,20 +1,137 @@
-"""How fast the input pipeline is: `python -m nonlocal_jax.benchmark --config=configs/camvid.py`.
+"""How fast a config is on this machine, and what it takes:
 
-One thread runs every stage for the same examples, one after the other; then the whole pipeline runs
-as in training. Compare figures taken in one run only: machines swing.
+    python -m nonlocal_jax.benchmark --config=configs/ade20k_r50_80k.py --what=inference,training
+
+Images and labels are random, and so are the weights; speed does not mind. --what=input times the
+input pipeline on the config's own data. --all_rows measures all sixteen rows beside what was
+published for them. Compare figures taken in one run only: machines swing.
 """
 
+import dataclasses
+import json
+import pathlib
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from nonlocal_jax import cli
+from nonlocal_jax import api, cli, evaluate, programs, sharding
+from nonlocal_jax.batching import Batch
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.inference import Scaled
 from nonlocal_jax.inputs import loader, sources, timing
+from nonlocal_jax.models.build import build_network, init_variables
+from nonlocal_jax.models.fold import fold
+from nonlocal_jax.planning import flops, steps
+from nonlocal_jax.run_log import say, working
+from nonlocal_jax.train_step import initial_state
 
-SAMPLES = flags.DEFINE_integer("samples", 200, "Examples to time.", lower_bound=1)
+KINDS = ("inference", "training", "input")
+# Peak of dense bfloat16 products per second, as published, by jax's name of the device.
+PEAKS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+_WHAT = flags.DEFINE_list("what", ["inference", "training"], f"Some of {', '.join(KINDS)}.")
+_BATCH = flags.DEFINE_integer("batch", 1, "Images a step of inference.", lower_bound=1)
+_RUNS = flags.DEFINE_integer("runs", 5, "Runs after the first, of which the median counts.", 1)
+_SAMPLES = flags.DEFINE_integer("samples", 200, "Examples of --what=input.", lower_bound=1)
+_ALL_ROWS = flags.DEFINE_bool("all_rows", False, "Every row of configs/; needs no --config.")
+_JSON = flags.DEFINE_string("json", None, "A file for the numbers.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One program on this machine.
+
+    Attributes:
+      config: name of the row.
+      what: "inference" or "training".
+      images: a step, over all devices.
+      size: height and width of the network's input.
+      milliseconds: of a step, median.
+      compile_seconds: tracing, lowering and compiling, or reading from the cache.
+      temporary_bytes: what a device holds beside weights, images and results.
+      tflop: of convolutions and products in a step.
+      share_of_peak: of the devices' published peak, or None where that is unknown.
+    """
+
+    config: str
+    what: str
+    images: int
+    size: tuple[int, int]
+    milliseconds: float
+    compile_seconds: float
+    temporary_bytes: int
+    tflop: float
+    share_of_peak: float | None
+
+    @property
+    def images_per_second(self) -> float:
+        """Images a second, over all devices."""
+        return self.images / self.milliseconds * 1e3
+
+
+def inference(name: str, config: ConfigDict, batch_size: int, runs: int) -> Measured:
+    """From uint8 images at the test size to their counted masks, as in evaluation, on one device.
+
+    The network sees the whole image, or all windows of a row that slides.
+    """
+    config = config.copy_and_resolve_references()
+    config.model.auxiliary_head.loss_weight = 0.0
+    network = build_network(config.model)
+    network, variables = fold(network, init_variables(config.model, 0))
+    canvas, seen = steps.eval_sizes(config)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch_size, *seen, 3), dtype=np.uint8)
+    labels = rng.integers(0, config.model.num_classes, (batch_size, *canvas), dtype=np.uint8)
+    batch = Batch(
+        (Scaled(jnp.asarray(images), jnp.array([seen] * batch_size, jnp.int32)),),
+        jnp.array([canvas] * batch_size, jnp.int32),
+        jnp.asarray(labels),
+    )
+    count = evaluate.counting(network, api.protocol(config), config.model.num_classes)
+    start = time.perf_counter()
+    traced = count.trace(variables, batch, canvas=canvas, padded=False)
+    arguments = jax.device_put((variables, batch))
+    return _measure(name, "inference", traced, arguments, seen, runs, start)
+
+
+def training(name: str, config: ConfigDict, runs: int) -> Measured:
+    """Train steps of the config's batch, over all devices."""
+    mesh = sharding.make_mesh(**config.mesh)
+    network, optimizer = programs.network_on(config, mesh), programs.make_optimizer(config)
+    start = time.perf_counter()
+    traced = programs.trace_train_step(config, network, optimizer, mesh)
+    rng, crop = np.random.default_rng(0), tuple(config.data.crop_size)
+    shape = (config.batch_size, *crop)
+    batch: dict[str, np.ndarray] = {
+        "image": rng.integers(0, 256, (*shape, 3), dtype=np.uint8),
+        "label": rng.integers(0, config.model.num_classes, shape, dtype=np.uint8),
+        "size": np.array([crop] * config.batch_size, np.int32),
+    }
+    state = initial_state(network, init_variables(config.model, 0), optimizer)
+    state = sharding.place_variables(state, mesh)
+    images = sharding.put_batch(batch, mesh)
+    measured = _measure(name, "training", traced, (state, images), crop, runs, start)
+    return dataclasses.replace(measured, images=config.batch_size)
 
 
 def input_report(config: ConfigDict, samples: int) -> str:
     """A line for each stage of the input pipeline, and one for the whole of it.
+
+    One thread runs every stage for the same examples, one after the other; then the whole pipeline
+    runs as in training.
 
     Raises:
       UserError: the data set is not there, or an example is bad.
@@ -30,9 +147,103 @@ def input_report(config: ConfigDict, samples: int) -> str:
     return "\n".join([*lines, f"whole pipeline, as in training: {rate:.0f} images/s"])
 
 
-def _main() -> None:
-    print(input_report(cli.config(), SAMPLES.value))
+def table(measured: list[Measured], published: dict[str, ConfigDict]) -> str:
+    """All of it as a Markdown table; the last two columns are MMSegmentation's, on V100s."""
+    lines = [
+        "| config | what | images | input | ms | images/s | compile s | temporaries GB | TFLOP "
+        "| TFLOP/s | of peak | published GB | published fps |",
+        "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for m in measured:
+        row, share = published[m.config], m.share_of_peak
+        theirs = row.get("memory_gb" if m.what == "training" else "fps")
+        cells = [m.config, m.what, str(m.images), f"{m.size[0]}x{m.size[1]}"]
+        cells += [f"{m.milliseconds:.1f}", f"{m.images_per_second:.2f}", f"{m.compile_seconds:.1f}"]
+        cells += [f"{m.temporary_bytes / 1e9:.2f}", f"{m.tflop:.3f}"]
+        cells += [f"{m.tflop / m.milliseconds * 1e3:.2f}", "" if share is None else f"{share:.0%}"]
+        cells += [f"{theirs or ''}", ""] if m.what == "training" else ["", f"{theirs or ''}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measures `--config`, or all rows."""
+    unknown = set(_WHAT.value) - set(KINDS)
+    if unknown:
+        raise UserError(f"--what has {', '.join(sorted(unknown))}; it may be {', '.join(KINDS)}.")
+    configs = _rows() if _ALL_ROWS.value else {cli.config_name(): cli.config()}
+    measured: list[Measured] = []
+    for name, config in configs.items():
+        if "inference" in _WHAT.value:
+            measured.append(inference(name, config, _BATCH.value, _RUNS.value))
+        if "training" in _WHAT.value:
+            measured.append(training(name, config, _RUNS.value))
+        if "input" in _WHAT.value:
+            say(input_report(config, _SAMPLES.value))
+    if measured:
+        device = jax.devices()[0].device_kind
+        say(f"{jax.device_count()} x {device}, jax {jax.__version__}")
+        say(table(measured, {name: config.published for name, config in configs.items()}))
+    if _JSON.value:
+        content = json.dumps([dataclasses.asdict(m) for m in measured], indent=1)
+        try:
+            pathlib.Path(_JSON.value).write_text(content + "\n")
+        except OSError as error:
+            raise UserError(f"{_JSON.value} can't be written: {error.strerror}.") from error
+
+
+def _rows() -> dict[str, ConfigDict]:
+    """Every config that a published result belongs to, by name."""
+    found = {p.stem: cli.load_config(p) for p in sorted(pathlib.Path("configs").glob("*_*.py"))}
+    rows = {name: config for name, config in found.items() if config.published}
+    if not rows:
+        raise UserError("There are no rows in configs/; run this in the repository's folder.")
+    return rows
+
+
+def _measure(
+    name: str,
+    what: str,
+    traced: jax.stages.Traced,
+    arguments: tuple,
+    size: tuple[int, int],
+    runs: int,
+    start: float,
+) -> Measured:
+    """Compiles and runs a program; what `training` donates is what it returns first."""
+    with working(f"{name}: compiling {what}"):
+        compiled = traced.lower().compile()
+    compile_seconds = time.perf_counter() - start
+    seconds = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        results = jax.block_until_ready(compiled(*arguments))
+        seconds.append(time.perf_counter() - start)
+        if what == "training":
+            arguments = (results[0], arguments[1])
+    median = statistics.median(seconds[1:])
+    operations = flops.count(traced.jaxpr.jaxpr)
+    memory = compiled.memory_analysis()
+    peak = _peak(jax.devices()[0].device_kind)
+    devices = jax.device_count() if what == "training" else 1
+    return Measured(
+        config=name,
+        what=what,
+        images=len(jax.tree.leaves(arguments[1])[0]),
+        size=size,
+        milliseconds=median * 1e3,
+        compile_seconds=compile_seconds,
+        temporary_bytes=memory.temp_size_in_bytes,
+        tflop=operations / 1e12,
+        share_of_peak=operations / median / peak / devices if peak else None,
+    )
+
+
+def _peak(kind: str) -> float | None:
+    """By the longest name that the device's own begins with."""
+    known = [name for name in PEAKS if kind.startswith(name)]
+    return PEAKS[max(known, key=len)] if known else None
 
 
 if __name__ == "__main__":
-    cli.run(_main)
+    cli.run(main, needs_config=False)

@@ -1,0 +1,35 @@
+"""The benchmark's figures are of the right programs; how fast they are is nobody's test."""
+
+import pytest
+from test_model import tiny_config
+
+from nonlocal_jax import benchmark
+
+
+def small():
+    config = tiny_config(**{"backbone.depth": 18, "num_classes": 5})
+    config.batch_size, config.data.crop_size = 8, (32, 40)
+    config.eval.scale = (64, 48)
+    return config
+
+
+def test_inference_and_training_in_one_table():
+    measured = [
+        benchmark.inference("tiny_row", small(), 2, runs=1),
+        benchmark.training("tiny_row", small(), runs=1),
+    ]
+    assert [m.images for m in measured] == [2, 8]
+    assert measured[0].size == (48, 64) and measured[1].size == (32, 40)
+    # Training is forward, and twice as much again backward.
+    per_pixel = [m.tflop / (m.images * m.size[0] * m.size[1]) for m in measured]
+    assert 2.5 < per_pixel[1] / per_pixel[0] < 4
+    lines = benchmark.table(measured, {"tiny_row": small().published}).splitlines()
+    assert len(lines) == 4 and "inference" in lines[2] and "training" in lines[3]
+    assert small().published.memory_gb == 9.1 and "| 9.1 |" in lines[3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"), [("TPU v5 lite", 197e12), ("TPU v5p", 459e12), ("cpu", None)]
+)
+def test_the_share_of_a_known_device_s_peak(kind, peak):
+    assert benchmark._peak(kind) == peak
