@@ -97,7 +97,8 @@ def test_every_output_equals_the_references(name):
         before = model.decode_head.convs[0](stages["stage4"])
         return stages, model.decode_head.non_local(before), model(x), model.training_logits(x)
 
-    stages, non_local, decode, both = forward(variables, x)
+    with jax.default_matmul_precision("highest"):
+        stages, non_local, decode, both = forward(variables, x)
     for stage, features in stages.items():
         assert_close(fingerprint(stage, features), golden[f"{name}/{stage}"], 1e-5)
     assert_close(non_local, golden[f"{name}/non_local"], 1e-5)

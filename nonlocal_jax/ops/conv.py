@@ -30,7 +30,7 @@ def conv2d(x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1) -> 
 
     Returns [n, ceil(h / stride), ceil(w / stride), o] in the dtype of `x`.
     """
-    if kernel.shape[0] == 1:
+    if kernel.shape[0] == 1 and _may_round():
         return jnp.einsum("nhwi,io->nhwo", x[:, ::stride, ::stride], kernel[0, 0])
     return _conv2d(x, kernel, stride, dilation)
 
@@ -56,19 +56,25 @@ def _direct(x: Images, kernel: Kernel, stride: int, dilation: int) -> Images:
     )
 
 
-def _suits_winograd(x: Images, kernel: Kernel, stride: int) -> bool:
-    """Whether Winograd's form is faster on CPU, and as exact as was asked for.
+def _may_round() -> bool:
+    """Whether forms other than the direct convolution are exact enough.
 
-    Its rounding errors are some ten times those of a direct convolution, so that it is not for
-    jax_default_matmul_precision "high" or "highest".
+    Winograd's rounding errors are some ten times those of a direct convolution, so that it is not
+    for jax_default_matmul_precision "high" or "highest".
     """
+    asked: str | None = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return asked in (None, "default")
+
+
+def _suits_winograd(x: Images, kernel: Kernel, stride: int) -> bool:
+    """Whether Winograd's form is faster on CPU, and as exact as was asked for."""
     return (
         kernel.shape[:2] == (3, 3)
         and stride == 1
         and min(kernel.shape[2:]) >= WINOGRAD_CHANNELS
         and x.size // x.shape[-1] >= WINOGRAD_PIXELS
         and x.dtype == jnp.float32
-        and jax.config.jax_default_matmul_precision in (None, "default")  # type: ignore[attr-defined]
+        and _may_round()
     )
 
 
