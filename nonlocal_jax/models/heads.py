@@ -142,11 +142,11 @@ class NonLocalHead(FCNHead):
         self, x: Features, position: Position, valid: Valid | None = None
     ) -> Float[Array, "n h w"]:
         """How much the pixel at `position` (row, column) draws from every other one."""
-        return self.non_local.attention_map(self.convs[0](x, valid), position, valid)
+        return self.non_local.attention_map(self.convs[0](x, valid=valid), position, valid)
 
 
 def _apply_conv_norm(
     conv_norm: ConvNorm, inputs: tuple[Features, ...], valid: Valid | None
 ) -> Features:
     """The convolution of `inputs` side by side."""
-    return conv_norm(jnp.concatenate(inputs, axis=-1), valid)
+    return conv_norm(*inputs, valid=valid)

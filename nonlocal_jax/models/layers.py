@@ -4,6 +4,10 @@ All of them take `valid`, the size of each image inside a padded batch (see ops/
 leave zeros beyond it, so that an image's result does not depend on the batch it came in.
 """
 
+import functools
+import itertools
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -45,11 +49,19 @@ class Conv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_features, param_dtype)) if use_bias else None
         self.stride, self.dilation, self.dtype = stride, dilation, dtype
 
-    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h' w' o"]:
-        """Returns the convolution in the compute dtype; h' = ceil(h / stride)."""
-        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        x = keep(conv2d(x, kernel, stride=self.stride, dilation=self.dilation))
-        return x if self.bias is None else x + self.bias[...].astype(self.dtype)
+    def __call__(self, *inputs: Float[Array, "n h w _"]) -> Float[Array, "n h' w' o"]:
+        """The convolution in the compute dtype of `inputs` side by side; h' = ceil(h / stride).
+
+        It is the sum of each one's convolution with its channels of the kernel, so that they are
+        never copied into one array.
+        """
+        kernel = self.kernel[...].astype(self.dtype)
+        ends = list(itertools.accumulate(x.shape[-1] for x in inputs))
+        parts = jnp.split(kernel, ends[:-1], axis=2)
+        convolve = partial(conv2d, stride=self.stride, dilation=self.dilation)
+        results = [convolve(x.astype(self.dtype), k) for x, k in zip(inputs, parts, strict=True)]
+        y = keep(functools.reduce(jnp.add, results))
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
 class BatchNorm(nnx.Module):
@@ -132,10 +144,10 @@ class ConvNorm(nnx.Module):
         self.relu = relu
 
     def __call__(
-        self, x: Float[Array, "n h w i"], valid: Valid | None = None
+        self, *inputs: Float[Array, "n h w _"], valid: Valid | None = None
     ) -> Float[Array, "n h' w' o"]:
-        """`valid` is the size of each image in the *output*."""
-        x = self.conv(x)
+        """Of `inputs` side by side; `valid` is the size of each image in the *output*."""
+        x = self.conv(*inputs)
         if self.norm is not None:
             x = self.norm(x)
         return zero_outside(nnx.relu(x) if self.relu else x, valid)

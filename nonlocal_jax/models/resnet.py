@@ -106,7 +106,7 @@ class BasicBlock(nnx.Module):
     def __call__(self, x: Features, valid: Valid | None = None) -> Features:
         """Returns the block's output; `valid` is the size of each image in the input."""
         valid_out = valid if self.stride == 1 else halve(valid)
-        y = self.conv2(self.conv1(x, valid_out))
+        y = self.conv2(self.conv1(x, valid=valid_out))
         return _add_shortcut(y, x, self.downsample, valid, valid_out)
 
 
@@ -141,7 +141,7 @@ class Bottleneck(nnx.Module):
     def __call__(self, x: Features, valid: Valid | None = None) -> Features:
         """Returns the block's output; `valid` is the size of each image in the input."""
         valid_out = valid if self.stride == 1 else halve(valid)
-        y = self.conv2(self.conv1(x, valid), valid_out)
+        y = self.conv2(self.conv1(x, valid=valid), valid=valid_out)
         return _add_shortcut(self.conv3(y), x, self.downsample, valid, valid_out)
 
 
@@ -251,7 +251,7 @@ def _apply_stem(stem: nnx.List, x: Float[Array, "n h w 3"], valid: Valid | None)
     """The stem's convolutions and max-pooling; `valid` is the size of each image in the input."""
     valid = halve(valid)
     for conv_norm in stem:
-        x = conv_norm(x, valid)
+        x = conv_norm(x, valid=valid)
     # A window that begins in the image and ends in the padding leaves a value beyond `valid`.
     return zero_outside(max_pool(x), halve(valid))
 

@@ -19,7 +19,7 @@ TILE = 4  # results along an axis of a tile
 VALUES = TILE + 2  # inputs along it, and values
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
 # Values of inputs and results, 36/16 of either, are held for as many rows of tiles as take this.
-BLOCK_BYTES = 192 * 2**20
+BLOCK_BYTES = 96 * 2**20
 
 Images = Float[Array, "n h w i"]
 Kernel = Float[Array, "3 3 i o"]
