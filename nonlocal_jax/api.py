@@ -30,6 +30,7 @@ from nonlocal_jax.inference import (
     Scaled,
     Windows,
     class_indices,
+    compiler_options,
     low_resolution_scores,
     probabilities,
 )
@@ -89,7 +90,11 @@ class Predictor:
         self._network, self._variables = network, jax.device_put(variables)
         self._protocol = protocol(config, tta)
         self._segment, self._distribute = (
-            jax.jit(partial(self._at_size, reduce), static_argnames="canvas")
+            jax.jit(
+                partial(self._at_size, reduce),
+                static_argnames="canvas",
+                compiler_options=compiler_options(jax.default_backend()),
+            )
             for reduce in (class_indices, probabilities)
         )
         self._logits, self._attention = jax.jit(self._decode), jax.jit(self._attend)

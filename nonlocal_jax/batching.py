@@ -19,7 +19,7 @@ from jaxtyping import Int, UInt8
 
 from nonlocal_jax import buckets, run_log, sharding
 from nonlocal_jax.buckets import Bucket
-from nonlocal_jax.inference import Protocol, Scaled
+from nonlocal_jax.inference import Protocol, Scaled, compiler_options
 from nonlocal_jax.inputs.transforms import IGNORED, resize_image
 
 # Roughly as many pixels as the network sees in the time that compiling it takes.
@@ -94,7 +94,8 @@ def run(
       log: is told what is compiled, and how far it is.
     """
     inputs = [protocol.input_sizes(size) for size in sizes]
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    platform = mesh.devices.flat[0].platform
+    on_cpu = platform == "cpu"
     planned = buckets.plan(
         sizes,
         inputs,
@@ -114,7 +115,8 @@ def run(
             static = {"canvas": bucket.canvas, "padded": protocol.meets_padding(bucket)}
             which = f"program {len(compiled) + 1} of {len(planned)}"
             with progress.compiling(which), jax.set_mesh(mesh):
-                compiled[bucket] = function.lower(variables, batch, **static).compile()
+                lowered = function.lower(variables, batch, **static)
+                compiled[bucket] = lowered.compile(compiler_options(platform))
         while len(waiting) > in_flight:
             yield waiting[0]
             progress.add(len(waiting.popleft().members))

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from nonlocal_jax import api, cli, evaluate, programs, sharding
 from nonlocal_jax.batching import Batch
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inference import Scaled
+from nonlocal_jax.inference import Scaled, compiler_options
 from nonlocal_jax.inputs import loader, sources, timing
 from nonlocal_jax.models.build import build_network, init_variables
 from nonlocal_jax.models.fold import fold
@@ -212,7 +212,8 @@ def _measure(
 ) -> Measured:
     """Compiles and runs a program; what `training` donates is what it returns first."""
     with working(f"{name}: compiling {what}"):
-        compiled = traced.lower().compile()
+        options = compiler_options(jax.default_backend()) if what == "inference" else None
+        compiled = traced.lower().compile(options)
     compile_seconds = time.perf_counter() - start
     seconds = []
     for _ in range(runs + 1):
