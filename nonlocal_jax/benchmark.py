@@ -42,13 +42,6 @@ PEAKS = {
     "NVIDIA H200": 989e12,
 }
 
-_WHAT = flags.DEFINE_list("what", ["inference", "training"], f"Some of {', '.join(KINDS)}.")
-_BATCH = flags.DEFINE_integer("batch", 1, "Images a step of inference.", lower_bound=1)
-_RUNS = flags.DEFINE_integer("runs", 5, "Runs after the first, of which the median counts.", 1)
-_SAMPLES = flags.DEFINE_integer("samples", 200, "Examples of --what=input.", lower_bound=1)
-_ALL_ROWS = flags.DEFINE_bool("all_rows", False, "Every row of configs/; needs no --config.")
-_JSON = flags.DEFINE_string("json", None, "A file for the numbers.")
-
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
@@ -168,28 +161,29 @@ def table(measured: list[Measured], published: dict[str, ConfigDict]) -> str:
 
 def main() -> None:
     """Measures `--config`, or all rows."""
-    unknown = set(_WHAT.value) - set(KINDS)
+    options = flags.FLAGS
+    unknown = set(options.what) - set(KINDS)
     if unknown:
         raise UserError(f"--what has {', '.join(sorted(unknown))}; it may be {', '.join(KINDS)}.")
-    configs = _rows() if _ALL_ROWS.value else {cli.config_name(): cli.config()}
+    configs = _rows() if options.all_rows else {cli.config_name(): cli.config()}
     measured: list[Measured] = []
     for name, config in configs.items():
-        if "inference" in _WHAT.value:
-            measured.append(inference(name, config, _BATCH.value, _RUNS.value))
-        if "training" in _WHAT.value:
-            measured.append(training(name, config, _RUNS.value))
-        if "input" in _WHAT.value:
-            say(input_report(config, _SAMPLES.value))
+        if "inference" in options.what:
+            measured.append(inference(name, config, options.batch, options.runs))
+        if "training" in options.what:
+            measured.append(training(name, config, options.runs))
+        if "input" in options.what:
+            say(input_report(config, options.samples))
     if measured:
         device = jax.devices()[0].device_kind
         say(f"{jax.device_count()} x {device}, jax {jax.__version__}")
         say(table(measured, {name: config.published for name, config in configs.items()}))
-    if _JSON.value:
+    if options.json:
         content = json.dumps([dataclasses.asdict(m) for m in measured], indent=1)
         try:
-            pathlib.Path(_JSON.value).write_text(content + "\n")
+            pathlib.Path(options.json).write_text(content + "\n")
         except OSError as error:
-            raise UserError(f"{_JSON.value} can't be written: {error.strerror}.") from error
+            raise UserError(f"{options.json} can't be written: {error.strerror}.") from error
 
 
 def _rows() -> dict[str, ConfigDict]:
@@ -246,5 +240,17 @@ def _peak(kind: str) -> float | None:
     return PEAKS[max(known, key=len)] if known else None
 
 
+def define_flags() -> None:
+    """The command's own flags."""
+    listed = ", ".join(KINDS)
+    flags.DEFINE_list("what", ["inference", "training"], f"Some of {listed}.")
+    flags.DEFINE_integer("batch", 1, "Images a step of inference.", lower_bound=1)
+    flags.DEFINE_integer("runs", 5, "Runs after the first, of which the median counts.", 1)
+    flags.DEFINE_integer("samples", 200, "Examples of --what=input.", lower_bound=1)
+    flags.DEFINE_bool("all_rows", False, "Every row of configs/; needs no --config.")
+    flags.DEFINE_string("json", None, "A file for the numbers.")
+
+
 if __name__ == "__main__":
+    define_flags()
     cli.run(main, needs_config=False)

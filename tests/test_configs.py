@@ -90,6 +90,8 @@ def test_shared_settings_are_the_published_ones():
         "power": 0.9,
         "momentum": 0.9,
         "weight_decay": 5e-4,
+        "scale_from_batch_size": 0,
+        "warmup_steps": 0,
     }
     assert config.data.ratio_range == (0.5, 2.0)
     assert config.data.max_class_fraction == 0.75

@@ -239,7 +239,8 @@ def step_bytes(config, tta=False):
     labels = jax.ShapeDtypeStruct((1, 1024, 2048), np.uint8)
     batch = Batch(scales, jax.ShapeDtypeStruct((1, 2), np.int32), labels)
     count = evaluate._counting(evaluate._Same(network), protocol, 19, False)
-    step = count.lower(dict(network.shapes), batch, canvas=(1024, 2048), padded=False).compile()
+    lowered = count.lower(dict(network.shapes), batch, canvas=(1024, 2048), padded=False)
+    step = lowered.compile(inference.compiler_options("cpu"))
     memory = step.memory_analysis()
     return memory.temp_size_in_bytes + memory.argument_size_in_bytes
 
