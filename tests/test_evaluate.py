@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh
 from PIL import Image
 from test_model import golden_variables, tiny_config
 
-from nonlocal_jax import api, checkpoints, cli, evaluate, sharding
+from nonlocal_jax import api, checkpoints, cli, evaluate, inference, sharding
 from nonlocal_jax.batching import Batch
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inference import Scaled
