@@ -28,8 +28,8 @@ def base() -> ConfigDict:
     # Of the computation; norms, softmax and loss stay float32. "auto": bfloat16 on accelerators.
     config.model.dtype = "auto"
     config.model.param_dtype = "float32"
-    # What the backward pass computes again: "none", "norms" (next to no time), "blocks" (a third
-    # more arithmetic, for larger crops and batches). "auto": norms on accelerators.
+    # What the backward pass computes again to save memory: "none", "norms", or "blocks" (most, for
+    # larger crops and batches). "auto": norms on accelerators. See models/remat.py.
     config.model.remat = "auto"
 
     config.model.backbone = ConfigDict()

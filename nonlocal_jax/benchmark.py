@@ -75,16 +75,23 @@ class Measured:
         return self.images / self.milliseconds * 1e3
 
 
-def inference(name: str, config: ConfigDict, batch_size: int, runs: int) -> Measured:
+def inference(
+    name: str,
+    config: ConfigDict,
+    batch_size: int,
+    runs: int,
+    size: tuple[int, int] | None = None,
+) -> Measured:
     """From uint8 images at the test size to their counted masks, as in evaluation, on one device.
 
-    The network sees the whole image, or all windows of a row that slides.
+    The network sees the whole image, or all windows of a row that slides. `size` (height, width) is
+    that of the image and of the network's input; by default they are the benchmark's usual ones.
     """
     config = config.copy_and_resolve_references()
     config.model.auxiliary_head.loss_weight = 0.0
     network = build_network(config.model)
     network, variables = fold(network, init_variables(config.model, 0))
-    canvas, seen = steps.eval_sizes(config)
+    canvas, seen = (size, size) if size else steps.eval_sizes(config)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size, *seen, 3), dtype=np.uint8)
     labels = rng.integers(0, config.model.num_classes, (batch_size, *canvas), dtype=np.uint8)
@@ -165,11 +172,12 @@ def main() -> None:
     unknown = set(options.what) - set(KINDS)
     if unknown:
         raise UserError(f"--what has {', '.join(sorted(unknown))}; it may be {', '.join(KINDS)}.")
+    size = _parse_size(options.size)
     configs = _rows() if options.all_rows else {cli.config_name(): cli.config()}
     measured: list[Measured] = []
     for name, config in configs.items():
         if "inference" in options.what:
-            measured.append(inference(name, config, options.batch, options.runs))
+            measured.append(inference(name, config, options.batch, options.runs, size))
         if "training" in options.what:
             measured.append(training(name, config, options.runs))
         if "input" in options.what:
@@ -184,6 +192,16 @@ def main() -> None:
             pathlib.Path(options.json).write_text(content + "\n")
         except OSError as error:
             raise UserError(f"{options.json} can't be written: {error.strerror}.") from error
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    """Height and width from "HEIGHT,WIDTH"; None for None."""
+    if text is None:
+        return None
+    numbers = text.split(",")
+    if len(numbers) != 2 or not all(number.isdecimal() and int(number) for number in numbers):
+        raise UserError(f"--size is {text!r}; it must be HEIGHT,WIDTH, e.g. 512,1024.")
+    return int(numbers[0]), int(numbers[1])
 
 
 def _rows() -> dict[str, ConfigDict]:
@@ -245,6 +263,7 @@ def define_flags() -> None:
     listed = ", ".join(KINDS)
     flags.DEFINE_list("what", ["inference", "training"], f"Some of {listed}.")
     flags.DEFINE_integer("batch", 1, "Images a step of inference.", lower_bound=1)
+    flags.DEFINE_string("size", None, "HEIGHT,WIDTH of inference, other than the benchmark's own.")
     flags.DEFINE_integer("runs", 5, "Runs after the first, of which the median counts.", 1)
     flags.DEFINE_integer("samples", 200, "Examples of --what=input.", lower_bound=1)
     flags.DEFINE_bool("all_rows", False, "Every row of configs/; needs no --config.")

@@ -7,7 +7,7 @@
 
 Left alone, XLA keeps three arrays of a convolution with its norm and ReLU: the convolution's
 result less its mean in float32, the ReLU's mask, and what comes out in the compute dtype. "norms"
-keeps one in the compute dtype; what it computes again costs no more than reading the other two.
+keeps one in the compute dtype, and computes the others again from it.
 """
 
 from collections.abc import Callable

@@ -18,7 +18,8 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What Google publishes of a chip (cloud.google.com/tpu/docs/v4 and so on), per chip.
+    """A chip's published figures (cloud.google.com/tpu/docs/v4 and so on; v6e's ICI and v4's are
+    second-hand), per chip.
 
     Attributes:
       flops: peak of bfloat16 products, per second.
