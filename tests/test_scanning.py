@@ -56,7 +56,8 @@ def test_outputs_gradients_and_statistics_are_those_of_the_blocks(kind, case):
             return jnp.sum(jnp.sin(y)), (y, nnx.state(module, nnx.BatchStat))
 
         results = []
-        for function in (one_by_one, scan_blocks):
+        loop = partial(scan_blocks, lambda block, x, valid: block(x, valid))
+        for function in (one_by_one, loop):
             gradient = jax.grad(partial(run, function), (0, 1), has_aux=True)
             results.append(jax.tree.leaves(jax.jit(gradient)(parameters, x)))
     expected, actual = results
