@@ -98,6 +98,9 @@ class Launch:
                 process.kill()
 
 
+pytestmark = pytest.mark.soak  # tests/test_train.py has one interruption of each kind
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("interruptions")
@@ -227,7 +230,6 @@ def test_told_to_stop_before_the_first_step_it_leaves_at_once(place):
     assert list((place / "early" / "checkpoints").iterdir()) == []
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("part", range(4))
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda how: how.name)
 @pytest.mark.parametrize("processes", [1, 2])

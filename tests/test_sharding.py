@@ -54,11 +54,11 @@ def case_on(computed, case, sizes):
     return computed[case, sizes]
 
 
-def assert_equal_results(ours, theirs, tolerance=1e-5):
+def assert_equal_results(ours, theirs, tolerance=2e-5):
     """Within `tolerance` of the largest gradient, or of what else an array holds.
 
-    Float32 rounds tiny gradients by more than 1e-5 of their own, on one device, too: those are
-    compared in float64 below.
+    The order of float32 sums alone moves single gradients by up to 1.3e-5 of the largest, and tiny
+    ones by more than that of their own: those are compared in float64 below.
     """
     assert ours.keys() == theirs.keys()
     largest = max(np.abs(v).max() for k, v in theirs.items() if k.startswith("gradient/"))
