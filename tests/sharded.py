@@ -18,7 +18,7 @@ from nonlocal_jax.models import resnet
 from nonlocal_jax.ops import attention
 from nonlocal_jax.train_step import initial_state
 
-BATCH = 8
+BATCH = 16
 SIZE = (89, 73)  # odd at every stride, down to 12 x 10
 POSITIONS = 120
 # Inner channels of the non-local block; its keys are the smallest features with all positions.
