@@ -27,7 +27,7 @@ parity: $(VENV)/.installed-test
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak tests/test_interruptions.py
 
-# Memory of all rows on a TPU v5e chip, by its compiler: see docs/performance.md.
+# What the TPU compiler says: memory of all rows on a v5e chip, plans, kernels; minutes each.
 compiler: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m compiler -s
 

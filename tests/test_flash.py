@@ -65,6 +65,7 @@ def test_pallas_is_split_over_the_mesh_in_context(batch):
         assert_pallas_equals_chunks(arrays, key_valid)
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("sizes", [(4, 1, 1), (2, 2, 1), (2, 1, 2)], ids=str)
 def test_pallas_compiles_for_a_slice(monkeypatch, sizes):
     """For four described chips, none of which is here: the block, its gradient, and the kernels."""

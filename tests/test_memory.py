@@ -99,6 +99,7 @@ def test_whole_cityscapes_images_are_evaluated_in_little_memory(row, chip):
     assert temporaries(program, f"{row}, 1024x2048") < 0.7e9
 
 
+@pytest.mark.compiler
 def test_a_narrow_row_trains_in_little_memory(chip):
     """ADE20K's classes and a quarter of its crop: scores alone would take 39 MB."""
     config = config_of(**{"backbone.depth": 18})

@@ -265,6 +265,7 @@ def planned(tmp_path_factory):
     return out, json.loads((folder / "plan.json").read_text())["plans"]
 
 
+@pytest.mark.compiler
 def test_a_plan_from_end_to_end(planned):
     out, plans = planned
     assert [p["topology"] for p in plans] == ["v5e:2x2", "v5e:4x4"]
@@ -280,6 +281,7 @@ def test_a_plan_from_end_to_end(planned):
     assert few["hours"] == pytest.approx(8 * few["roofline_seconds"]["step"] / 3600)
 
 
+@pytest.mark.compiler
 def test_collectives_do_not_grow_with_the_chips(planned):
     _, (few, many) = planned
     sizes = [{c["kind"]: c["bytes"] for c in p["train"]["collectives"]} for p in (few, many)]

@@ -210,6 +210,7 @@ def on_processes(count, output):
     return dict(np.load(output))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("count", [2, 4])
 def test_several_processes_compute_what_one_does(computed, tmp_path, count):
     """Also where images are split over processes, which then feed the same ones."""
@@ -247,13 +248,14 @@ def test_a_checkpoint_of_eight_devices_goes_on_elsewhere(tmp_path, sizes):
     config.init_from = ""
     eight, mesh = sharded.mesh_of(2, 4, 1), sharded.mesh_of(*sizes)
     network, optimizer = programs.network_on(config, mesh), programs.make_optimizer(config)
+    checkpoints.prepare(tmp_path)
     with checkpoints.TrainingCheckpoints(tmp_path, keep=1) as saved:
-        state = train._first_state(config, network, optimizer, saved, eight)
+        state = train._first_state(config, network, optimizer, saved, 0, eight)
         # A momentum of zeros would tell nothing.
         moved = jax.tree.map(lambda x: x + jnp.ones((), x.dtype), state)
         saved.save(7, moved.variables, moved.optimizer, {"kind": "training"})
     with checkpoints.TrainingCheckpoints(tmp_path, keep=1) as found:
-        restored = train._first_state(config, network, optimizer, found, mesh)
+        restored = train._first_state(config, network, optimizer, found, 7, mesh)
     assert int(restored.step) == 7
     expected = moved._replace(step=np.int32(7))
     jax.tree.map(np.testing.assert_array_equal, restored, expected)
