@@ -230,14 +230,6 @@ def test_eight_devices_compute_what_one_does(align_corners):
         np.testing.assert_allclose(together.statistics[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_a_mesh_that_does_not_fit_is_explained():
-    with pytest.raises(UserError, match="does not fit 8 devices"):
-        sharding.make_mesh(data=3)
-    mesh = sharding.make_mesh(data=-1, fsdp=2)
-    with pytest.raises(UserError, match="make it a multiple of 8"):
-        sharding.check_batch_size(mesh, 12, "config.batch_size")
-
-
 def test_a_rows_file_can_be_loaded_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = cli.load_config(REPOSITORY / "configs" / "voc12aug_r50_20k.py")
