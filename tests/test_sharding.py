@@ -58,14 +58,16 @@ def assert_equal_results(ours, theirs, tolerance=2e-5):
     """Within `tolerance` of the largest gradient, or of what else an array holds.
 
     The order of float32 sums alone moves single gradients by up to 1.3e-5 of the largest, and tiny
-    ones by more than that of their own: those are compared in float64 below.
+    ones by more than that of their own: those are compared in float64 below. Where two classes'
+    scores are equal but for rounding, a pixel may change its class, and the accuracy with it.
     """
     assert ours.keys() == theirs.keys()
     largest = max(np.abs(v).max() for k, v in theirs.items() if k.startswith("gradient/"))
     for name, expected in theirs.items():
         bound = largest if name.startswith("gradient/") else np.abs(expected).max()
+        allowed = 3 / sharded.PIXELS if name == "metric/accuracy" else tolerance * bound
         np.testing.assert_allclose(
-            ours[name].astype(np.float64), expected, rtol=0, atol=tolerance * bound, err_msg=name
+            ours[name].astype(np.float64), expected, rtol=0, atol=allowed, err_msg=name
         )
 
 
@@ -95,19 +97,24 @@ def test_what_is_left_is_float32s_rounding():
         )
 
 
-def excess(program, sizes):
+def excess(program, sizes, mode="embedded_gaussian"):
     """What the program moves or holds that it must not: nothing, if the network is well split.
 
     Collectives may give gradients, variables and batch norms' sums, and a device's own images' keys
-    and values. The keys of the whole batch have more elements than any variable.
+    and values. The keys of the whole batch have more elements than any variable. What a device
+    hands to its neighbour (collective-permute) is its own rows: the borders of convolutions.
     """
     data, fsdp, spatial = sizes
-    keys = sharded.POSITIONS * sharded.KEY_CHANNELS
+    keys = sharded.POSITIONS * sharded.KEY_CHANNELS[mode]
     network = programs.network_on(sharded.config(), sharded.mesh_of(1, 1, 1))
     variables = max(math.prod(shape.shape) for shape in network.shapes.values())
     assert variables < sharded.BATCH * keys
     allowed = max(variables, keys * sharded.BATCH // (data * fsdp) if spatial > 1 else 0)
-    found = [each for each in sharded.collective_sizes(program) if each[1] > allowed]
+    found = [
+        (operation, size)
+        for operation, size in sharded.collective_sizes(program)
+        if size > allowed and operation != "collective-permute"
+    ]
     queries = {sharded.POSITIONS, -(-12 // spatial) * 10}
     pairs = "|".join(f"{count},{sharded.POSITIONS}" for count in queries)
     return found + re.findall(rf"\[[\d,]*\b(?:{pairs})\b[\d,]*\]", program)
@@ -116,7 +123,7 @@ def excess(program, sizes):
 @pytest.mark.parametrize(("case", "sizes"), ALL, ids=str)
 def test_neither_the_batch_nor_the_pairs_are_gathered(computed, case, sizes):
     program, _ = case_on(computed, case, sizes)
-    assert not excess(program, sizes)
+    assert not excess(program, sizes, mode=case[0])
 
 
 @pytest.mark.parametrize("sizes", [(2, 1, 1)], ids=str)
