@@ -2,9 +2,10 @@
 
     python -m nonlocal_jax.benchmark --config=configs/ade20k_r50_80k.py --what=inference,training
 
-Images and labels are random, and so are the weights; speed does not mind. --what=input times the
-input pipeline on the config's own data. --all_rows measures all sixteen rows beside what was
-published for them. Compare figures taken in one run only: machines swing.
+Images and labels are random, and so are the weights; speed does not mind. --what=input and
+--what=evaluation take the config's own data, from files to batches and to scores. --all_rows
+measures all sixteen rows beside what was published for them. Compare figures taken in one run only:
+machines swing.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ from nonlocal_jax.planning import flops, steps
 from nonlocal_jax.run_log import say, working
 from nonlocal_jax.train_step import initial_state
 
-KINDS = ("inference", "training", "input")
+KINDS = ("inference", "training", "input", "evaluation")
 # Peak of dense bfloat16 products per second, as published, by jax's name of the device.
 PEAKS = {
     "TPU v4": 275e12,
@@ -147,6 +148,30 @@ def input_report(config: ConfigDict, samples: int) -> str:
     return "\n".join([*lines, f"whole pipeline, as in training: {rate:.0f} images/s"])
 
 
+def evaluation_report(name: str, config: ConfigDict, samples: int) -> str:
+    """How fast the first `samples` validation images are read, segmented and scored, in a line.
+
+    Raises:
+      UserError: the data set is not there, or an image is bad.
+    """
+    mesh, said = sharding.make_mesh(**config.mesh), [""]
+    config = config.copy_and_resolve_references()
+    config.model.auxiliary_head.loss_weight = 0.0
+    network, variables = fold(
+        programs.network_on(config, mesh), init_variables(config.model, config.seed)
+    )
+    with working(f"{name}: evaluating {samples} images"):
+        evaluate.evaluate(
+            network,
+            sharding.place_variables(variables, mesh),
+            config,
+            mesh=mesh,
+            limit=samples,
+            log=said.append,
+        )
+    return f"{name}, evaluation: {said[-1]}"
+
+
 def table(measured: list[Measured], published: dict[str, ConfigDict]) -> str:
     """All of it as a Markdown table; the last two columns are MMSegmentation's, on V100s."""
     lines = [
@@ -182,6 +207,8 @@ def main() -> None:
             measured.append(training(name, config, options.runs))
         if "input" in options.what:
             say(input_report(config, options.samples))
+        if "evaluation" in options.what:
+            say(evaluation_report(name, config, options.samples))
     if measured:
         device = jax.devices()[0].device_kind
         say(f"{jax.device_count()} x {device}, jax {jax.__version__}")
@@ -265,7 +292,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("batch", 1, "Images a step of inference.", lower_bound=1)
     flags.DEFINE_string("size", None, "HEIGHT,WIDTH of inference, other than the benchmark's own.")
     flags.DEFINE_integer("runs", 5, "Runs after the first, of which the median counts.", 1)
-    flags.DEFINE_integer("samples", 200, "Examples of --what=input.", lower_bound=1)
+    flags.DEFINE_integer("samples", 200, "Examples of --what=input and evaluation.", lower_bound=1)
     flags.DEFINE_bool("all_rows", False, "Every row of configs/; needs no --config.")
     flags.DEFINE_string("json", None, "A file for the numbers.")
 

@@ -60,6 +60,7 @@ def evaluate(
     *,
     mesh: Mesh,
     tta: bool = False,
+    limit: int | None = None,
     on_mask: OnMask | None = None,
     between_batches: Callable[[], None] = lambda: None,
     on_bad: OnBad = warn,
@@ -73,6 +74,7 @@ def evaluate(
       config: names the data and the protocol.
       mesh: the devices; images are split over `data` and `fsdp`, their height over `spatial`.
       tta: average over config.eval.tta_ratios, and mirrored images with config.eval.tta_flip.
+      limit: only so many images, the first ones.
       on_mask: is given every image's index and its class indices at the original size; in each
         process those of its own devices.
       between_batches: is called in every process after every batch; what it raises ends all.
@@ -86,7 +88,7 @@ def evaluate(
     """
     dataset = api.dataset_of(config)
     skip = config.data.on_bad_example == "skip"
-    examples = Examples(loader.open_source(config, "val"), on_bad if skip else None)
+    examples = Examples(loader.open_source(config, "val"), on_bad if skip else None, limit)
     batch_size = eval_batch_size(config, mesh)
     rows = sharding.local_rows(mesh, batch_size)
     confusion, labelled = np.zeros((config.model.num_classes,) * 2, np.int64), 0
@@ -140,6 +142,7 @@ class Examples:
     Args:
       source: the split.
       on_bad: is told of what can't be read and is left out; None to raise that.
+      limit: only so many images, the first ones.
 
     Attributes:
       indices: in the split, of the images whose size is known.
@@ -147,12 +150,12 @@ class Examples:
       unreadable: which of them could not be read after all.
     """
 
-    def __init__(self, source: sources.Source, on_bad: OnBad | None):
+    def __init__(self, source: sources.Source, on_bad: OnBad | None, limit: int | None = None):
         self._source, self._on_bad = source, on_bad
         self.unreadable: set[int] = set()
         self.indices: list[int] = []
         self.sizes: list[Size] = []
-        for index in range(len(source)):
+        for index in range(len(source))[:limit]:
             with self._leaving_out():
                 self.sizes.append(source.image_size(index))
                 self.indices.append(index)

@@ -1,6 +1,7 @@
 """The benchmark's figures are of the right programs; how fast they are is nobody's test."""
 
 import pytest
+import test_evaluate
 from test_model import tiny_config
 
 from nonlocal_jax import benchmark
@@ -26,6 +27,15 @@ def test_inference_and_training_in_one_table():
     lines = benchmark.table(measured, {"tiny_row": small().published}).splitlines()
     assert len(lines) == 4 and "inference" in lines[2] and "training" in lines[3]
     assert small().published.memory_gb == 9.1 and "| 9.1 |" in lines[3]
+
+
+def test_evaluation_reads_and_scores_so_many_images_of_the_configs_own(tmp_path):
+    test_evaluate.write_folder(tmp_path, test_evaluate.mixed_examples(5))
+    config = test_evaluate.config_for(tmp_path, "whole")
+    with config.unlocked():
+        config.model.backbone.depth = 18
+    report = benchmark.evaluation_report("tiny_row", config, 3)
+    assert "3 images at" in report and "of compiling" in report
 
 
 @pytest.mark.parametrize(
