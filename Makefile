@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m nonlocal_jax.demo
 
 test: $(VENV)/.installed-test lint types
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

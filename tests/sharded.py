@@ -29,9 +29,9 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 MESHES_OF_PROCESSES = [(4, 1, 1), (1, 2, 2), (1, 1, 4)]
 
 
-def shrink(patch):
+def shrink(patch, depth=18):
     """One block a stage, and several chunks of queries; `patch` sets items and attributes."""
-    patch.setitem(resnet.BLOCKS_PER_STAGE, 18, (1, 1, 1, 1))
+    patch.setitem(resnet.BLOCKS_PER_STAGE, depth, (1, 1, 1, 1))
     patch.setattr(attention, "MIN_CHUNK", 8)
     patch.setattr(attention, "CHUNK_BYTES", 0)
 

@@ -6,18 +6,14 @@ import signal
 import subprocess
 import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import REPOSITORY
 from test_model import golden_variables, tiny_config
 
-from nonlocal_jax import checkpoints, cli, initialize, sharding
+from nonlocal_jax import checkpoints, cli, initialize
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.build import build_network
-from nonlocal_jax.optimizers import sgd
-from nonlocal_jax.train_step import initial_state, make_train_step
 
 SHRUNK = [
     "--config.model.backbone.stem_channels=4",
@@ -203,31 +199,6 @@ def test_a_checkpoint_of_another_network_is_refused_with_all_differences(tmp_pat
     config.model.backbone.depth = 34
     with pytest.raises(UserError, match=r"another network[\s\S]*missing: backbone/stage1/2"):
         initialize.initial_variables(config, build_network(config.model))
-
-
-@pytest.mark.parametrize("align_corners", [False, True])
-def test_eight_devices_compute_what_one_does(align_corners):
-    """Batch statistics, losses and gradients are over the global batch."""
-    config = tiny()
-    network = build_network(config.model)
-    variables = golden_variables(config, network)
-    optimizer = sgd(lambda _: 0.01, momentum=0.9, weight_decay=5e-4)
-    step = make_train_step(network, optimizer, align_corners=align_corners, auxiliary_weight=0.4)
-    rng = np.random.default_rng(0)
-    batch = {
-        "image": rng.integers(0, 256, (8, 41, 37, 3), dtype=np.uint8),
-        "label": rng.integers(0, 7, (8, 41, 37), dtype=np.uint8),
-        "size": np.array([[41, 37]] * 8, np.int32),
-    }
-    state = initial_state(network, variables, optimizer)
-    alone, alone_metrics = jax.jit(step)(state, jax.tree.map(jnp.asarray, batch))
-    mesh = sharding.make_mesh(data=-1)
-    assert mesh.shape["data"] == 8
-    spread = jax.device_put(state, sharding.replicated(mesh))
-    together, metrics = jax.jit(step)(spread, sharding.put_batch(batch, mesh))
-    np.testing.assert_allclose(metrics["loss"], alone_metrics["loss"], rtol=1e-5)
-    for name, value in alone.statistics.items():
-        np.testing.assert_allclose(together.statistics[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_a_rows_file_can_be_loaded_from_any_folder(tmp_path, monkeypatch):

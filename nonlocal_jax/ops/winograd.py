@@ -9,7 +9,9 @@ Rounding depends on the points. These, found by search, err by a third of the us
 """
 
 from collections.abc import Sequence
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -46,6 +48,7 @@ def _bases() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 INPUTS, KERNELS, RESULTS = _bases()
 
 
+@partial(jax.jit, static_argnames="dilation")  # so that equal layers are traced once
 def winograd_conv2d(x: Images, kernel: Kernel, dilation: int) -> Float[Array, "n h w o"]:
     """Convolution of stride 1 by a 3x3 kernel, with zeros around the image."""
     batch, height, width, _ = x.shape
@@ -70,6 +73,7 @@ def winograd_conv2d(x: Images, kernel: Kernel, dilation: int) -> Float[Array, "n
     return y.reshape(batch, -1, columns * TILE * dilation, channels)[:, :height, :width]
 
 
+@partial(jax.jit, static_argnames="dilation")
 def winograd_weight_gradient(
     x: Images, grad: Float[Array, "n h w o"], dilation: int
 ) -> Float[Array, "3 3 i o"]:
