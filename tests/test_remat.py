@@ -9,6 +9,7 @@ from flax import nnx
 from test_model import assert_close, golden_variables, tiny_config
 from test_train_step import golden_batch, optimizer
 
+from nonlocal_jax import inference
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.build import build_network, for_platform
 from nonlocal_jax.train_step import initial_state, make_train_step
@@ -84,3 +85,23 @@ def test_accelerators_keep_less_than_a_cpu():
 def test_an_unknown_value_is_refused():
     with pytest.raises(UserError, match=r"config\.model\.remat is 'all'; it must be one of"):
         build_network(tiny_config(remat="all").model)
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"remat": "norms"}, {"remat": "blocks"}, {"backbone.scan_blocks": True}], ids=str
+)
+def test_what_saves_training_memory_does_not_keep_from_sliding_and_mirroring(overrides):
+    config = tiny_config(**{"backbone.depth": 34, **overrides})
+    network, size = build_network(config.model), (40, 56)
+    windows = inference.Windows((32, 32), (24, 24))
+    protocol = inference.Protocol(size, False, flip=True, windows=windows)
+
+    def masks(variables, images, sizes):
+        model = network.bind_for_inference(variables)
+        scales = (inference.Scaled(images, sizes),)
+        scores = inference.low_resolution_scores(model, scales, sizes, size, protocol)
+        return inference.class_indices(scores)
+
+    images = jax.ShapeDtypeStruct((2, *size, 3), np.uint8)
+    sizes = jax.ShapeDtypeStruct((2, 2), np.int32)
+    assert jax.eval_shape(masks, network.shapes, images, sizes).shape == (2, *size)

@@ -100,9 +100,13 @@ class Network:
         return nnx.merge(self.graph, nnx.from_flat_state(leaves))
 
     def bind_for_inference(self, variables: Mapping[str, jax.Array]) -> Segmentor:
-        """The same with batch norm's running statistics, and without dropout."""
+        """The same with batch norm's running statistics, and without dropout.
+
+        What only a backward pass or a compiler of long programs needs is left out, too: it would
+        change modules, which must not be done inside of a loop over windows or mirrored images.
+        """
         model = self.bind(variables)
-        model.eval()
+        model.eval(remat="none", scan_blocks=False)
         return model
 
     @property
