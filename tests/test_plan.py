@@ -17,6 +17,7 @@ from test_train import SHRUNK
 from nonlocal_jax import cli, plan
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.ops import attention
+from nonlocal_jax.ops.conv import conv2d
 from nonlocal_jax.planning import chips, estimate, flops, hlo, meshes
 from nonlocal_jax.planning.compiler import Compiled
 from nonlocal_jax.planning.hlo import Collective
@@ -229,6 +230,19 @@ def test_more_chips_than_images_share_images():
 def test_a_mesh_that_does_not_fit_is_refused(overrides, devices, reason):
     with pytest.raises(UserError, match=reason):
         meshes.choose(config_of(**overrides), devices)
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_gradients_of_a_convolution_are_two_more_of_them(dilation):
+    """Nothing is traced, and so counted, that the gradients do not need."""
+    x, kernel = jnp.zeros((1, 32, 32, 8)), jnp.zeros((3, 3, 8, 8))
+
+    def total(x, kernel):
+        return jnp.sum(conv2d(x, kernel, dilation=dilation))
+
+    forward = flops.count(jax.make_jaxpr(total)(x, kernel).jaxpr)
+    gradients = flops.count(jax.make_jaxpr(jax.grad(total, (0, 1)))(x, kernel).jaxpr)
+    assert 3 * forward <= gradients < 3.2 * forward
 
 
 def test_without_the_compiler_the_command_that_installs_it_is_named(monkeypatch):

@@ -89,12 +89,17 @@ def _backward(
 ) -> tuple[Images, Kernel]:
     x, kernel = residuals
 
+    def of_input(x: Images, kernel: Kernel, grad: Images) -> Images:
+        forward = partial(_direct, kernel=kernel, stride=stride, dilation=dilation)
+        return jax.linear_transpose(forward, x)(grad)[0]
+
     def native(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
-        return jax.vjp(partial(_direct, stride=stride, dilation=dilation), x, kernel)[1](grad)
+        forward = partial(_direct, x, stride=stride, dilation=dilation)
+        return of_input(x, kernel, grad), jax.linear_transpose(forward, kernel)(grad)[0]
 
     def by_taps(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
-        (grad_x,) = jax.vjp(lambda x: _direct(x, kernel, stride, dilation), x)[1](grad)
-        return grad_x, _weight_gradient_by_taps(x, grad, kernel.shape[0], stride, dilation)
+        of_kernel = _weight_gradient_by_taps(x, grad, kernel.shape[0], stride, dilation)
+        return of_input(x, kernel, grad), of_kernel
 
     def winograd(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
         turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
@@ -104,8 +109,8 @@ def _backward(
         )
 
     def by_phases(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
-        (grad_x,) = jax.vjp(lambda x: _direct(x, kernel, stride, dilation), x)[1](grad)
-        return grad_x, dilated.weight_gradient(x, grad, kernel, dilation=dilation)
+        of_kernel = dilated.weight_gradient(x, grad, kernel, dilation=dilation)
+        return of_input(x, kernel, grad), of_kernel
 
     on_cpu = winograd if _suits_winograd(x, kernel, stride) else by_taps
     on_gpu = by_phases if dilation > 1 and stride == 1 else native

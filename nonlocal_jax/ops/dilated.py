@@ -50,5 +50,5 @@ def weight_gradient(x: Images, grad: Images, kernel: Kernel, *, dilation: int) -
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
 
-    (grad_kernel,) = jax.vjp(undilated, kernel)[1](to_phases(grad, dilation))
+    (grad_kernel,) = jax.linear_transpose(undilated, kernel)(to_phases(grad, dilation))
     return grad_kernel
