@@ -186,24 +186,30 @@ def best(workdir):
     return max((score, step) for step, score in scores.items() if score is not None)
 
 
-def check_interruptions(place, whole, processes, how, runs, each, seed):
-    """Several runs, each of them interrupted some times and then left to finish."""
+def check_interruptions(place, whole, processes, how, times, seed):
+    """Interrupts a run so many times, and lets it finish; one that is at its end is followed by
+    another.
+    """
     workdir, *seconds = whole(processes)
-    rng = random.Random(seed)
-    for run in range(runs):
-        interrupted = place / f"{how.name}{processes}_{seed}_{run}"
-        for _ in range(each):
+    rng, left, number = random.Random(seed), times, 0
+    while left or number < 1:
+        interrupted = place / f"{how.name}{processes}_{seed}_{number}"
+        codes = [1]
+        while left and any(codes):
             codes = interrupt(place, interrupted, processes, how, seconds, rng)
-            print(f"{how.name} {processes} run {run}: {codes}", flush=True)
-        launch = Launch(place, interrupted, processes)
-        assert launch.wait() == [0] * processes, launch.said()
+            print(f"{how.name} {processes} run {number}: {codes}", flush=True)
+            left -= any(codes)
+        if any(codes):
+            launch = Launch(place, interrupted, processes)
+            assert launch.wait() == [0] * processes, launch.said()
         check_same_end(workdir, interrupted)
+        number += 1
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda how: how.name)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_interrupted_it_ends_as_if_it_had_not_been(place, whole, processes, how):
-    check_interruptions(place, whole, processes, how, runs=1, each=3 - processes, seed=0)
+    check_interruptions(place, whole, processes, how, times=3 - processes, seed=0)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -237,4 +243,4 @@ def test_interrupted_at_many_moments_it_ends_as_if_it_had_not_been(
     place, whole, processes, how, part
 ):
     """Twenty interruptions in four parts."""
-    check_interruptions(place, whole, processes, how, runs=1, each=5, seed=1 + part)
+    check_interruptions(place, whole, processes, how, times=5, seed=1 + part)
