@@ -24,6 +24,7 @@ POSITIONS = 120
 PIXELS = BATCH * SIZE[0] * SIZE[1]
 # Of the non-local block, whose keys are the smallest features with all positions.
 KEY_CHANNELS = {"embedded_gaussian": 8, "dot_product": 8, "concatenation": 8, "gaussian": 16}
+WIDEST = 32  # channels of the last stage, at all positions
 # How the program is split over devices does not depend on how well it is compiled for each.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 MESHES_OF_PROCESSES = [(4, 1, 1), (1, 2, 2), (1, 1, 4)]
