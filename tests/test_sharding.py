@@ -57,8 +57,8 @@ def case_on(computed, case, sizes):
 def assert_equal_results(ours, theirs, tolerance=1e-5):
     """Within `tolerance` of the largest gradient, or of what else an array holds.
 
-    The order of float32 sums alone moves single gradients by up to 1.3e-5 of the largest, and tiny
-    ones by more than that of their own: those are compared in float64 below. Where two classes'
+    The order of float32 sums alone moves tiny gradients by more than that of their own: those are
+    compared in float64 below. Where two classes'
     scores are equal but for rounding, a pixel may change its class, and the accuracy with it.
     """
     assert ours.keys() == theirs.keys()
