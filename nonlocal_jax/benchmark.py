@@ -112,8 +112,6 @@ def training(name: str, config: ConfigDict, runs: int) -> Measured:
     """Train steps of the config's batch, over all devices."""
     mesh = sharding.make_mesh(**config.mesh)
     network, optimizer = programs.network_on(config, mesh), programs.make_optimizer(config)
-    start = time.perf_counter()
-    traced = programs.trace_train_step(config, network, optimizer, mesh)
     rng, crop = np.random.default_rng(0), tuple(config.data.crop_size)
     shape = (config.batch_size, *crop)
     batch: dict[str, np.ndarray] = {
@@ -124,6 +122,8 @@ def training(name: str, config: ConfigDict, runs: int) -> Measured:
     state = initial_state(network, init_variables(config.model, 0), optimizer)
     state = sharding.place_variables(state, mesh)
     images = sharding.put_batch(batch, mesh)
+    start = time.perf_counter()
+    traced = programs.trace_train_step(config, network, optimizer, mesh)
     measured = _measure(name, "training", traced, (state, images), crop, runs, start)
     return dataclasses.replace(measured, images=config.batch_size)
 

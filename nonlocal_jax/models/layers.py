@@ -8,13 +8,14 @@ import functools
 import itertools
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from nonlocal_jax.models.remat import keep
+from nonlocal_jax.ops.batch_norm import normalize_batch
 from nonlocal_jax.ops.conv import conv2d
 from nonlocal_jax.ops.dtypes import float32_or_wider
 from nonlocal_jax.ops.padding import Valid, zero_outside
@@ -93,17 +94,22 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
         """Returns the normalised array in the compute dtype; updates the statistics in training."""
-        x = float32_or_wider(x)
+        scale, bias = float32_or_wider(self.scale[...]), float32_or_wider(self.bias[...])
         if self.use_running_average or self.frozen:
-            mean, var = self.mean[...], self.var[...]
+            scale = scale * lax.rsqrt(self.var[...] + self.epsilon)
+            y = (float32_or_wider(x) - self.mean[...]) * scale + bias
         else:
-            axes = tuple(range(x.ndim - 1))
-            mean = keep(jnp.mean(x, axes))
-            # Two passes: E[x^2] - E[x]^2 loses the variance where the mean is large.
-            var = keep(jnp.mean(jnp.square(x - mean), axes))
+            mean, var = self._statistics(lax.stop_gradient(x))
             self._update(mean, var, count=x.size // x.shape[-1])
-        scale = float32_or_wider(self.scale[...]) * jax.lax.rsqrt(var + self.epsilon)
-        return ((x - mean) * scale + float32_or_wider(self.bias[...])).astype(self.dtype)
+            y = normalize_batch(x, mean, lax.rsqrt(var + self.epsilon), scale, bias)
+        return y.astype(self.dtype)
+
+    def _statistics(self, x: Float[Array, "*batch c"]) -> tuple[Float[Array, "c"], ...]:
+        """Mean and variance, in two passes: E[x^2] - E[x]^2 loses one where the other is large."""
+        x = float32_or_wider(x)
+        axes = tuple(range(x.ndim - 1))
+        mean = keep(jnp.mean(x, axes))
+        return mean, keep(jnp.mean(jnp.square(x - mean), axes))
 
     def _update(self, mean: Float[Array, "c"], var: Float[Array, "c"], count: int) -> None:
         unbiased = var * (count / max(count - 1, 1))

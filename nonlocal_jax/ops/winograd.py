@@ -8,6 +8,7 @@ takes 144. The changes of basis cost a few additions per input and per result.
 Rounding depends on the points. These, found by search, err by a third of the usual 0, 1, -1, 2, -2.
 """
 
+import functools
 from collections.abc import Sequence
 from functools import partial
 
@@ -134,11 +135,11 @@ def _combine(matrix: np.ndarray, parts: Sequence[Array], axis: int = 0) -> Array
     sums = []
     for row in matrix:
         terms = [
-            part if factor == 1 else factor.astype(part.dtype) * part
+            part if factor == 1 else lax.mul(part, factor.astype(part.dtype))
             for factor, part in zip(row, parts, strict=True)
             if factor != 0
         ]
-        sums.append(sum(terms[1:], start=terms[0]))
+        sums.append(functools.reduce(lax.add, terms))  # jnp's `+` takes long to trace
     return jnp.stack(sums, axis)
 
 
