@@ -8,6 +8,7 @@ what is removed loses its name first (`.4.removed`): a process that is killed, a
 nothing that looks like a checkpoint and is none.
 """
 
+import asyncio
 import concurrent.futures
 import contextlib
 import json
@@ -15,7 +16,8 @@ import logging as standard_logging
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import Context
 from typing import Any
 
 import jax
@@ -158,6 +160,7 @@ class TrainingCheckpoints:
         self._saving: tuple[int, concurrent.futures.Future[None]] | None = None
         # Orbax logs the stacks of errors that it raises, and that we tell of.
         standard_logging.getLogger("absl").addFilter(_is_no_stack_of_orbax)
+        asyncio.set_event_loop_policy(_EventLoopPolicy())
 
     def __enter__(self) -> "TrainingCheckpoints":
         return self
@@ -309,6 +312,31 @@ def _set_aside(directory: pathlib.Path, damaged: Mapping[int, str]) -> None:
         logging.error("The checkpoint %s/%d: %s. Now %s.", directory, step, problem, aside.name)
         shutil.rmtree(aside, ignore_errors=True)
         (directory / str(step)).rename(aside)
+
+
+class _EventLoop(asyncio.SelectorEventLoop):
+    """Tells the first error of a save, which Orbax raises, and is silent about all that follow.
+
+    Orbax ends the loop at the first. TensorStore's threads, which still write other arrays, then
+    tell a loop that is closed of theirs, each with a stack.
+    """
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        except RuntimeError:
+            if not self.is_closed():
+                raise
+            return asyncio.Handle(callback, args, self, context)  # which nobody runs
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        logging.debug("While saving: %s", context)
+
+
+class _EventLoopPolicy(asyncio.DefaultEventLoopPolicy):
+    _loop_factory = _EventLoop
 
 
 def _is_no_stack_of_orbax(record: standard_logging.LogRecord) -> bool:

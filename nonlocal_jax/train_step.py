@@ -119,7 +119,7 @@ def make_train_step(
         parameters = optax.apply_updates(state.parameters, updates)
         new_state = TrainState(state.step, parameters, statistics, optimizer_state)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(optax.global_norm(gradients))
-        kept = jax.tree.map(lambda new, old: jax.lax.select(finite, new, old), new_state, state)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, state)
         return kept._replace(step=state.step + 1), {**metrics, "finite": finite}
 
     return train_step

@@ -151,7 +151,7 @@ def test_a_full_disk_ends_a_run_and_leaves_a_checkpoint(tmp_path):
         check=False,
     )
     assert "code 2" in done.stdout, done.stderr
-    assert "No space left on device" in done.stderr  # Orbax's threads may say more of it
+    assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
     assert done.stderr.count("nonlocal_jax: ") == 1
     assert all(path.name.isdigit() for path in kept.iterdir())
     assert checkpoints.load_model(kept)

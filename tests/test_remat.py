@@ -70,7 +70,7 @@ def test_norms_keep_convolutions_in_the_compute_dtype_and_blocks_keep_less():
     total = sum(norms.values())
     # What is left of float32 is around the non-local block's own norm, and logits.
     assert norms["float32"] < 0.05 * total
-    assert total < 0.3 * sum(none.values())
+    assert total < 0.5 * sum(none.values())
     assert sum(blocks.values()) < 0.5 * total
 
 

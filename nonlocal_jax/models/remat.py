@@ -5,9 +5,8 @@
     "norms"   what convolutions return, means, variances     norms, ReLUs, pooling, concatenation
     "blocks"  what residual blocks return                    everything inside of them
 
-Left alone, XLA keeps three arrays of a convolution with its norm and ReLU: the convolution's
-result less its mean in float32, the ReLU's mask, and what comes out in the compute dtype. "norms"
-keeps one in the compute dtype, and computes the others again from it.
+Left alone, a convolution with its norm and ReLU keeps three arrays: the convolution's result, the
+ReLU's mask, and what comes out. "norms" keeps the first, and computes the others again from it.
 """
 
 from collections.abc import Callable

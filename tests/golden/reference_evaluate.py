@@ -1,11 +1,12 @@
 """What the PyTorch reference predicts for every image of a folder, and the scores it computes.
 
     PYTHON_OF_THE_REFERENCE -W ignore reference_evaluate.py PEER.py STEM CKPT.pth FOLDER OUT.npz \
-        --scale=W,H [--slide=H,W] [--tta] [--align_corners=0|1] [--serve]
+        --scale=W,H [--slide=H,W] [--tta] [--align_corners=0|1] [--double] [--serve]
 
 FOLDER holds images/val, labels/val and classes.json. OUT.npz has "mask/NAME" for every image,
-and counts and means over all of them as mmseg.core computes them. --serve, for benchmarks, does the
-same once for every line of its input, and prints the seconds instead of writing anything.
+and counts and means over all of them as mmseg.core computes them. --double has the network computed
+in float64. --serve, for benchmarks, does the same once for every line of its input, and prints the
+seconds instead of writing anything.
 """
 
 import argparse
@@ -26,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("peer", "stem", "checkpoint", "folder", "out", "--scale", "--slide"):
         parser.add_argument(name)
-    for name in ("--tta", "--serve"):
+    for name in ("--tta", "--double", "--serve"):
         parser.add_argument(name, action="store_true")
     parser.add_argument("--align_corners", type=int)
     args = parser.parse_args()
@@ -36,6 +37,8 @@ def main() -> None:
 
     config, model = peer.build(args.stem, args.checkpoint)
     model.eval()
+    if args.double:
+        model.double()
     if args.align_corners is not None:
         model.align_corners = model.decode_head.align_corners = bool(args.align_corners)
     model.test_cfg.mode = "whole"
@@ -75,11 +78,13 @@ def main() -> None:
 def run(model, data):
     """Masks of all images, and each one's counts of pixels by class, as in mmseg's test loop."""
     masks, counts = [], []
+    dtype = next(model.parameters()).dtype
     for index in range(len(data)):
         item = data[index]
         metas = [[meta.data] for meta in item["img_metas"]]
         with torch.no_grad():
-            mask = model.forward_test([image[None] for image in item["img"]], metas)[0]
+            images = [image[None].to(dtype) for image in item["img"]]
+            mask = model.forward_test(images, metas)[0]
         label = np.asarray(data.get_gt_seg_map_by_idx(index))
         masks.append(mask.astype(np.uint8))
         counts.append(intersect_and_union(mask, label, len(data.CLASSES), 255))
