@@ -18,7 +18,7 @@ import pathlib
 import shutil
 from collections.abc import Callable, Mapping
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import jax
 import numpy as np
@@ -30,6 +30,7 @@ from nonlocal_jax.checkpoint_files import read_metadata
 from nonlocal_jax.errors import UserError, lost_peer
 
 UNFINISHED, REMOVED = "unfinished", "removed"
+Args = TypeVarTuple("Args")
 
 Variables = Mapping[str, Any]
 Path = str | os.PathLike[str]
@@ -322,7 +323,7 @@ class _EventLoop(asyncio.SelectorEventLoop):
     """
 
     def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
     ) -> asyncio.Handle:
         try:
             return super().call_soon_threadsafe(callback, *args, context=context)
