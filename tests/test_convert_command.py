@@ -8,21 +8,14 @@ import zipfile
 
 import numpy as np
 import pytest
-from test_convert import GOLDEN, REPOSITORY, TINY, shapes_of, tiny_config
+import test_convert
+from test_convert import GOLDEN, REPOSITORY, TINY
 
 from nonlocal_jax import checkpoints
 from nonlocal_jax.convert import command, torch_file
 from nonlocal_jax.errors import UserError
 
-
-@pytest.fixture(scope="module")
-def tiny():
-    return shapes_of(tiny_config())
-
-
-@pytest.fixture
-def tree():
-    return torch_file.read(GOLDEN / "convert_legacy.pth")
+tiny, tree = test_convert.tiny, test_convert.tree  # its fixtures
 
 
 def run(*arguments, cache):

@@ -58,8 +58,8 @@ def assert_equal_results(ours, theirs, tolerance=1e-5):
     """Within `tolerance` of the largest gradient, or of what else an array holds.
 
     The order of float32 sums alone moves tiny gradients by more than that of their own: those are
-    compared in float64 below. Where two classes'
-    scores are equal but for rounding, a pixel may change its class, and the accuracy with it.
+    compared in float64 below. Where two classes' scores are equal but for rounding, a pixel may
+    change its class, and the accuracy with it.
     """
     assert ours.keys() == theirs.keys()
     largest = max(np.abs(v).max() for k, v in theirs.items() if k.startswith("gradient/"))

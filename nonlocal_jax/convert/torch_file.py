@@ -183,11 +183,10 @@ def _check_entries(entries: list[zipfile.ZipInfo], file_size: int) -> None:
 # What zipfile raises, besides BadZipFile, for directories that contradict themselves.
 _ZIP_ERRORS = (
     ValueError,
-    NotImplementedError,
     OverflowError,
     EOFError,
     KeyError,
-    RuntimeError,
+    RuntimeError,  # also as its subclass for features that zipfile does not have
     struct.error,
 )
 

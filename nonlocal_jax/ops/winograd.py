@@ -8,9 +8,8 @@ takes 144. The changes of basis cost a few additions per input and per result.
 Rounding depends on the points. These, found by search, err by a third of the usual 0, 1, -1, 2, -2.
 """
 
-import functools
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -139,7 +138,7 @@ def _combine(matrix: np.ndarray, parts: Sequence[Array], axis: int = 0) -> Array
             for factor, part in zip(row, parts, strict=True)
             if factor != 0
         ]
-        sums.append(functools.reduce(lax.add, terms))  # jnp's `+` takes long to trace
+        sums.append(reduce(lax.add, terms))  # jnp's `+` takes long to trace
     return jnp.stack(sums, axis)
 
 

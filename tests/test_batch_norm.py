@@ -1,0 +1,41 @@
+"""The gradient that is written out against JAX's own, of the definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nonlocal_jax.ops.batch_norm import normalize_batch
+
+
+def defined(x, scale, bias):
+    axes = tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, axes)
+    inverse = 1 / jnp.sqrt(jnp.mean((x - mean) ** 2, axes) + 1e-5)
+    return (x - mean) * inverse * scale + bias
+
+
+def written_out(x, scale, bias):
+    axes = tuple(range(x.ndim - 1))
+    mean, inverse = jnp.mean(x, axes), 1 / jnp.sqrt(jnp.var(x, axes) + 1e-5)
+    return normalize_batch(x, *map(jax.lax.stop_gradient, (mean, inverse)), scale, bias)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 1, 1, 4), (9, 2)])
+def test_it_is_the_gradient_through_mean_and_variance(shape):
+    rng = np.random.default_rng(len(shape))
+    with jax.enable_x64(True):
+        x, grad = (jnp.asarray(rng.normal(3.0, 2.0, shape)) for _ in range(2))
+        scale, bias = (jnp.asarray(rng.normal(size=shape[-1])) for _ in range(2))
+        results = [jax.vjp(f, x, scale, bias) for f in (written_out, defined)]
+        np.testing.assert_allclose(results[0][0], results[1][0], atol=1e-12)
+        for ours, theirs in zip(results[0][1](grad), results[1][1](grad), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-11)
+
+
+def test_gradients_have_the_dtype_of_what_they_are_of():
+    x = jnp.ones((2, 3, 4), jnp.bfloat16)
+    ones = jnp.ones(4, jnp.float32)
+    y, backward = jax.vjp(lambda x, scale: normalize_batch(x, ones, ones, scale, ones), x, ones)
+    assert y.dtype == jnp.float32
+    assert [leaf.dtype for leaf in backward(y)] == [jnp.bfloat16, jnp.float32]
