@@ -24,7 +24,7 @@ from nonlocal_jax.inputs.transforms import IGNORED, resize_image
 
 # Roughly as many pixels as the network sees in the time that compiling it takes; on a CPU, reading
 # it from the cache: the sizes of a set are the same in its next evaluation.
-COMPILE_COST, COMPILE_COST_CPU = 1e8, 2.5e5
+COMPILE_COST, COMPILE_COST_CPU = 1e8, 1.5e5
 AHEAD = 2  # batches that are ready or in the making while the device is busy with another
 
 Size = tuple[int, int]
