@@ -1,12 +1,14 @@
 """One step of training: state and batch in, state and metrics out."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from nonlocal_jax.losses import segmentation_loss
@@ -103,7 +105,7 @@ def make_train_step(
 
         zeros = jax.tree.map(jnp.zeros_like, state.parameters)
         parts = _split(batch, accumulate_steps), jax.random.split(key, accumulate_steps)
-        (total, statistics), metrics = jax.lax.scan(part, (zeros, state.statistics), parts)
+        (total, statistics), metrics = lax.scan(part, (zeros, state.statistics), parts)
         gradients = jax.tree.map(lambda g: g / accumulate_steps, total)
         return gradients, (statistics, jax.tree.map(jnp.mean, metrics))
 
@@ -119,7 +121,7 @@ def make_train_step(
         parameters = optax.apply_updates(state.parameters, updates)
         new_state = TrainState(state.step, parameters, statistics, optimizer_state)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(optax.global_norm(gradients))
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, state)
+        kept = jax.tree.map(partial(lax.select, finite), new_state, state)
         return kept._replace(step=state.step + 1), {**metrics, "finite": finite}
 
     return train_step

@@ -174,3 +174,9 @@ def freeze_statistics(module: nnx.Module) -> None:
     for _, node in nnx.iter_modules(module):
         if isinstance(node, BatchNorm):
             node.frozen = True
+
+
+def updates_statistics(module: nnx.Module) -> bool:
+    """Whether a call of `module` moves the running statistics of a batch norm in it."""
+    norms = [node for _, node in nnx.iter_modules(module) if isinstance(node, BatchNorm)]
+    return any(not (norm.use_running_average or norm.frozen) for norm in norms)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from nonlocal_jax.models.layers import ConvNorm, freeze, freeze_statistics
 from nonlocal_jax.models.remat import rematerialized
 from nonlocal_jax.models.scanning import scan_blocks
+from nonlocal_jax.models.tracing import traced_once
 from nonlocal_jax.ops import layout
 from nonlocal_jax.ops.padding import Valid, halve, valid_mask, zero_outside
 
@@ -224,7 +225,7 @@ class ResNet(nnx.Module):
         x = layout.split(zero_outside(x, valid))
         x = rematerialized(_apply_stem, self.remat)(self.stem, x, valid)
         valid = halve(halve(valid))
-        apply_block = rematerialized(_apply_block, self.remat)
+        apply_block = traced_once(rematerialized(_apply_block, self.remat))
         outputs = {}
         for name in ("stage1", "stage2", "stage3", "stage4"):
             first, *equal = getattr(self, name)
