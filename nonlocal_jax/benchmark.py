@@ -4,8 +4,8 @@
 
 Images and labels are random, and so are the weights; speed does not mind. --what=input and
 --what=evaluation take the config's own data, from files to batches and to scores. --all_rows
-measures all sixteen rows beside what was published for them. Compare figures taken in one run only:
-machines swing.
+measures all sixteen rows, with as many images a device as were published, beside what was published
+for them. Compare figures taken in one run only: machines swing.
 """
 
 import dataclasses
@@ -32,6 +32,7 @@ from nonlocal_jax.run_log import say, working
 from nonlocal_jax.train_step import initial_state
 
 KINDS = ("inference", "training", "input", "evaluation")
+PUBLISHED_GPUS = 4  # which shared the batch of every row: the published memory is that of one
 # Peak of dense bfloat16 products per second, as published, by jax's name of the device.
 PEAKS = {
     "TPU v4": 275e12,
@@ -232,9 +233,11 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def _rows() -> dict[str, ConfigDict]:
-    """Every config that a published result belongs to, by name."""
-    found = {p.stem: cli.load_config(p) for p in sorted(pathlib.Path("configs").glob("*_*.py"))}
-    rows = {name: config for name, config in found.items() if config.published}
+    """Every config that a published result belongs to, by name, at the published batch a device."""
+    paths = sorted(pathlib.Path("configs").glob("[!_]*_*.py"))
+    rows = {p.stem: config for p in paths if (config := cli.load_config(p)).published}
+    for config in rows.values():
+        config.batch_size = config.batch_size // PUBLISHED_GPUS * jax.device_count()
     if not rows:
         raise UserError("There are no rows in configs/; run this in the repository's folder.")
     return rows
@@ -294,6 +297,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("runs", 5, "Runs after the first, of which the median counts.", 1)
     flags.DEFINE_integer("samples", 200, "Examples of --what=input and evaluation.", lower_bound=1)
     flags.DEFINE_bool("all_rows", False, "Every row of configs/; needs no --config.")
+    flags.DEFINE_alias("all-rows", "all_rows")
     flags.DEFINE_string("json", None, "A file for the numbers.")
 
 

@@ -137,6 +137,8 @@ def load_config(path: str | os.PathLike[str], **overrides: object) -> ConfigDict
         sys.path.append(root)
     namespace: dict[str, object] = {"__name__": path.stem, "__file__": str(path)}
     exec(compile(path.read_text(), str(path), "exec"), namespace)
+    if "get_config" not in namespace:
+        raise UserError(f"{path} is no config: it has no get_config().")
     loaded: ConfigDict = namespace["get_config"]()  # type: ignore[operator]
     loaded.lock()
     for key in overrides:

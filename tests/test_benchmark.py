@@ -2,6 +2,7 @@
 
 import pytest
 import test_evaluate
+from conftest import REPOSITORY
 from test_model import tiny_config
 
 from nonlocal_jax import benchmark
@@ -27,6 +28,15 @@ def test_inference_and_training_in_one_table():
     lines = benchmark.table(measured, {"tiny_row": small().published}).splitlines()
     assert len(lines) == 4 and "inference" in lines[2] and "training" in lines[3]
     assert small().published.memory_gb == 9.1 and "| 9.1 |" in lines[3]
+
+
+def test_all_rows_are_measured_beside_what_was_published(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    rows = benchmark._rows()
+    assert len(rows) == 16 and all(row.published for row in rows.values())
+    # Published for one of four GPUs; here are eight devices.
+    assert rows["ade20k_r50_80k"].batch_size == 4 * 8
+    assert rows["cityscapes_r101_769x769_80k"].batch_size == 2 * 8
 
 
 def test_evaluation_reads_and_scores_so_many_images_of_the_configs_own(tmp_path):
