@@ -20,6 +20,7 @@ from nonlocal_jax.models.scanning import scan_blocks
 from nonlocal_jax.models.tracing import traced_once
 from nonlocal_jax.ops import layout
 from nonlocal_jax.ops.padding import Valid, halve, valid_mask, zero_outside
+from nonlocal_jax.ops.residual import add_relu
 
 BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),
@@ -295,5 +296,5 @@ def _add_shortcut(
     valid_out: Valid | None,
 ) -> Features:
     if shortcut is not None:
-        x = shortcut(x, valid_in)
-    return zero_outside(nnx.relu(y + x), valid_out)
+        x = zero_outside(shortcut(x, valid_in), valid_out)
+    return add_relu(zero_outside(y, valid_out), x)
