@@ -1,7 +1,6 @@
 """One step of training: state and batch in, state and metrics out."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -121,7 +120,9 @@ def make_train_step(
         parameters = optax.apply_updates(state.parameters, updates)
         new_state = TrainState(state.step, parameters, statistics, optimizer_state)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(optax.global_norm(gradients))
-        kept = jax.tree.map(partial(lax.select, finite), new_state, state)
+        kept = jax.tree.map(
+            lambda new, old: lax.select(finite, new.astype(old.dtype), old), new_state, state
+        )
         return kept._replace(step=state.step + 1), {**metrics, "finite": finite}
 
     return train_step
