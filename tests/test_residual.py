@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_model import tiny_config
+from test_scanning import lower_stage4
 
 from nonlocal_jax.inference import compiler_options
 from nonlocal_jax.models.build import build_network
@@ -30,15 +31,7 @@ def test_the_sum_is_exact_and_so_is_its_gradient(dtype):
 def test_a_deeper_network_takes_no_more_memory_in_inference():
     def temporaries(depth):
         network = build_network(tiny_config(**{"backbone.depth": depth}).model)
-
-        def features(variables, images):
-            model = network.bind(variables)
-            model.eval()
-            return model.backbone(images)["stage4"]
-
-        images = jax.ShapeDtypeStruct((1, 257, 257, 3), jnp.float32)
-        lowered = jax.jit(features).lower(network.shapes, images)
-        compiled = lowered.compile(compiler_options("cpu"))
+        compiled = lower_stage4(network, 257).compile(compiler_options("cpu"))
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporaries(101) < 1.2 * temporaries(50)

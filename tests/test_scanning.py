@@ -68,6 +68,18 @@ def test_outputs_gradients_and_statistics_are_those_of_the_blocks(kind, case):
     assert moved == (case in ("train", "padded"))
 
 
+def lower_stage4(network, size):
+    """The backbone in evaluation, of one square image."""
+
+    def stage4(variables, images):
+        model = network.bind(variables)
+        model.eval()
+        return model.backbone(images)["stage4"]
+
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    return jax.jit(stage4).lower(network.shapes, images)
+
+
 def test_the_network_is_the_same_and_compiles_one_block_for_all_equal_ones():
     plain, scanned = (
         build_network(tiny_config(**{"backbone.scan_blocks": scan}).model) for scan in (False, True)
@@ -75,14 +87,7 @@ def test_the_network_is_the_same_and_compiles_one_block_for_all_equal_ones():
     assert scanned.shapes == plain.shapes and scanned.trainable == plain.trainable
 
     def convolutions(network):
-        def stage4(variables, images):
-            model = network.bind(variables)
-            model.eval()
-            return model.backbone(images)["stage4"]
-
-        images = jax.ShapeDtypeStruct((1, 33, 33, 3), jnp.float32)
-        text = jax.jit(stage4).lower(network.shapes, images).compile().as_text()
-        return text.count(" convolution(")
+        return lower_stage4(network, 33).compile().as_text().count(" convolution(")
 
     # 3x3 ones: 3 of the stem, and 1 of a block; 16 blocks against 8. Others are matrix products.
     assert convolutions(plain) == 3 + 16

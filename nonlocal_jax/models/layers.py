@@ -92,10 +92,15 @@ class BatchNorm(nnx.Module):
         self.frozen = False
         self.use_running_average = False
 
+    @property
+    def updates_statistics(self) -> bool:
+        """Whether a call normalises by the batch, and moves the running statistics."""
+        return not (self.use_running_average or self.frozen)
+
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
         """Returns the normalised array in the compute dtype; updates the statistics in training."""
         scale, bias = float32_or_wider(self.scale[...]), float32_or_wider(self.bias[...])
-        if self.use_running_average or self.frozen:
+        if not self.updates_statistics:
             scale = scale * lax.rsqrt(self.var[...] + self.epsilon)
             y = (float32_or_wider(x) - self.mean[...]) * scale + bias
         else:
@@ -178,5 +183,5 @@ def freeze_statistics(module: nnx.Module) -> None:
 
 def updates_statistics(module: nnx.Module) -> bool:
     """Whether a call of `module` moves the running statistics of a batch norm in it."""
-    norms = [node for _, node in nnx.iter_modules(module) if isinstance(node, BatchNorm)]
-    return any(not (norm.use_running_average or norm.frozen) for norm in norms)
+    modules = (node for _, node in nnx.iter_modules(module))
+    return any(isinstance(node, BatchNorm) and node.updates_statistics for node in modules)

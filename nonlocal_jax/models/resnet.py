@@ -295,6 +295,6 @@ def _add_shortcut(
     valid_in: Valid | None,
     valid_out: Valid | None,
 ) -> Features:
-    if shortcut is not None:
+    if shortcut is not None:  # elsewhere the padding of `x` is zero already
         x = zero_outside(shortcut(x, valid_in), valid_out)
     return add_relu(zero_outside(y, valid_out), x)

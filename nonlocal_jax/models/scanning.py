@@ -4,21 +4,19 @@ Parameters keep their names: they are stacked inside the program, so that checkp
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float
 
+from nonlocal_jax.models.tracing import Apply, Features, functional
 from nonlocal_jax.ops.padding import Valid
-
-Features = Float[Array, "n h w c"]
 
 
 def scan_blocks(
-    apply_block: Callable[[nnx.Module, Features, Valid | None], Features],
+    apply_block: Apply,
     blocks: Sequence[nnx.Module],
     x: Features,
     valid: Valid | None,
@@ -32,12 +30,8 @@ def scan_blocks(
     states = [nnx.state(block) for block in blocks]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
-    def step(x: Features, state: nnx.State) -> tuple[Features, nnx.State]:
-        block = nnx.merge(graph, state)
-        x = apply_block(block, x, valid)
-        return x, nnx.state(block, nnx.BatchStat)
-
-    x, statistics = lax.scan(step, x, stacked)
+    pure = functional(apply_block)
+    x, statistics = lax.scan(lambda x, state: pure(graph, state, x, valid), x, stacked)
     for index, block in enumerate(blocks):
         nnx.update(block, jax.tree.map(operator.itemgetter(index), statistics))
     return x

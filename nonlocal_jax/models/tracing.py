@@ -4,7 +4,6 @@ XLA sees the same program as without: it inlines the calls before anything else.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 from flax import nnx
@@ -17,19 +16,27 @@ Features = Float[Array, "n h w c"]
 Apply = Callable[[nnx.Module, Features, Valid | None], Features]
 
 
-def traced_once(apply: Apply) -> Apply:
-    """`apply`, which calls a module, traced once for all modules that differ only in their arrays.
+def functional(
+    apply: Apply,
+) -> Callable[[nnx.GraphDef, nnx.State, Features, Valid | None], tuple[Features, nnx.State]]:
+    """`apply` of a module in two parts, from `nnx.split`; it returns the statistics, too."""
 
-    In training, batch norms' statistics are updated as they would be.
-    """
-
-    @partial(jax.jit, static_argnums=0)
     def pure(
         graph: nnx.GraphDef, state: nnx.State, x: Features, valid: Valid | None
     ) -> tuple[Features, nnx.State]:
         module = nnx.merge(graph, state)
         y = apply(module, x, valid)
         return y, nnx.state(module, nnx.BatchStat)
+
+    return pure
+
+
+def traced_once(apply: Apply) -> Apply:
+    """`apply`, which calls a module, traced once for all modules that differ only in their arrays.
+
+    In training, batch norms' statistics are updated as they would be.
+    """
+    pure = jax.jit(functional(apply), static_argnums=0)
 
     def applied(module: nnx.Module, x: Features, valid: Valid | None) -> Features:
         graph, state = nnx.split(module)
