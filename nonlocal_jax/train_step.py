@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from nonlocal_jax.losses import segmentation_loss
 from nonlocal_jax.models.build import Network, flat_variables
@@ -119,13 +119,20 @@ def make_train_step(
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
         new_state = TrainState(state.step, parameters, statistics, optimizer_state)
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(optax.global_norm(gradients))
+        finite = jnp.isfinite(metrics["loss"]) & _all_finite(gradients)
         kept = jax.tree.map(
             lambda new, old: lax.select(finite, new.astype(old.dtype), old), new_state, state
         )
         return kept._replace(step=state.step + 1), {**metrics, "finite": finite}
 
     return train_step
+
+
+def _all_finite(gradients: Variables) -> Bool[Array, ""]:
+    """Whether every entry is; in one sum for all vectors, which are two thirds of the arrays."""
+    leaves = gradients.values()
+    vectors = jnp.concatenate([leaf for leaf in leaves if leaf.ndim == 1])
+    return jnp.isfinite(optax.global_norm([vectors, *(leaf for leaf in leaves if leaf.ndim > 1)]))
 
 
 def _split(batch: Batch, parts: int) -> Batch:

@@ -9,13 +9,14 @@ Rounding depends on the points. These, found by search, err by a third of the us
 """
 
 from collections.abc import Sequence
-from functools import partial, reduce
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
+from scipy.linalg import block_diag
 
 TILE = 4  # results along an axis of a tile
 VALUES = TILE + 2  # inputs along it, and values
@@ -47,6 +48,10 @@ def _bases() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 INPUTS, KERNELS, RESULTS = _bases()
 
+# From even and odd parts at 0.75 and 1.5 to the values there and at their opposites, and back.
+EVEN_ODD = block_diag(1, [[1, 1], [1, -1]], [[1, 1], [1, -1]], 1).astype(float)
+FROM_EVEN_ODD = np.linalg.inv(EVEN_ODD)
+
 
 @partial(jax.jit, static_argnames="dilation")  # so that equal layers are traced once
 def winograd_conv2d(x: Images, kernel: Kernel, dilation: int) -> Float[Array, "n h w o"]:
@@ -70,7 +75,8 @@ def winograd_conv2d(x: Images, kernel: Kernel, dilation: int) -> Float[Array, "n
         y = results(jnp.int32(0))
     else:
         y = jnp.moveaxis(lax.map(results, jnp.arange(blocks)), 0, 1)
-    return y.reshape(batch, -1, columns * TILE * dilation, channels)[:, :height, :width]
+    y = y.reshape(batch, -1, columns * TILE * dilation, channels)[:, :height, :width]
+    return lax.optimization_barrier(y)  # or XLA cuts a sum over it into one for each row of a tile
 
 
 @partial(jax.jit, static_argnames="dilation")
@@ -130,16 +136,34 @@ def _tile_values(matrix: np.ndarray, block: Phases) -> Float[Array, "values tile
 
 
 def _combine(matrix: np.ndarray, parts: Sequence[Array], axis: int = 0) -> Array:
-    """matrix @ parts, written out in additions, on a new axis."""
-    sums = []
-    for row in matrix:
-        terms = [
-            part if factor == 1 else lax.mul(part, factor.astype(part.dtype))
-            for factor, part in zip(row, parts, strict=True)
-            if factor != 0
-        ]
-        sums.append(reduce(lax.add, terms))  # jnp's `+` takes long to trace
-    return jnp.stack(sums, axis)
+    """matrix @ parts, from or to six values, written out in additions, on a new axis.
+
+    The powers of opposite points differ at most in sign. So the values at both are the sum and the
+    difference of an even and an odd polynomial, which have half of the terms each.
+    """
+    if len(matrix) == VALUES:
+        steps = FROM_EVEN_ODD @ matrix, EVEN_ODD
+    else:
+        steps = EVEN_ODD, matrix @ FROM_EVEN_ODD
+    for step in steps:
+        parts = [_weighted_sum(row, parts) for row in step]
+    return jnp.stack(parts, axis)
+
+
+def _weighted_sum(factors: np.ndarray, parts: Sequence[Array]) -> Array:
+    """In lax, because jnp's operators take long to trace."""
+    (first, part), *others = [
+        (factor, part) for factor, part in zip(factors, parts, strict=True) if factor != 0
+    ]
+    total = _times(first, part)
+    for factor, part in others:
+        subtract = factor == -1
+        total = lax.sub(total, part) if subtract else lax.add(total, _times(factor, part))
+    return total
+
+
+def _times(factor: np.float64, part: Array) -> Array:
+    return part if factor == 1 else lax.mul(part, factor.astype(part.dtype))
 
 
 def _kernel_values(kernel: Kernel) -> Float[Array, "values i o"]:
