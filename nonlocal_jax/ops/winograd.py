@@ -48,7 +48,7 @@ def _bases() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 INPUTS, KERNELS, RESULTS = _bases()
 
-# From even and odd parts at 0.75 and 1.5 to the values there and at their opposites, and back.
+# From even and odd parts to the values at opposite points, in the order of POINTS, and back.
 EVEN_ODD = block_diag(1, [[1, 1], [1, -1]], [[1, 1], [1, -1]], 1).astype(float)
 FROM_EVEN_ODD = np.linalg.inv(EVEN_ODD)
 
