@@ -141,11 +141,15 @@ def check_mask(predictor, path, mask, expected):
     different = mask != theirs
     assert different.sum() <= max(1, 1e-4 * mask.size)
     if different.any():
-        volume = predictor.probabilities(np.asarray(Image.open(path).convert("RGB")))
+        image = np.asarray(Image.open(path).convert("RGB"))
+        volume = predictor.probabilities(image)
         first, second = (
             np.take_along_axis(volume, chosen[..., None].astype(int), -1)[different]
             for chosen in (mask, theirs)
         )
+        share = np.abs(np.log(first / second)).max() / np.abs(predictor.logits(image)).max()
+        apart = np.abs(first - second).max()
+        print(f"{path.stem}: classes at most {apart:.1e} apart, {share:.1e} of the largest logit")
         np.testing.assert_allclose(first, second, atol=1e-4)
 
 
