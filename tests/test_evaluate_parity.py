@@ -117,22 +117,32 @@ def test_every_image_is_predicted_and_scored_as_by_the_reference(
     )
 
     predictor = api.Predictor(network, loaded, config, tta=case.tta)
-    names = sorted(path.stem for path in (data / "images" / "val").iterdir())
-    assert sorted(masks) == list(range(len(names)))
-    for index, image in enumerate(names):
-        print_differences(image, masks[index], expected, single)
-    for index, image in enumerate(names):
-        check_mask(predictor, data / "images" / "val" / f"{image}.png", masks[index], expected)
+    paths = sorted((data / "images" / "val").iterdir())
+    assert sorted(masks) == list(range(len(paths)))
+    for index, path in enumerate(paths):
+        print_differences(predictor, path, masks[index], expected, single)
+    for index, path in enumerate(paths):
+        check_mask(predictor, path, masks[index], expected)
     check_scores(scores, expected)
 
 
-def print_differences(name, mask, expected, single):
-    """Of our mask, the expected one, and the reference's in float32."""
-    double, theirs = expected[f"mask/{name}"], single[f"mask/{name}"]
-    print(
-        f"{name} {mask.shape}: of {mask.size} pixels {(mask != double).sum()} differ; from float32 "
-        f"{(mask != theirs).sum()}, whose own are {(theirs != double).sum()}"
-    )
+def print_differences(predictor, path, mask, expected, single):
+    """Of our mask, the expected one, and the reference's in float32, from each other."""
+    double, theirs = expected[f"mask/{path.stem}"], single[f"mask/{path.stem}"]
+    pairs = {
+        "ours from expected": (mask, double),
+        "ours from float32": (mask, theirs),
+        "float32 from expected": (theirs, double),
+    }
+    for pair, (one, other) in pairs.items():
+        print(f"{path.stem} {mask.shape}, {pair}: {(one != other).sum()} pixels", end="")
+        if (one != other).any():
+            first, second = choices(predictor, path, one, other)
+            apart = np.abs(first - second).max()
+            largest = np.abs(predictor.logits(pixels(path))).max()
+            share = np.abs(np.log(first / second)).max() / largest
+            print(f", at most {apart:.1e} apart, {share:.1e} of the largest logit", end="")
+        print()
 
 
 def check_mask(predictor, path, mask, expected):
@@ -141,16 +151,20 @@ def check_mask(predictor, path, mask, expected):
     different = mask != theirs
     assert different.sum() <= max(1, 1e-4 * mask.size)
     if different.any():
-        image = np.asarray(Image.open(path).convert("RGB"))
-        volume = predictor.probabilities(image)
-        first, second = (
-            np.take_along_axis(volume, chosen[..., None].astype(int), -1)[different]
-            for chosen in (mask, theirs)
-        )
-        share = np.abs(np.log(first / second)).max() / np.abs(predictor.logits(image)).max()
-        apart = np.abs(first - second).max()
-        print(f"{path.stem}: classes at most {apart:.1e} apart, {share:.1e} of the largest logit")
+        first, second = choices(predictor, path, mask, theirs)
         np.testing.assert_allclose(first, second, atol=1e-4)
+
+
+def choices(predictor, path, *masks):
+    """Our probabilities of the class that each of two masks has, where they differ."""
+    volume, different = predictor.probabilities(pixels(path)), masks[0] != masks[1]
+    return [
+        np.take_along_axis(volume, mask[..., None].astype(int), -1)[different] for mask in masks
+    ]
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB"))
 
 
 def check_scores(scores, expected):
