@@ -97,7 +97,7 @@ def _training(
     batch: dict[str, jax.Array],
 ) -> tuple[Any, dict[str, Any]]:
     optimizer = programs.make_optimizer(config)
-    compiled = programs.lower_train_step(config, network, optimizer, mesh).compile()
+    compiled = programs.compile_train_step(config, network, optimizer, mesh)
     shardings = jax.tree.map(
         lambda x: x.sharding, programs.abstract_state(network, optimizer, mesh)
     )

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from nonlocal_jax import checkpoints, cli
+from nonlocal_jax.compilation import compiler_options
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inference import (
     LowResolution,
@@ -30,7 +31,6 @@ from nonlocal_jax.inference import (
     Scaled,
     Windows,
     class_indices,
-    compiler_options,
     low_resolution_scores,
     probabilities,
 )

@@ -7,6 +7,7 @@ the device, and every bucket's program is compiled once.
 import collections
 import concurrent.futures
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +18,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int, UInt8
 
-from nonlocal_jax import buckets, run_log, sharding
+from nonlocal_jax import buckets, compilation, run_log, sharding
 from nonlocal_jax.buckets import Bucket
-from nonlocal_jax.inference import Protocol, Scaled, compiler_options
+from nonlocal_jax.inference import Protocol, Scaled
 from nonlocal_jax.inputs.transforms import IGNORED, resize_image
 
 # Roughly as many pixels as the network sees in the time that compiling it takes; on a CPU, reading
@@ -80,6 +81,7 @@ def run(
     batch_size: int,
     mesh: Mesh,
     log: Log,
+    made_from: object,
 ) -> Iterator[Result]:
     """Puts every image through `function` and yields what it gives, batch by batch.
 
@@ -93,6 +95,7 @@ def run(
       batch_size: images a step, over all processes.
       mesh: the devices.
       log: is told what is compiled, and how far it is.
+      made_from: what `function` was made from, see `compilation.find_or_compile`.
     """
     inputs = [protocol.input_sizes(size) for size in sizes]
     platform = mesh.devices.flat[0].platform
@@ -116,8 +119,12 @@ def run(
             static = {"canvas": bucket.canvas, "padded": protocol.meets_padding(bucket)}
             which = f"program {len(compiled) + 1} of {len(planned)}"
             with progress.compiling(which), jax.set_mesh(mesh):
-                lowered = function.lower(variables, batch, **static)
-                compiled[bucket] = lowered.compile(compiler_options(platform))
+                compiled[bucket] = compilation.find_or_compile(
+                    "inference",
+                    (made_from, static, jax.tree.map(_kind, (variables, batch))),
+                    mesh,
+                    functools.partial(function.lower, variables, batch, **static),
+                )
         while len(waiting) > in_flight:
             yield waiting[0]
             progress.add(len(waiting.popleft().members))
@@ -126,6 +133,11 @@ def run(
         yield result
         progress.add(len(result.members))
     progress.finish()
+
+
+def _kind(array: jax.Array) -> tuple[object, ...]:
+    """What a compiled program asks of an argument."""
+    return array.shape, array.dtype, array.sharding
 
 
 class Progress:

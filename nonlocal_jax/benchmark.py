@@ -9,10 +9,12 @@ for them. Compare figures taken in one run only: machines swing.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import statistics
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +22,10 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from nonlocal_jax import api, cli, evaluate, programs, sharding
+from nonlocal_jax import api, cli, compilation, evaluate, programs, sharding
 from nonlocal_jax.batching import Batch
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inference import Scaled, compiler_options
+from nonlocal_jax.inference import Scaled
 from nonlocal_jax.inputs import loader, sources, timing
 from nonlocal_jax.models.build import build_network, init_variables
 from nonlocal_jax.models.fold import fold
@@ -55,7 +57,7 @@ class Measured:
       images: a step, over all devices.
       size: height and width of the network's input.
       milliseconds: of a step, median.
-      compile_seconds: tracing, lowering and compiling, or reading from the cache.
+      compile_seconds: tracing, lowering and compiling, or reading what an earlier run has kept.
       temporary_bytes: what a device holds beside weights, images and results.
       tflop: of convolutions and products in a step.
       share_of_peak: of the devices' published peak, or None where that is unknown.
@@ -103,10 +105,15 @@ def inference(
         jnp.asarray(labels),
     )
     count = evaluate.counting(network, api.protocol(config), config.model.num_classes)
-    start = time.perf_counter()
-    traced = count.trace(variables, batch, canvas=canvas, padded=False)
+    trace = functools.partial(count.trace, variables, batch, canvas=canvas, padded=False)
     arguments = jax.device_put((variables, batch))
-    return _measure(name, "inference", traced, arguments, seen, runs, start)
+
+    def find_or_compile() -> jax.stages.Compiled:
+        made_from = (config.to_json_best_effort(), seen, canvas, batch_size)
+        mesh = sharding.make_mesh(devices=jax.devices()[:1])
+        return compilation.find_or_compile("benchmark", made_from, mesh, lambda: trace().lower())
+
+    return _measure(name, "inference", find_or_compile, trace, arguments, seen, runs)
 
 
 def training(name: str, config: ConfigDict, runs: int) -> Measured:
@@ -123,9 +130,16 @@ def training(name: str, config: ConfigDict, runs: int) -> Measured:
     state = initial_state(network, init_variables(config.model, 0), optimizer)
     state = sharding.place_variables(state, mesh)
     images = sharding.put_batch(batch, mesh)
-    start = time.perf_counter()
-    traced = programs.trace_train_step(config, network, optimizer, mesh)
-    measured = _measure(name, "training", traced, (state, images), crop, runs, start)
+    step = config, network, optimizer, mesh
+    measured = _measure(
+        name,
+        "training",
+        functools.partial(programs.compile_train_step, *step),
+        functools.partial(programs.trace_train_step, *step),
+        (state, images),
+        crop,
+        runs,
+    )
     return dataclasses.replace(measured, images=config.batch_size)
 
 
@@ -246,16 +260,16 @@ def _rows() -> dict[str, ConfigDict]:
 def _measure(
     name: str,
     what: str,
-    traced: jax.stages.Traced,
+    find_or_compile: Callable[[], jax.stages.Compiled],
+    trace: Callable[[], jax.stages.Traced],
     arguments: tuple,
     size: tuple[int, int],
     runs: int,
-    start: float,
 ) -> Measured:
-    """Compiles and runs a program; what `training` donates is what it returns first."""
+    """Runs a program; what `training` donates is what it returns first."""
+    start = time.perf_counter()
     with working(f"{name}: compiling {what}"):
-        options = compiler_options(jax.default_backend()) if what == "inference" else None
-        compiled = traced.lower().compile(options)
+        compiled = find_or_compile()
     compile_seconds = time.perf_counter() - start
     seconds = []
     for _ in range(runs + 1):
@@ -265,8 +279,9 @@ def _measure(
         if what == "training":
             arguments = (results[0], arguments[1])
     median = statistics.median(seconds[1:])
-    operations = flops.count(traced.jaxpr.jaxpr)
+    operations = flops.count(trace().jaxpr.jaxpr)
     memory = compiled.memory_analysis()
+    assert memory is not None  # CPU, GPU and TPU tell it
     peak = _peak(jax.devices()[0].device_kind)
     devices = jax.device_count() if what == "training" else 1
     return Measured(

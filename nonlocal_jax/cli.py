@@ -12,6 +12,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from nonlocal_jax import compilation
 from nonlocal_jax.errors import UserError
 
 EXIT_BAD_IMAGES = 1
@@ -66,9 +67,12 @@ def run(main: Callable[[], None], *, needs_config: bool = True) -> None:
 
 def _set_up_jax() -> None:
     """Matrix products as the config wants them, and a cache of what was compiled before."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if folder is None:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "nonlocal_jax" / "compiled"))
+        folder = str(cache / "nonlocal_jax" / "compiled")
+        jax.config.update("jax_compilation_cache_dir", folder)
+    compilation.keep_programs(folder)
     if _CONFIG.value is None:
         return
     precision = _CONFIG.value.precision

@@ -102,6 +102,7 @@ def evaluate(
         batch_size=batch_size,
         mesh=mesh,
         log=log,
+        made_from=(config.to_json_best_effort(), tta, on_mask is not None),
     )
     for members, counts in results:
         confusion += np.asarray(counts.confusion)

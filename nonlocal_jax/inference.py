@@ -100,17 +100,6 @@ class Protocol:
         return bool((np.array(bucket.smallest) < seen).any())
 
 
-def compiler_options(platform: str) -> dict[str, str | bool] | None:
-    """What inference is compiled with on a platform.
-
-    XLA's CPU compiler orders operations so that several may run at once, in nearly twice the
-    memory; each of these fills all cores by itself.
-    """
-    if platform != "cpu":
-        return None
-    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-
-
 class Scaled(NamedTuple):
     """A batch at one of the scales at which it is evaluated.
 

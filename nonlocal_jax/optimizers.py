@@ -21,6 +21,8 @@ def scaled_schedule(schedule: optax.Schedule, scale: float, warmup_steps: int) -
     the learning rate, reached gradually. In warm-up, step t (from 0) has the share
     (t + 1) / (warmup_steps + 1) of what it would have without.
     """
+    if scale == 1.0 and warmup_steps == 0:
+        return schedule  # the update of every parameter computes its own learning rate
 
     def scaled(step: jax.typing.ArrayLike) -> jax.Array:
         ramp = (jnp.asarray(step, jnp.result_type(float)) + 1) / (warmup_steps + 1)

@@ -140,7 +140,7 @@ def segment_files(
     protocol = api.protocol(config, tta)
     names = output_names(files.paths)
     function = _predicting(network, protocol, volumes)
-    for members, prediction in _run(function, files, variables, protocol, config):
+    for members, prediction in _run(function, files, variables, protocol, config, volumes):
         for row, index in enumerate(members):
             if files.paths[index] in files.bad:
                 continue
@@ -177,7 +177,8 @@ def write_attention(
     """
     names = output_names(files.paths)
     protocol = api.protocol(config).once()
-    for members, attention in _run(_attending(network, point), files, variables, protocol, config):
+    function = _attending(network, point)
+    for members, attention in _run(function, files, variables, protocol, config, point):
         for row, index in enumerate(members):
             path, (height, width) = files.paths[index], files.sizes[index]
             if path in files.bad:
@@ -244,8 +245,9 @@ def _run(
     variables: dict[str, np.ndarray],
     protocol: Protocol,
     config: ConfigDict,
+    option: object,
 ) -> Iterator[batching.Result]:
-    """Puts the files through `function`, an image per device at a time."""
+    """Puts the files through `function`, which `option` decides about, an image a device."""
     mesh = sharding.make_mesh(**config.mesh)
     return batching.run(
         function,
@@ -256,6 +258,7 @@ def _run(
         batch_size=mesh.shape["data"] * mesh.shape["fsdp"],
         mesh=mesh,
         log=run_log.say,
+        made_from=(config.to_json_best_effort(), protocol, option),
     )
 
 

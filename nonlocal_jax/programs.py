@@ -7,7 +7,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from nonlocal_jax import sharding
+from nonlocal_jax import compilation, sharding
 from nonlocal_jax.models.build import Network, build_network
 from nonlocal_jax.optimizers import polynomial_schedule, scaled_schedule, sgd
 from nonlocal_jax.train_step import TrainState, initial_state, make_train_step
@@ -49,6 +49,25 @@ def abstract_state(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         abstract,
         sharding.variable_shardings(mesh, abstract),
+    )
+
+
+def compile_train_step(
+    config: ConfigDict,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+) -> jax.stages.Compiled:
+    """The train step of a config for devices that are here: (state, batch) -> (state, metrics).
+
+    `network` and `optimizer` are what `network_on` and `make_optimizer` give for `config`: it alone
+    decides whether an earlier run's program is the same.
+    """
+    return compilation.find_or_compile(
+        "train_step",
+        config.to_json_best_effort(),
+        mesh,
+        lambda: lower_train_step(config, network, optimizer, mesh),
     )
 
 

@@ -211,7 +211,7 @@ def _compile_step(
 ) -> Callable[[TrainState, sharding.Batch], tuple[TrainState, Metrics]]:
     device = jax.devices()[0].device_kind
     with run_log.working(f"Compiling the train step for {jax.device_count()} x {device}"):
-        return programs.lower_train_step(config, network, optimizer, mesh).compile()
+        return programs.compile_train_step(config, network, optimizer, mesh)
 
 
 def _evaluate(

@@ -28,7 +28,7 @@ LAYERS = (
         "visualize",
         "workdir",
     ),
-    ("buckets", "checkpoint_files", "metrics", "ops", "optimizers", "run_log"),
+    ("buckets", "checkpoint_files", "compilation", "metrics", "ops", "optimizers", "run_log"),
     ("errors",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -14,8 +14,9 @@ from jax.sharding import AxisType, Mesh
 from PIL import Image
 from test_model import golden_variables, tiny_config
 
-from nonlocal_jax import api, checkpoints, cli, evaluate, inference, sharding
+from nonlocal_jax import api, checkpoints, cli, evaluate, sharding
 from nonlocal_jax.batching import Batch
+from nonlocal_jax.compilation import compiler_options
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inference import Scaled
 from nonlocal_jax.models.build import build_network
@@ -240,7 +241,7 @@ def step_bytes(config, tta=False):
     batch = Batch(scales, jax.ShapeDtypeStruct((1, 2), np.int32), labels)
     count = evaluate._counting(evaluate._Same(network), protocol, 19, False)
     lowered = count.lower(dict(network.shapes), batch, canvas=(1024, 2048), padded=False)
-    step = lowered.compile(inference.compiler_options("cpu"))
+    step = lowered.compile(compiler_options("cpu"))
     memory = step.memory_analysis()
     return memory.temp_size_in_bytes + memory.argument_size_in_bytes
 

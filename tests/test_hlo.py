@@ -50,7 +50,7 @@ def on_one(device):
 def train_program(config, mesh):
     network, optimizer = programs.network_on(config, mesh), programs.make_optimizer(config)
     with jax.set_mesh(mesh):
-        return programs.lower_train_step(config, network, optimizer, mesh).compile()
+        return programs.compile_train_step(config, network, optimizer, mesh)
 
 
 def inference_network(config):

@@ -7,7 +7,7 @@ import pytest
 from test_model import tiny_config
 from test_scanning import lower_stage4
 
-from nonlocal_jax.inference import compiler_options
+from nonlocal_jax.compilation import compiler_options
 from nonlocal_jax.models.build import build_network
 from nonlocal_jax.ops.residual import add_relu
 

@@ -1,0 +1,221 @@
+"""A compiled program is found again if everything is as it was, and only then."""
+
+import importlib.metadata
+import logging
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sharded
+
+from nonlocal_jax import compilation, programs, sharding
+
+LOG = logging.getLogger("nonlocal_jax")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where programs are kept, however quickly they compile."""
+    monkeypatch.setattr(compilation, "WORTH_KEEPING", 0.0)
+    compilation.keep_programs(str(tmp_path / "kept"))
+    yield tmp_path / "kept"
+    compilation.keep_programs(None)
+
+
+def mesh_of(devices):
+    return sharding.make_mesh(devices=jax.devices()[:devices])
+
+
+class Lowering:
+    """Lowers x, y -> (2 x, x - y), which takes the place of x; counts how often."""
+
+    def __init__(self):
+        self.times = 0
+
+    def __call__(self):
+        self.times += 1
+        LOG.info("it was number %d", self.times)
+        x = jax.ShapeDtypeStruct((3,), jnp.float32)
+        return jax.jit(lambda x, y: {"a": 2 * x, "b": (x - y,)}, donate_argnums=0).lower(x, x)
+
+
+def find(lower, made_from="a config", mesh=None, name="program"):
+    return compilation.find_or_compile(name, made_from, mesh or mesh_of(1), lower)
+
+
+def test_a_program_is_found_without_lowering_it_and_does_the_same(folder, caplog):
+    lower = Lowering()
+    with caplog.at_level(logging.INFO, "nonlocal_jax"):
+        find(lower)
+        found = find(lower)
+    assert lower.times == 1
+    assert caplog.messages == ["it was number 1"] * 2  # what tracing says is not lost
+    x, y = jnp.arange(3.0), jnp.ones(3)
+    result = found(x, y)
+    np.testing.assert_array_equal(result["a"], [0, 2, 4])
+    np.testing.assert_array_equal(result["b"][0], [-1, 0, 1])
+    assert x.is_deleted() and not y.is_deleted()
+
+
+def config_changes(monkeypatch):
+    return {"made_from": "another config"}
+
+
+def name_changes(monkeypatch):
+    return {"name": "another"}
+
+
+def devices_change(monkeypatch):
+    return {"mesh": mesh_of(2)}
+
+
+def mesh_changes(monkeypatch):
+    return {"mesh": sharding.make_mesh(spatial=8)}
+
+
+def precision_changes(monkeypatch):
+    values = {**jax.config.values, "jax_default_matmul_precision": "highest"}
+    monkeypatch.setattr(type(jax.config), "values", values)
+    return {}
+
+
+def compiler_flags_change(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    return {}
+
+
+def a_library_changes(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"{name} of tomorrow")
+    return {}
+
+
+def the_code_changes(monkeypatch):
+    monkeypatch.setattr(compilation, "code_digest", lambda folder: "another")
+    return {}
+
+
+def the_processor_changes(monkeypatch):
+    monkeypatch.setattr(compilation, "_processor_features", lambda: "flags: none")
+    return {}
+
+
+def another_file_is_started(monkeypatch):
+    monkeypatch.setitem(sys.modules, "__main__", pytest)
+    return {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        config_changes,
+        name_changes,
+        devices_change,
+        mesh_changes,
+        precision_changes,
+        compiler_flags_change,
+        a_library_changes,
+        the_code_changes,
+        the_processor_changes,
+        another_file_is_started,
+    ],
+    ids=lambda change: change.__name__,
+)
+def test_any_change_compiles_again(change, folder, monkeypatch):
+    lower = Lowering()
+    find(lower, mesh=mesh_of(8) if change is mesh_changes else None)
+    with monkeypatch.context() as changed:
+        arguments = change(changed)
+        find(lower, **arguments)
+        assert lower.times == 2
+        find(lower, **arguments)
+        assert lower.times == 2  # and is found from then on
+
+
+def test_the_digest_of_code_tells_every_change(tmp_path):
+    def digest():
+        return compilation.code_digest(tmp_path)
+
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "a.py").write_text("x = 1\n")
+    seen = [digest()]
+    assert digest() == seen[0]
+    (tmp_path / "models" / "a.py").write_text("x = 2\n")
+    seen.append(digest())
+    (tmp_path / "models" / "a.py").rename(tmp_path / "models" / "b.py")
+    seen.append(digest())
+    (tmp_path / "c.py").write_text("")
+    seen.append(digest())
+    assert len(set(seen)) == 4
+
+
+def test_a_damaged_file_is_told_and_replaced(folder, caplog):
+    lower = Lowering()
+    find(lower)
+    (file,) = folder.iterdir()
+    whole = file.read_bytes()
+    head = whole.index(b"\n") + 1
+    damaged = (whole[:-9], whole[:head], whole[:head] + b"nothing", whole[: head + 40] * 2)
+    for times, content in enumerate(damaged, start=2):
+        file.write_bytes(content)
+        caplog.clear()
+        find(lower)
+        assert lower.times == times
+        assert f"{file} can't be used, and is compiled again" in caplog.text
+        find(lower)
+        assert lower.times == times
+    for other in (b"", b"\n", b"something else"):
+        file.write_bytes(other)
+        find(lower)
+    assert lower.times == times + 3
+    assert list(folder.iterdir()) == [file]
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(folder, caplog):
+    folder.write_text("a file")
+    lower = Lowering()
+    find(lower)
+    result = find(lower)(jnp.ones(3), jnp.ones(3))
+    np.testing.assert_array_equal(result["a"], [2, 2, 2])
+    assert lower.times == 2
+    assert "can't be written, and the next start traces again" in caplog.text
+
+
+def test_what_compiles_quickly_is_not_kept(folder, monkeypatch):
+    monkeypatch.setattr(compilation, "WORTH_KEEPING", 100.0)
+    find(Lowering())
+    assert not folder.exists()
+
+
+def test_functions_in_a_notebook_buckets_and_several_processes_are_always_compiled(
+    folder, monkeypatch
+):
+    lower = Lowering()
+    for kept_in in (None, "gs://bucket/compiled", ""):
+        compilation.keep_programs(kept_in)
+        find(lower)
+        find(lower)
+    assert lower.times == 6
+    compilation.keep_programs(str(folder))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    find(lower)
+    find(lower)
+    assert lower.times == 8
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)], ids=str)
+def test_a_train_step_that_was_found_trains_as_the_one_that_was_compiled(
+    shape, folder, monkeypatch
+):
+    sharded.shrink(monkeypatch)
+    config, mesh = sharded.config(), sharded.mesh_of(*shape)
+    network, optimizer = programs.network_on(config, mesh), programs.make_optimizer(config)
+    first = programs.compile_train_step(config, network, optimizer, mesh)
+    monkeypatch.setattr(programs, "lower_train_step", None)
+    second = programs.compile_train_step(config, network, optimizer, mesh)
+    ours, theirs = (sharded.results(step, config, mesh) for step in (first, second))
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
