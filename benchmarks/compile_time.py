@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 from jax.experimental import topologies
 
-from nonlocal_jax import cli, programs, sharding
+from nonlocal_jax import cli, compilation, programs, sharding
 
 _TPU = flags.DEFINE_string("tpu", "", "A topology, e.g. v5e:2x2; by default this machine.")
 
@@ -26,6 +26,7 @@ _TPU = flags.DEFINE_string("tpu", "", "A topology, e.g. v5e:2x2; by default this
 def main() -> None:
     """Prints one line."""
     config = cli.config()
+    compilation.keep_programs(jax.config.jax_compilation_cache_dir)
     devices = jax.devices()
     if _TPU.value:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=_TPU.value).devices

@@ -72,7 +72,8 @@ def _set_up_jax() -> None:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         folder = str(cache / "nonlocal_jax" / "compiled")
         jax.config.update("jax_compilation_cache_dir", folder)
-    compilation.keep_programs(folder)
+    if getattr(sys.modules["__main__"].__spec__, "name", "").startswith("nonlocal_jax."):
+        compilation.keep_programs(folder)
     if _CONFIG.value is None:
         return
     precision = _CONFIG.value.precision

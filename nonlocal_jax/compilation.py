@@ -14,7 +14,6 @@ import os
 import pathlib
 import pickle
 import platform
-import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -43,9 +42,10 @@ def compiler_options(platform: str) -> dict[str, str | bool] | None:
 def keep_programs(folder: str | None) -> None:
     """From now on, `find_or_compile` keeps programs in a folder, or with None it does not.
 
-    This is for commands, whose code is what is in the files: elsewhere, in a notebook, functions
-    may have been replaced. Programs are run as they are found, as those of JAX's own cache: only
-    the user should be able to write to the folder. One with a scheme, as gs://, is left to JAX.
+    This is for this package's own commands, whose code is what is in its files; a notebook, or a
+    command of yours, may have replaced a function. Programs are run as they are found, as those of
+    JAX's own cache: only the user should be able to write to the folder. One with a scheme, as
+    gs://, is left to JAX.
     """
     global _folder
     _folder = pathlib.Path(folder) if folder and "://" not in folder else None
@@ -92,7 +92,6 @@ def _surroundings(mesh: jax.sharding.Mesh) -> list[object]:
     """What a program depends on beside what it was made from."""
     return [
         code_digest(pathlib.Path(__file__).parent),
-        _foreign_command(),
         [importlib.metadata.version(package) for package in PACKAGES],
         [os.environ.get(flag) for flag in COMPILER_FLAGS],
         sorted(jax.config.values.items()),
@@ -101,14 +100,6 @@ def _surroundings(mesh: jax.sharding.Mesh) -> list[object]:
         platform.machine(),
         _processor_features(),
     ]
-
-
-def _foreign_command() -> bytes:
-    """The file that was started, where it is none of this package's: it may change functions."""
-    file = getattr(sys.modules["__main__"], "__file__", None)
-    if file is None or pathlib.Path(__file__).parent in pathlib.Path(file).resolve().parents:
-        return b""
-    return pathlib.Path(file).read_bytes()
 
 
 def _processor_features() -> str:

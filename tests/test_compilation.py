@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import logging
+import os
+import subprocess
 import sys
 
 import jax
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sharded
+from conftest import REPOSITORY
 
 from nonlocal_jax import compilation, programs, sharding
 
@@ -101,11 +104,6 @@ def the_processor_changes(monkeypatch):
     return {}
 
 
-def another_file_is_started(monkeypatch):
-    monkeypatch.setitem(sys.modules, "__main__", pytest)
-    return {}
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -118,7 +116,6 @@ def another_file_is_started(monkeypatch):
         a_library_changes,
         the_code_changes,
         the_processor_changes,
-        another_file_is_started,
     ],
     ids=lambda change: change.__name__,
 )
@@ -219,3 +216,40 @@ def test_a_train_step_that_was_found_trains_as_the_one_that_was_compiled(
     assert ours.keys() == theirs.keys()
     for name, array in ours.items():
         np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+@pytest.mark.parametrize("started", ["-mnonlocal_jax.benchmark", "nonlocal_jax/benchmark.py"])
+def test_commands_keep_their_programs_and_other_files_leave_that_to_jax(started, tmp_path):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+
+    def start():
+        done = subprocess.run(
+            [
+                sys.executable,
+                started,
+                "--config=configs/demo.py",
+                "--config.model.backbone.stem_channels=4",
+                "--config.model.backbone.base_channels=4",
+                "--config.model.decode_head.channels=8",
+                "--config.batch_size=8",
+                "--config.data.crop_size=(32,32)",
+                "--what=training",
+                "--runs=1",
+            ],
+            cwd=REPOSITORY,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "attention: chunked" in done.stderr
+        return {
+            file.suffix: (file.name, file.stat().st_mtime_ns)
+            for file in (tmp_path / "nonlocal_jax" / "compiled").iterdir()
+            if file.name.startswith(("train_step", "jit_train_step"))
+        }
+
+    kept = start()
+    assert (".program" in kept) == started.startswith("-m")
+    assert start() == kept
