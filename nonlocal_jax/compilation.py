@@ -2,13 +2,14 @@
 
 JAX keeps compiled programs, too, but finds them by the traced program, so that a second start
 traces again: on a CPU that takes as long as reading what was compiled. Here the same config,
-source code, packages, settings and devices find a program at once; whatever else changes, JAX's
-own cache is next.
+source code, packages, settings and devices name the program at once, in a small file, its recipe;
+if there is none, the traced program finds it, and gets one more recipe.
 """
 
 import contextlib
 import hashlib
 import importlib.metadata
+import json
 import logging
 import os
 import pathlib
@@ -16,10 +17,11 @@ import pickle
 import platform
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
 
 PACKAGES = ("flax", "jax", "jaxlib", "numpy", "optax")
 COMPILER_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # environment variables
@@ -57,10 +59,10 @@ def find_or_compile(
     """The compiled program of an earlier run, or else of `lower()`, which is kept for the next.
 
     What this package logged while it was traced is logged again. Several processes, which must
-    agree on whether they compile, always do; JAX's cache is theirs.
+    agree on whether they compile, leave all of it to JAX's cache.
 
     Args:
-      name: of the program's file.
+      name: of the program's files.
       made_from: all that decides about the program, beside this package, its libraries, their
         settings and the devices; something whose `repr` tells everything.
       mesh: the devices.
@@ -69,16 +71,25 @@ def find_or_compile(
     options = compiler_options(mesh.devices.flat[0].platform)
     if _folder is None or jax.process_count() > 1:
         return lower().compile(options)
-    file = _folder / f"{name}-{_digest(made_from, mesh)[:32]}.program"
-    surroundings = _digest(*_surroundings(mesh))
-    found = _read(file, surroundings, list(mesh.devices.flat))
-    if found is not None:
-        return found
-    start = time.perf_counter()
+    settings = _settings(mesh)
+    code = code_digest(pathlib.Path(__file__).parent)
+    recipe = _folder / f"{name}-{_digest(made_from, code, settings)}.json"
+    compiled = _follow(recipe, mesh)
+    if compiled is not None:
+        return compiled
     with _Heard() as heard:
-        compiled = lower().compile(options)
-    if time.perf_counter() - start > WORTH_KEEPING:
-        _write(file, surroundings, compiled, heard.lines)
+        lowered = lower()
+    program = _digest(lowered.as_text(), lowered.in_tree, lowered.out_tree, settings)
+    file = _folder / f"{name}-{program}.program"
+    compiled = _read(file, mesh)
+    if compiled is None:
+        start = time.perf_counter()
+        with _without_jaxs_cache():
+            compiled = lowered.compile(options)
+        if time.perf_counter() - start < WORTH_KEEPING:
+            return compiled
+        _write(file, lambda: _to_bytes(compiled))
+    _write(recipe, lambda: json.dumps([file.name, heard.lines]).encode())
     return compiled
 
 
@@ -88,18 +99,18 @@ def code_digest(folder: pathlib.Path) -> str:
     return _digest(*((str(file.relative_to(folder)), file.read_bytes()) for file in files))
 
 
-def _surroundings(mesh: jax.sharding.Mesh) -> list[object]:
-    """What a program depends on beside what it was made from."""
-    return [
-        code_digest(pathlib.Path(__file__).parent),
+def _settings(mesh: jax.sharding.Mesh) -> str:
+    """What a program depends on beside what it was made from, in one text."""
+    return _digest(
         [importlib.metadata.version(package) for package in PACKAGES],
         [os.environ.get(flag) for flag in COMPILER_FLAGS],
         sorted(jax.config.values.items()),
+        mesh,
         [(device.id, device.device_kind) for device in mesh.devices.flat],
         mesh.devices.flat[0].client.platform_version,
         platform.machine(),
         _processor_features(),
-    ]
+    )
 
 
 def _processor_features() -> str:
@@ -112,46 +123,64 @@ def _processor_features() -> str:
 
 
 def _digest(*parts: object) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def _read(
-    file: pathlib.Path, surroundings: str, devices: list[jax.Device]
-) -> jax.stages.Compiled | None:
-    """The program in `file`, if there is one that was made in the same surroundings."""
+def _follow(recipe: pathlib.Path, mesh: jax.sharding.Mesh) -> jax.stages.Compiled | None:
+    """The program that a recipe names, if both are there."""
     try:
-        made_in, _, content = file.read_bytes().partition(b"\n")
-        if made_in != surroundings.encode():
-            return None
-        lines, (program, inputs, outputs) = pickle.loads(zlib.decompress(content))
-        compiled = serialize_executable.deserialize_and_load(
-            program, inputs, outputs, execution_devices=devices
+        program, lines = json.loads(recipe.read_text())
+    except (OSError, ValueError):  # none, or a damaged one: it is written anew
+        return None
+    compiled = _read(recipe.with_name(program), mesh)
+    for line in lines if compiled else ():
+        _LOG.info("%s", line)
+    return compiled
+
+
+def _read(file: pathlib.Path, mesh: jax.sharding.Mesh) -> jax.stages.Compiled | None:
+    """The program in a file, if there is one."""
+    try:
+        program, inputs, outputs = pickle.loads(zlib.decompress(file.read_bytes()))
+        return serialize_executable.deserialize_and_load(
+            program, inputs, outputs, execution_devices=list(mesh.devices.flat)
         )
     except FileNotFoundError:
         return None
     except Exception as error:  # a damaged file may raise anything
         _LOG.warning("%s can't be used, and is compiled again: %s", file, error)
         return None
-    for line in lines:
-        _LOG.info("%s", line)
-    return compiled
 
 
-def _write(
-    file: pathlib.Path, surroundings: str, compiled: jax.stages.Compiled, lines: list[str]
-) -> None:
+def _to_bytes(compiled: jax.stages.Compiled) -> bytes:
+    return zlib.compress(pickle.dumps(serialize_executable.serialize(compiled)), level=1)
+
+
+def _write(file: pathlib.Path, content: Callable[[], bytes]) -> None:
     """Replaces `file` as a whole, or leaves it."""
     partial = file.with_suffix(f".{os.getpid()}")
     try:
-        program = serialize_executable.serialize(compiled)
-        content = zlib.compress(pickle.dumps((lines, program)), level=1)
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(surroundings.encode() + b"\n" + content)
+        partial.write_bytes(content())
         partial.replace(file)
     except Exception as error:  # whatever it is, the run goes on without
-        _LOG.warning("%s can't be written, and the next start traces again: %s", file, error)
+        _LOG.warning("%s can't be written, and is made again next time: %s", file, error)
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+@contextlib.contextmanager
+def _without_jaxs_cache() -> Iterator[None]:
+    """Compiles in any case: what XLA has read, it would write without a CPU's machine code."""
+    name = "jax_enable_compilation_cache"
+    before = jax.config.values[name]
+    jax.config.update(name, False)
+    compilation_cache.reset_cache()  # JAX looks at the setting only once
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+        compilation_cache.reset_cache()
 
 
 class _Heard(logging.Handler):

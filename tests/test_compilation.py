@@ -147,14 +147,30 @@ def test_the_digest_of_code_tells_every_change(tmp_path):
     assert len(set(seen)) == 4
 
 
+def programs_in(folder):
+    return {file: file.stat().st_mtime_ns for file in folder.glob("*.program")}
+
+
+def test_whatever_changes_beside_the_program_finds_the_same_one(folder, monkeypatch):
+    lower = Lowering()
+    find(lower)
+    (kept,) = programs_in(folder).items()
+    with monkeypatch.context() as changed:
+        the_code_changes(changed)
+        found = find(lower)
+    find(lower, **config_changes(monkeypatch))
+    assert lower.times == 3
+    assert list(programs_in(folder).items()) == [kept]
+    np.testing.assert_array_equal(found(jnp.ones(3), jnp.ones(3))["a"], [2, 2, 2])
+
+
 def test_a_damaged_file_is_told_and_replaced(folder, caplog):
     lower = Lowering()
     find(lower)
-    (file,) = folder.iterdir()
+    (file,) = programs_in(folder)
+    (recipe,) = folder.glob("*.json")
     whole = file.read_bytes()
-    head = whole.index(b"\n") + 1
-    damaged = (whole[:-9], whole[:head], whole[:head] + b"nothing", whole[: head + 40] * 2)
-    for times, content in enumerate(damaged, start=2):
+    for times, content in enumerate((whole[:-9], b"", b"nothing", whole[40:]), start=2):
         file.write_bytes(content)
         caplog.clear()
         find(lower)
@@ -162,11 +178,21 @@ def test_a_damaged_file_is_told_and_replaced(folder, caplog):
         assert f"{file} can't be used, and is compiled again" in caplog.text
         find(lower)
         assert lower.times == times
-    for other in (b"", b"\n", b"something else"):
-        file.write_bytes(other)
+    for content in (b"", b"[1", recipe.read_bytes()[:-9]):
+        recipe.write_bytes(content)
+        find(lower)
         find(lower)
     assert lower.times == times + 3
-    assert list(folder.iterdir()) == [file]
+    assert set(folder.iterdir()) == {file, recipe}
+
+
+def test_a_recipe_whose_program_is_gone_is_no_use(folder):
+    lower = Lowering()
+    find(lower)
+    (file,) = programs_in(folder)
+    file.unlink()
+    find(lower)
+    assert lower.times == 2 and file.exists()
 
 
 def test_a_folder_that_cannot_be_written_costs_only_time(folder, caplog):
@@ -176,7 +202,7 @@ def test_a_folder_that_cannot_be_written_costs_only_time(folder, caplog):
     result = find(lower)(jnp.ones(3), jnp.ones(3))
     np.testing.assert_array_equal(result["a"], [2, 2, 2])
     assert lower.times == 2
-    assert "can't be written, and the next start traces again" in caplog.text
+    assert "can't be written, and is made again next time" in caplog.text
 
 
 def test_what_compiles_quickly_is_not_kept(folder, monkeypatch):
@@ -223,6 +249,8 @@ def test_commands_keep_their_programs_and_other_files_leave_that_to_jax(started,
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
 
+    folder = tmp_path / "nonlocal_jax" / "compiled"
+
     def start():
         done = subprocess.run(
             [
@@ -246,10 +274,14 @@ def test_commands_keep_their_programs_and_other_files_leave_that_to_jax(started,
         assert "attention: chunked" in done.stderr
         return {
             file.suffix: (file.name, file.stat().st_mtime_ns)
-            for file in (tmp_path / "nonlocal_jax" / "compiled").iterdir()
-            if file.name.startswith(("train_step", "jit_train_step"))
+            for file in folder.iterdir()
+            if file.name.startswith(("train_step", "jit_train_step")) and file.suffix != ".json"
         }
 
     kept = start()
     assert (".program" in kept) == started.startswith("-m")
+    assert start() == kept
+    for recipe in folder.glob("*.json"):  # as if a comment had changed
+        recipe.unlink()
+    assert start() == kept
     assert start() == kept
