@@ -18,29 +18,34 @@ import numpy as np
 from absl import flags
 from jax.experimental import topologies
 
-from nonlocal_jax import cli, compilation, programs, sharding
+from nonlocal_jax.config import command_line
+from nonlocal_jax.runtime import compilation, sharding
+from nonlocal_jax.training import compiled_step
 
 _TPU = flags.DEFINE_string("tpu", "", "A topology, e.g. v5e:2x2; by default this machine.")
 
 
 def main() -> None:
     """Prints one line."""
-    config = cli.config()
+    config = command_line.config()
     compilation.keep_programs(jax.config.jax_compilation_cache_dir)
     devices = jax.devices()
     if _TPU.value:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=_TPU.value).devices
     mesh = jax.sharding.Mesh(np.array(devices[:1]).reshape(1, 1, 1), sharding.AXES)
-    network, optimizer = programs.network_on(config, mesh), programs.make_optimizer(config)
+    network, optimizer = (
+        compiled_step.network_on(config, mesh),
+        compiled_step.make_optimizer(config),
+    )
     step = config, network, optimizer, mesh
     start, busy = time.perf_counter(), time.process_time()
     if _TPU.value:
-        compiled = programs.lower_train_step(*step).compile()
+        compiled = compiled_step.lower_train_step(*step).compile()
     else:
-        compiled = programs.compile_train_step(*step)
+        compiled = compiled_step.compile_train_step(*step)
     took, busy = time.perf_counter() - start, time.process_time() - busy
     print(
-        f"{cli.config_name()}, {config.batch_size} images: ready after {took:.1f} s ({busy:.1f} s "
+        f"{command_line.config_name()}, {config.batch_size} images: ready after {took:.1f} s ({busy:.1f} s "
         f"of CPU time), temporaries {compiled.memory_analysis().temp_size_in_bytes / 1e9:.2f} GB"
     )
     cycles = re.findall(r'"estimated_cycles":"(\d+)"', compiled.as_text()) if _TPU.value else []
@@ -49,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_line.run(main)

@@ -30,9 +30,12 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from nonlocal_jax import api, cli, evaluate, sharding  # noqa: E402
-from nonlocal_jax.convert import command  # noqa: E402
-from nonlocal_jax.models.build import build_network  # noqa: E402
+from nonlocal_jax import evaluate  # noqa: E402
+from nonlocal_jax.checkpoints.pytorch import command  # noqa: E402
+from nonlocal_jax.config import command_line  # noqa: E402
+from nonlocal_jax.evaluation import predictor  # noqa: E402
+from nonlocal_jax.models.network import build_network  # noqa: E402
+from nonlocal_jax.runtime import sharding  # noqa: E402
 
 MIXED_ROW, LARGE_ROW = "ade20k_r50_80k", "cityscapes_r50_512x1024_40k"
 SIDES = (240, 480)  # between which the photographs' shorter sides are drawn
@@ -54,7 +57,7 @@ class Reference:
 
     def make_checkpoints(self) -> None:
         """Writes random.pth and, converted, the folder `checkpoint`."""
-        config = cli.load_config(REPOSITORY / "configs" / f"{self.row}.py")
+        config = command_line.load_config(REPOSITORY / "configs" / f"{self.row}.py")
         stem = pathlib.PurePath(config.published.url).parent.name
         file = self.folder / "random.pth"
         init = [self.python, "-W", "ignore", str(self.peer), "init", stem, str(file)]
@@ -65,13 +68,13 @@ class Reference:
 
     def loop(self, *options: str) -> list[str]:
         """The command that evaluates the set in `folder`."""
-        config = cli.load_config(REPOSITORY / "configs" / f"{self.row}.py")
+        config = command_line.load_config(REPOSITORY / "configs" / f"{self.row}.py")
         stem = pathlib.PurePath(config.published.url).parent.name
         driver = REPOSITORY / "tests" / "golden" / "reference_evaluate.py"
         files = [self.peer, stem, self.folder / "random.pth", self.folder, self.folder / "out.npz"]
         scale = f"--scale={config.eval.scale[0]},{config.eval.scale[1]}"
-        command_line = [self.python, "-W", "ignore", driver, *files, scale, *options]
-        return [str(part) for part in command_line]
+        words = [self.python, "-W", "ignore", driver, *files, scale, *options]
+        return [str(part) for part in words]
 
 
 def main() -> None:
@@ -98,7 +101,7 @@ def compare_mixed(reference: Reference, count: int, rounds: int) -> None:
     """Alternates both programs over a set of photographs, and prints their medians."""
     config = folder_config(reference)
     photographs(reference, count, config.model.num_classes)
-    network, loaded = api.restore(config, reference.folder / "checkpoint")
+    network, loaded = predictor.restore(config, reference.folder / "checkpoint")
     mesh = sharding.make_mesh(**config.mesh)
     variables = jax.device_put(loaded, sharding.replicated(mesh))
     seconds: dict[str, list[float]] = {"ours": [], "reference": []}
@@ -165,11 +168,9 @@ for _ in sys.stdin:
 """
 
 
-def report(name: str, command_line: list[str], *, runs: int) -> None:
+def report(name: str, words: list[str], *, runs: int) -> None:
     """Runs a program that prints the seconds of an evaluation for every line that it is given."""
-    process = subprocess.Popen(
-        command_line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin and process.stdout
     process.stdin.write("\n" * runs)
     process.stdin.close()
@@ -182,7 +183,7 @@ def report(name: str, command_line: list[str], *, runs: int) -> None:
 
 def folder_config(reference: Reference):
     """The row's config, for the set in `reference.folder`."""
-    return cli.load_config(
+    return command_line.load_config(
         REPOSITORY / "configs" / f"{reference.row}.py",
         **{"data.name": "folder", "data_dir": str(reference.folder)},
     )

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from nonlocal_jax import cli
+from nonlocal_jax.config import command_line
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROWS = (
@@ -81,7 +81,7 @@ class Worker:
 def make_case(options: argparse.Namespace, row: str, kind: str, batch: int) -> dict[str, Any]:
     """What both workers are told, but for the form."""
     overrides = TINY if options.smoke else {}
-    config = cli.load_config(HERE.parent / f"configs/{row}.py", **overrides)
+    config = command_line.load_config(HERE.parent / f"configs/{row}.py", **overrides)
     backbone, classes = config.model.backbone, config.model.num_classes
     return {
         "config": str(HERE.parent / f"configs/{row}.py"),
@@ -203,7 +203,9 @@ def main() -> None:
         options.folder = pathlib.Path(folder)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/compiled"
         for row in options.rows:
-            published = cli.load_config(HERE.parent / f"configs/{row}.py").batch_size // GPUS
+            published = (
+                command_line.load_config(HERE.parent / f"configs/{row}.py").batch_size // GPUS
+            )
             for kind, _, size in (text.partition(":") for text in options.cases):
                 said = {"row": row, "kind": f"{kind}:{size}" if size == "largest" else kind}
                 if size == "largest":

@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from worker import example, serve
 
-from nonlocal_jax import cli, programs, sharding
-from nonlocal_jax.convert import torch_file
-from nonlocal_jax.convert.exporter import export_checkpoint
-from nonlocal_jax.convert.importer import import_checkpoint
-from nonlocal_jax.inference import Protocol, Scaled, class_indices, low_resolution_scores
-from nonlocal_jax.models.build import Network
+from nonlocal_jax.checkpoints.pytorch import torch_file
+from nonlocal_jax.checkpoints.pytorch.exporter import export_checkpoint
+from nonlocal_jax.checkpoints.pytorch.importer import import_checkpoint
+from nonlocal_jax.config import command_line
+from nonlocal_jax.evaluation.inference import Protocol, Scaled, class_indices, low_resolution_scores
+from nonlocal_jax.models.network import Network
 from nonlocal_jax.ops.normalize import normalize
-from nonlocal_jax.train_step import initial_state
+from nonlocal_jax.runtime import sharding
+from nonlocal_jax.training import compiled_step
+from nonlocal_jax.training.step import initial_state
 
 VARIANT = "v1c"
 
@@ -33,9 +35,9 @@ def prepare(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     if case["form"] == "fp32":
         overrides["model.dtype"] = "float32"
         jax.config.update("jax_default_matmul_precision", "highest")
-    config = cli.load_config(case["config"], **overrides)
+    config = command_line.load_config(case["config"], **overrides)
     mesh = sharding.make_mesh()
-    network = programs.network_on(config, mesh)
+    network = compiled_step.network_on(config, mesh)
     variables = _weights(network, case["weights"])
     images, labels = (jax.device_put(array) for array in example(case))
     sizes = jnp.full((case["batch"], 2), jnp.array(case["size"]))
@@ -96,10 +98,10 @@ def _training(
     variables: dict[str, jax.Array],
     batch: dict[str, jax.Array],
 ) -> tuple[Any, dict[str, Any]]:
-    optimizer = programs.make_optimizer(config)
-    compiled = programs.compile_train_step(config, network, optimizer, mesh)
+    optimizer = compiled_step.make_optimizer(config)
+    compiled = compiled_step.compile_train_step(config, network, optimizer, mesh)
     shardings = jax.tree.map(
-        lambda x: x.sharding, programs.abstract_state(network, optimizer, mesh)
+        lambda x: x.sharding, compiled_step.abstract_state(network, optimizer, mesh)
     )
     state = jax.device_put(initial_state(network, variables, optimizer), shardings)
     batch = jax.device_put(batch, sharding.batch_sharding(mesh))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from nonlocal_jax.ops.conv import conv2d
+from nonlocal_jax.ops.conv.conv2d import conv2d
 
 INPUTS, OUTPUTS = 2048, 512
 SHAPES = [(1, 64, 64), (1, 64, 96), (1, 64, 128), (1, 128, 256), (8, 64, 64)]

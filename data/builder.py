@@ -25,7 +25,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 from data import verification
 from data.parts import Part
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs import datasets, decode
+from nonlocal_jax.inputs import decode
+from nonlocal_jax.inputs.datasets import datasets
 
 SHARD_BYTES = 128 << 20  # of images; TFDS holds one shard's examples in memory while it writes
 

@@ -13,7 +13,7 @@ from typing import IO
 
 import tqdm
 
-from nonlocal_jax.convert import download
+from nonlocal_jax.checkpoints.pytorch import download
 from nonlocal_jax.errors import UserError
 
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError)

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs import decode, sources
-from nonlocal_jax.inputs.datasets import IGNORED
+from nonlocal_jax.inputs.datasets.datasets import IGNORED
 
 
 @dataclasses.dataclass

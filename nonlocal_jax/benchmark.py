@@ -22,16 +22,20 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from nonlocal_jax import api, cli, compilation, evaluate, programs, sharding
-from nonlocal_jax.batching import Batch
+from nonlocal_jax import evaluate
+from nonlocal_jax.config import command_line
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inference import Scaled
+from nonlocal_jax.evaluation import predictor
+from nonlocal_jax.evaluation.batching import Batch
+from nonlocal_jax.evaluation.inference import Scaled
 from nonlocal_jax.inputs import loader, sources, timing
-from nonlocal_jax.models.build import build_network, init_variables
 from nonlocal_jax.models.fold import fold
-from nonlocal_jax.planning import flops, steps
-from nonlocal_jax.run_log import say, working
-from nonlocal_jax.train_step import initial_state
+from nonlocal_jax.models.network import build_network, init_variables
+from nonlocal_jax.performance import flops, steps
+from nonlocal_jax.runtime import compilation, sharding
+from nonlocal_jax.training import compiled_step
+from nonlocal_jax.training.run_log import say, working
+from nonlocal_jax.training.step import initial_state
 
 KINDS = ("inference", "training", "input", "evaluation")
 PUBLISHED_GPUS = 4  # which shared the batch of every row: the published memory is that of one
@@ -104,7 +108,7 @@ def inference(
         jnp.array([canvas] * batch_size, jnp.int32),
         jnp.asarray(labels),
     )
-    count = evaluate.counting(network, api.protocol(config), config.model.num_classes)
+    count = evaluate.counting(network, predictor.protocol(config), config.model.num_classes)
     trace = functools.partial(count.trace, variables, batch, canvas=canvas, padded=False)
     arguments = jax.device_put((variables, batch))
 
@@ -119,7 +123,10 @@ def inference(
 def training(name: str, config: ConfigDict, runs: int) -> Measured:
     """Train steps of the config's batch, over all devices."""
     mesh = sharding.make_mesh(**config.mesh)
-    network, optimizer = programs.network_on(config, mesh), programs.make_optimizer(config)
+    network, optimizer = (
+        compiled_step.network_on(config, mesh),
+        compiled_step.make_optimizer(config),
+    )
     rng, crop = np.random.default_rng(0), tuple(config.data.crop_size)
     shape = (config.batch_size, *crop)
     batch: dict[str, np.ndarray] = {
@@ -134,8 +141,8 @@ def training(name: str, config: ConfigDict, runs: int) -> Measured:
     measured = _measure(
         name,
         "training",
-        functools.partial(programs.compile_train_step, *step),
-        functools.partial(programs.trace_train_step, *step),
+        functools.partial(compiled_step.compile_train_step, *step),
+        functools.partial(compiled_step.trace_train_step, *step),
         (state, images),
         crop,
         runs,
@@ -173,7 +180,7 @@ def evaluation_report(name: str, config: ConfigDict, samples: int) -> str:
     config = config.copy_and_resolve_references()
     config.model.auxiliary_head.loss_weight = 0.0
     network, variables = fold(
-        programs.network_on(config, mesh), init_variables(config.model, config.seed)
+        compiled_step.network_on(config, mesh), init_variables(config.model, config.seed)
     )
     with working(f"{name}: evaluating {samples} images"):
         evaluate.evaluate(
@@ -213,7 +220,7 @@ def main() -> None:
     if unknown:
         raise UserError(f"--what has {', '.join(sorted(unknown))}; it may be {', '.join(KINDS)}.")
     size = _parse_size(options.size)
-    configs = _rows() if options.all_rows else {cli.config_name(): cli.config()}
+    configs = _rows() if options.all_rows else {command_line.config_name(): command_line.config()}
     measured: list[Measured] = []
     for name, config in configs.items():
         if "inference" in options.what:
@@ -249,7 +256,7 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
 def _rows() -> dict[str, ConfigDict]:
     """Every config that a published result belongs to, by name, at the published batch a device."""
     paths = sorted(pathlib.Path("configs").glob("[!_]*_*.py"))
-    rows = {p.stem: config for p in paths if (config := cli.load_config(p)).published}
+    rows = {p.stem: config for p in paths if (config := command_line.load_config(p)).published}
     for config in rows.values():
         config.batch_size = config.batch_size // PUBLISHED_GPUS * jax.device_count()
     if not rows:
@@ -318,4 +325,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main, needs_config=False)
+    command_line.run(main, needs_config=False)

@@ -12,8 +12,10 @@ from absl import flags
 from jaxtyping import Int64, UInt8
 from ml_collections import ConfigDict
 
-from nonlocal_jax import cli, visualize
-from nonlocal_jax.inputs import datasets, loader, sources
+from nonlocal_jax.config import command_line
+from nonlocal_jax.inputs import loader, sources
+from nonlocal_jax.inputs.datasets import datasets
+from nonlocal_jax.reporting import pictures
 
 OUTPUT = flags.DEFINE_string("output", "sheet.png", "Where the contact sheet goes.")
 COUNT = flags.DEFINE_integer("count", 16, "Examples on the sheet.", lower_bound=1)
@@ -38,13 +40,13 @@ def contact_sheet(config: ConfigDict, count: int) -> UInt8[np.ndarray, "h w 3"]:
         height, width = example["size"]
         image[height:], image[:, width:] = _PADDING, _PADDING
         seen[np.unique(label)] = True
-        masked = visualize.overlay(image, label, dataset.palette)
+        masked = pictures.overlay(image, label, dataset.palette)
         pair = np.concatenate([image, masked], axis=1)
-        tiles.append(visualize.shrink(pair, 2 * TILE))
-    sheet = visualize.grid(tiles, columns=2 if count > 2 else 1)
+        tiles.append(pictures.shrink(pair, 2 * TILE))
+    sheet = pictures.grid(tiles, columns=2 if count > 2 else 1)
     shown = np.flatnonzero(seen[: dataset.num_classes])
     names = [dataset.class_names[label] for label in shown]
-    return visualize.stack([sheet, visualize.legend(names, dataset.palette[shown], sheet.shape[1])])
+    return pictures.stack([sheet, pictures.legend(names, dataset.palette[shown], sheet.shape[1])])
 
 
 def class_frequencies(
@@ -75,7 +77,7 @@ def frequency_table(
 
 
 def _main() -> None:
-    config = cli.config()
+    config = command_line.config()
     source = loader.open_source(config, "train")
     if config.data.on_bad_example == "skip":
         source = sources.SkippingSource(source)
@@ -84,9 +86,9 @@ def _main() -> None:
     frequencies = class_frequencies(source[index].label for index in chosen)
     print(f"Classes in {len(chosen)} of {len(source)} training masks:")
     print(frequency_table(loader.dataset(config), *frequencies))
-    visualize.write_png(OUTPUT.value, contact_sheet(config, COUNT.value))
+    pictures.write_png(OUTPUT.value, contact_sheet(config, COUNT.value))
     print(f"Wrote {COUNT.value} augmented examples to {OUTPUT.value}.")
 
 
 if __name__ == "__main__":
-    cli.run(_main)
+    command_line.run(_main)

@@ -15,11 +15,15 @@ from jaxtyping import Bool
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
-from nonlocal_jax import api, cli, run_log, visualize
-from nonlocal_jax.inputs import loader, scenes, sources
-from nonlocal_jax.metrics import Scores
-from nonlocal_jax.run_log import say
-from nonlocal_jax.train import train
+from nonlocal_jax.config import command_line
+from nonlocal_jax.evaluation import predictor
+from nonlocal_jax.evaluation.metrics import Scores
+from nonlocal_jax.inputs import loader, sources
+from nonlocal_jax.inputs.datasets import scenes
+from nonlocal_jax.reporting import pictures
+from nonlocal_jax.training import run_log
+from nonlocal_jax.training.loop import train
+from nonlocal_jax.training.run_log import say
 
 CONFIG = pathlib.Path(__file__).resolve().parent.parent / "configs" / "demo.py"
 HEADS = {"fcn": "without the block", "nonlocal": "with the block"}
@@ -32,7 +36,7 @@ def main() -> None:
     """Runs the demonstration of configs/demo.py."""
     start = time.perf_counter()
     workdir = pathlib.Path(_WORKDIR.value)
-    run(cli.load_config(CONFIG), workdir)
+    run(command_line.load_config(CONFIG), workdir)
     say(f"\nAll of it took {run_log.clock(time.perf_counter() - start)}.")
 
 
@@ -52,7 +56,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Scores]:
         variant = ConfigDict(config)
         variant.model.decode_head.name = head
         scores[head] = train(variant, workdir / head)
-        predictors[head] = api.load(variant, workdir / head)
+        predictors[head] = predictor.load(variant, workdir / head)
     shares = [
         draw(index, loader.open_source(config, "val")[index], predictors, workdir)
         for index in range(PICTURES)
@@ -80,7 +84,7 @@ def compare(scores: dict[str, Scores]) -> str:
 def draw(
     index: int,
     example: sources.Example,
-    predictors: dict[str, api.Predictor],
+    predictors: dict[str, predictor.Predictor],
     workdir: pathlib.Path,
 ) -> tuple[float, float]:
     """Writes scene_INDEX.png: the scene, its label, both predictions, and a pixel's attention.
@@ -92,13 +96,13 @@ def draw(
     lamp = scenes.lamp_mask(image, label)
     point = inmost((label > 0) & ~lamp)
     attention = predictors["nonlocal"].attention(image, point)
-    rows = {"image": image, "label": visualize.colourise(label, scenes.PALETTE)}
-    for head, predictor in predictors.items():
-        rows[HEADS[head]] = visualize.colourise(predictor.predict(image), scenes.PALETTE)
-    rows["what + attends to"] = visualize.attention_overlay(image, attention, point)
+    rows = {"image": image, "label": pictures.colourise(label, scenes.PALETTE)}
+    for head, model in predictors.items():
+        rows[HEADS[head]] = pictures.colourise(model.predict(image), scenes.PALETTE)
+    rows["what + attends to"] = pictures.attention_overlay(image, attention, point)
     parts = [part for title, picture in rows.items() for part in (_line(title), picture)]
-    parts.append(visualize.legend(scenes.CLASS_NAMES, scenes.PALETTE, scenes.WIDTH))
-    visualize.write_png(workdir / f"scene_{index}.png", visualize.stack(parts))
+    parts.append(pictures.legend(scenes.CLASS_NAMES, scenes.PALETTE, scenes.WIDTH))
+    pictures.write_png(workdir / f"scene_{index}.png", pictures.stack(parts))
 
     # How much of each position of the feature map is lamp.
     covered = cv2.resize(
@@ -114,13 +118,13 @@ def inmost(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def _line(text: str) -> visualize.Picture:
+def _line(text: str) -> pictures.Picture:
     """A line of text, black on white."""
-    canvas = Image.new("RGB", (scenes.WIDTH, 16), (visualize.BACKGROUND,) * 3)
+    canvas = Image.new("RGB", (scenes.WIDTH, 16), (pictures.BACKGROUND,) * 3)
     font = ImageFont.load_default(size=12)
     ImageDraw.Draw(canvas).text((2, 0), text, fill=(0, 0, 0), font=font)
     return np.asarray(canvas)
 
 
 if __name__ == "__main__":
-    cli.run(main, needs_config=False)
+    command_line.run(main, needs_config=False)

@@ -24,24 +24,17 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, UInt8
 from ml_collections import ConfigDict
 
-from nonlocal_jax import (
-    api,
-    batching,
-    cli,
-    distributed,
-    inference,
-    metrics,
-    outputs,
-    run_log,
-    sharding,
-    visualize,
-)
-from nonlocal_jax.batching import Batch, Image, Label, Size
+from nonlocal_jax.config import command_line
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inference import Protocol
+from nonlocal_jax.evaluation import batching, inference, metrics, predictor
+from nonlocal_jax.evaluation.batching import Batch, Image, Label, Size
+from nonlocal_jax.evaluation.inference import Protocol
 from nonlocal_jax.inputs import loader, sources
-from nonlocal_jax.models.build import Network
+from nonlocal_jax.models.network import Network
 from nonlocal_jax.ops import layout
+from nonlocal_jax.reporting import outputs, pictures
+from nonlocal_jax.runtime import distributed, sharding
+from nonlocal_jax.training import run_log
 
 Variables = dict[str, jax.Array]
 OnMask = Callable[[int, UInt8[np.ndarray, "h w"]], None]
@@ -86,13 +79,13 @@ def evaluate(
       UserError: the data set is not there, an image is bad (and config.data.on_bad_example is
         "raise"), or the network's scores are not finite.
     """
-    dataset = api.dataset_of(config)
+    dataset = predictor.dataset_of(config)
     skip = config.data.on_bad_example == "skip"
     examples = Examples(loader.open_source(config, "val"), on_bad if skip else None, limit)
     batch_size = eval_batch_size(config, mesh)
     rows = sharding.local_rows(mesh, batch_size)
     confusion, labelled = np.zeros((config.model.num_classes,) * 2, np.int64), 0
-    protocol = api.protocol(config, tta)
+    protocol = predictor.protocol(config, tta)
     results = batching.run(
         _counting(_Same(network), protocol, config.model.num_classes, on_mask is not None),
         variables,
@@ -236,15 +229,17 @@ def _counting(
 
 def main() -> None:
     """Evaluates `--checkpoint` on the validation split of `--config`."""
-    config, options = cli.config(), flags.FLAGS
-    cli.require("checkpoint")
+    config, options = command_line.config(), flags.FLAGS
+    command_line.require("checkpoint")
     folder = "evaluation_tta" if options.tta else "evaluation"
-    output = pathlib.Path(options.output or pathlib.Path("runs") / cli.config_name() / folder)
+    output = pathlib.Path(
+        options.output or pathlib.Path("runs") / command_line.config_name() / folder
+    )
     outputs.check_folder(output)
     left_out: list[str] = []
     with distributed.session():
         mesh = sharding.make_mesh(**config.mesh)
-        network, loaded = api.restore(config, options.checkpoint)
+        network, loaded = predictor.restore(config, options.checkpoint)
         variables = sharding.place_variables(loaded, mesh)
         on_mask = _writer(config, output, options.save_predictions, options.save_overlays)
         scores = evaluate(
@@ -260,7 +255,7 @@ def main() -> None:
             sys.stdout.write(f"{scores.table()}\n")
             _write_scores(output, scores, {"checkpoint": options.checkpoint, "tta": options.tta})
             run_log.say(f"Written to {output}.")
-    cli.exit_for_bad_images(left_out, len(loader.open_source(config, "val")))
+    command_line.exit_for_bad_images(left_out, len(loader.open_source(config, "val")))
 
 
 def _writer(
@@ -285,13 +280,13 @@ def _writer(
 def _write_scores(output: pathlib.Path, scores: metrics.Scores, about: dict[str, object]) -> None:
     """scores.json and confusion.png."""
     outputs.write_confusion(output / "confusion.png", scores)
-    with visualize.writing(output / "scores.json"):
+    with pictures.writing(output / "scores.json"):
         (output / "scores.json").write_text(json.dumps({**about, **scores.details()}, indent=1))
 
 
 def define_flags() -> None:
     """The command's own flags; training, which imports this module, has none of them."""
-    cli.define_inference_flags()
+    command_line.define_inference_flags()
     flags.DEFINE_bool("save_predictions", False, "Write PNGs for the benchmark's server.")
     flags.DEFINE_bool("save_overlays", False, "Write images tinted by predicted class.")
 
@@ -299,4 +294,4 @@ def define_flags() -> None:
 if __name__ == "__main__":
     define_flags()
     distributed.define_flags()
-    cli.run(main)
+    command_line.run(main)

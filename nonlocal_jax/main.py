@@ -8,11 +8,12 @@ import pathlib
 
 from absl import flags
 
-from nonlocal_jax import cli, distributed
+from nonlocal_jax.config import command_line
 from nonlocal_jax.inputs import loader
-from nonlocal_jax.preemption import Preemption
-from nonlocal_jax.run_log import say
-from nonlocal_jax.train import train
+from nonlocal_jax.runtime import distributed
+from nonlocal_jax.runtime.preemption import Preemption
+from nonlocal_jax.training.loop import train
+from nonlocal_jax.training.run_log import say
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints and logs go; by default runs/CONFIG_NAME."
@@ -22,8 +23,8 @@ _WORKDIR = flags.DEFINE_string(
 def main() -> None:
     """Trains what `--config` describes."""
     preemption = Preemption()
-    config = cli.config()
-    workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / cli.config_name())
+    config = command_line.config()
+    workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / command_line.config_name())
     with distributed.session():
         distributed.check_shared(workdir)
         distributed.check_agreement(
@@ -35,4 +36,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     distributed.define_flags()
-    cli.run(main)
+    command_line.run(main)

@@ -16,15 +16,15 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from nonlocal_jax import cli
+from nonlocal_jax.config import command_line
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs import datasets
-from nonlocal_jax.planning import chips, compiler, estimate, meshes
-from nonlocal_jax.planning.chips import GIB, Slice
-from nonlocal_jax.planning.compiler import Compiled
-from nonlocal_jax.planning.estimate import Roofline
-from nonlocal_jax.planning.meshes import Layout
-from nonlocal_jax.run_log import say, working
+from nonlocal_jax.inputs.datasets import datasets
+from nonlocal_jax.performance import chips, compiler, estimate, meshes
+from nonlocal_jax.performance.chips import GIB, Slice
+from nonlocal_jax.performance.compiler import Compiled
+from nonlocal_jax.performance.estimate import Roofline
+from nonlocal_jax.performance.meshes import Layout
+from nonlocal_jax.training.run_log import say, working
 
 RESERVED = 0.25 * GIB  # of a chip's memory, for the system
 MEGA = 1e6
@@ -187,7 +187,7 @@ def to_json(plan: Plan) -> dict[str, object]:
 def main() -> None:
     """Plans `--config` for each `--topology`."""
     jax.config.update("jax_platforms", "cpu")  # only child processes deal with the TPU's library
-    config, name = cli.config(), cli.config_name()
+    config, name = command_line.config(), command_line.config_name()
     if not _TOPOLOGY.value:
         raise UserError("--topology is missing: name a slice, such as --topology=v5e:4x4.")
     for topology in _TOPOLOGY.value:  # what can't be planned is said before anything is compiled
@@ -230,4 +230,4 @@ def _ms(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_line.run(main)

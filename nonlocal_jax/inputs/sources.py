@@ -27,8 +27,9 @@ from absl import logging
 from jaxtyping import UInt8
 
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs import datasets, decode, scenes
-from nonlocal_jax.inputs.datasets import IGNORED
+from nonlocal_jax.inputs import decode
+from nonlocal_jax.inputs.datasets import datasets, scenes
+from nonlocal_jax.inputs.datasets.datasets import IGNORED
 
 HEADER_BYTES = 1 << 18  # enough of a file to tell its image's size
 

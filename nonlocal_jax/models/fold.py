@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nonlocal_jax.models.build import Network, flat_variables
+from nonlocal_jax.models.backbones.resnet import Shortcut
 from nonlocal_jax.models.layers import BatchNorm, Conv, ConvNorm
+from nonlocal_jax.models.network import Network, flat_variables
 from nonlocal_jax.models.non_local import NonLocal
-from nonlocal_jax.models.resnet import Shortcut
 from nonlocal_jax.ops.dtypes import float32_or_wider
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from nonlocal_jax.models.remat import keep
 from nonlocal_jax.ops.batch_norm import normalize_batch
-from nonlocal_jax.ops.conv import conv2d
+from nonlocal_jax.ops.conv.conv2d import conv2d
 from nonlocal_jax.ops.dtypes import float32_or_wider
 from nonlocal_jax.ops.padding import Valid, zero_outside
 

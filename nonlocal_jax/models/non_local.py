@@ -27,8 +27,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.layers import KAIMING_FAN_OUT, NORMAL_001, BatchNorm
-from nonlocal_jax.ops.attention import count_keys, dot_product_attention, softmax_attention
-from nonlocal_jax.ops.concatenation import concatenation_attention
+from nonlocal_jax.ops.attention.concatenation import concatenation_attention
+from nonlocal_jax.ops.attention.softmax import count_keys, dot_product_attention, softmax_attention
 from nonlocal_jax.ops.layout import on_each_device, whole_rows
 from nonlocal_jax.ops.padding import valid_mask, zero_outside
 

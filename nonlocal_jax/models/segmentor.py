@@ -7,8 +7,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.models.heads import FCNHead, NonLocalHead
-from nonlocal_jax.models.resnet import ResNet
+from nonlocal_jax.models.backbones.resnet import ResNet
+from nonlocal_jax.models.heads.heads import FCNHead, NonLocalHead
 from nonlocal_jax.ops.padding import Valid
 
 Images = Float[Array, "n h w 3"]

@@ -1,0 +1,219 @@
+"""The steps of `python -m nonlocal_jax.convert`, as functions of paths."""
+
+import os
+import re
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from nonlocal_jax.checkpoints import training
+from nonlocal_jax.checkpoints.pytorch import download, torch_file
+from nonlocal_jax.checkpoints.pytorch.exporter import export_checkpoint
+from nonlocal_jax.checkpoints.pytorch.importer import ImportResult, import_checkpoint
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.models.backbones.resnet import BLOCKS_PER_STAGE, ResNet
+from nonlocal_jax.models.network import flat_variables
+
+
+@dataclass(frozen=True)
+class Target:
+    """A network that files are converted for.
+
+    Attributes:
+      name: of the config ("ade20k_r50_80k") or of the backbone ("resnet50_v1c").
+      kind: "segmentor" or "backbone".
+      variant: of the backbone, "v1c" or "v1d".
+      shapes: of all its variables, by name.
+      url: of its published file; empty if there is none.
+      model: the config's section; empty for a backbone.
+    """
+
+    name: str
+    kind: str
+    variant: str
+    shapes: Mapping[str, tuple[int, ...]]
+    url: str
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+
+def backbone_target(name: str) -> Target:
+    """The backbone that a name like "resnet50_v1c" means.
+
+    Raises:
+      UserError: the name means none.
+    """
+    match = re.fullmatch(r"resnet(\d+)_(v1[cd])", name)
+    if not match or int(match[1]) not in BLOCKS_PER_STAGE:
+        raise UserError(
+            f"--backbone={name} is not known; give resnetDEPTH_VARIANT, e.g. resnet50_v1c, with a "
+            f"depth of {', '.join(map(str, BLOCKS_PER_STAGE))} and v1c or v1d."
+        )
+    depth, variant = int(match[1]), match[2]
+    model = nnx.eval_shape(lambda: ResNet(variant=variant, depth=depth, rngs=nnx.Rngs(0)))
+    shapes = {f"backbone/{key}": leaf.shape for key, leaf in flat_variables(model).items()}
+    return Target(name, "backbone", variant, shapes, download.BACKBONES.get(name, ""))
+
+
+def new_path(path: str) -> Path:
+    """The path of something that is yet to be written.
+
+    Raises:
+      UserError: it is missing, or something is there.
+    """
+    if not path:
+        raise UserError("--output is missing: name the folder or file to write.")
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists already; remove it, or choose another --output.")
+    return Path(path).absolute()
+
+
+def import_(target: Target, source: str, output: Path, *, allow_nan: bool = False) -> None:
+    """Writes the checkpoint folder `output` from a PyTorch file, and says what is in it.
+
+    Args:
+      target: the network that the file must fit exactly.
+      source: the file; if empty, the published one is downloaded.
+      output: a folder that does not exist yet.
+      allow_nan: accept values that are NaN or infinite.
+
+    Raises:
+      UserError: the file is missing, damaged, unsafe, or of another network. Then nothing is left
+        at `output`.
+    """
+    file = Path(source) if source else _published(target)
+    digest = torch_file.sha256(file)
+    download.check_hash(file)
+    tree = torch_file.read(file)
+    try:
+        result = import_checkpoint(
+            tree, target.shapes, variant=target.variant, backbone=target.kind == "backbone"
+        )
+    except UserError as error:
+        raise UserError(f"{file} does not fit {target.name}: {error}") from error
+    _check_finite(file, result.not_finite, allow_nan)
+    metadata = {
+        "kind": target.kind,
+        "network": target.name,
+        "model": dict(target.model),
+        "source": {"file": file.name, "sha256": digest},
+        "meta": result.meta,
+        "num_batches_tracked": result.counters,
+    }
+    _save_verified(output, result.variables, metadata)
+    print(_summary(file, digest, result))
+    print(f"Written to {output} and read back: every value is the file's.")
+
+
+def export(target: Target, source: str, output: Path, *, legacy: bool = False) -> None:
+    """Writes the PyTorch file `output` from a checkpoint folder of ours.
+
+    Args:
+      target: the network that the checkpoint must fit exactly.
+      source: an imported checkpoint, or a training workdir.
+      output: a file that does not exist yet.
+      legacy: write the form before PyTorch 1.6.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is of another network. Then nothing is left at
+        `output`.
+    """
+    if not source:
+        raise UserError("--input is missing: name the checkpoint folder to export.")
+    variables, metadata = training.load_model(source)
+    try:
+        tree = export_checkpoint(variables, metadata, target.shapes, variant=target.variant)
+    except UserError as error:
+        raise UserError(f"{source} does not fit {target.name}: {error}") from error
+    unfinished = output.with_name(f".{output.name}.unfinished")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        torch_file.write(unfinished, tree, legacy=legacy)
+        written: Any = torch_file.read(unfinished)
+        _check_equal(output, tree["state_dict"], written["state_dict"])
+        unfinished.rename(output)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error}.") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    print(f"Written to {output} and read back: {len(tree['state_dict'])} tensors.")
+
+
+def _published(target: Target) -> Path:
+    if not target.url:
+        raise UserError(f"There is no published file of {target.name}; give one with --input.")
+    return download.fetch(target.url)
+
+
+def _check_finite(file: Path, names: list[str], allow_nan: bool) -> None:
+    if not names:
+        return
+    listed = "\n  ".join(names)
+    if not allow_nan:
+        raise UserError(
+            f"{file} has NaN or infinite values in {len(names)} variables, so its network cannot "
+            f"work; --allow_nan imports it all the same:\n  {listed}"
+        )
+    sys.stderr.write(f"Warning: NaN or infinite values in\n  {listed}\n")
+
+
+def _save_verified(
+    output: Path, variables: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+) -> None:
+    """Nothing appears at `output` before it was read back and compared."""
+    unverified = output.with_name(f".{output.name}.unverified")
+    try:
+        shutil.rmtree(unverified, ignore_errors=True)
+        training.save_model(unverified, variables, metadata)
+        _check_equal(output, variables, training.load_model(unverified)[0])
+        unverified.rename(output)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error}.") from error
+    finally:
+        shutil.rmtree(unverified, ignore_errors=True)
+
+
+def _check_equal(
+    output: Path, given: Mapping[str, np.ndarray], read: Mapping[str, np.ndarray]
+) -> None:
+    for name, value in given.items():
+        other = read.get(name)
+        if other is None or _contents(value) != _contents(other):
+            raise UserError(f"{output} was not kept: {name} changed when it was read back.")
+
+
+def _contents(array: np.ndarray) -> tuple[tuple[int, ...], np.dtype, bytes]:
+    """Bytes, since NaN does not equal itself and -0.0 equals 0.0."""
+    return array.shape, array.dtype, array.tobytes()
+
+
+def _summary(file: Path, digest: str, result: ImportResult) -> str:
+    """What was loaded: per part of the network its arrays and numbers, then the rest."""
+    tensors: Counter[str] = Counter()
+    numbers: Counter[str] = Counter()
+    for name, value in result.variables.items():
+        parts = name.split("/")
+        part = "/".join(parts[:2]) if parts[0] == "backbone" else parts[0]
+        tensors[part] += 1
+        numbers[part] += value.size
+    rows = [f"  {part:<20} {tensors[part]:>6} {numbers[part]:>12,}" for part in tensors]
+    total = f"  {'total':<20} {tensors.total():>6} {numbers.total():>12,}"
+    lines = [
+        f"{file} (SHA-256 {digest})",
+        f"  {'part':<20} {'arrays':>6} {'numbers':>12}",
+        *rows,
+        total,
+    ]
+    lines.append(f"Kept aside: {len(result.counters)} counters num_batches_tracked.")
+    if result.ignored:
+        lines.append(f"Left out by rule: {', '.join(result.ignored)}.")
+    classes = result.meta.get("CLASSES")
+    if isinstance(classes, list):
+        lines.append(f"Names of {len(classes)} classes.")
+    return "\n".join(lines)

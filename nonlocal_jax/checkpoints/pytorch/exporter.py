@@ -1,0 +1,65 @@
+"""From our variables to what the PyTorch reference saves and loads."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nonlocal_jax.checkpoints.pytorch import difference, rules
+from nonlocal_jax.errors import UserError
+
+
+def export_checkpoint(
+    variables: Mapping[str, np.ndarray],
+    metadata: Mapping[str, Any],
+    expected: Mapping[str, tuple[int, ...]],
+    *,
+    variant: str,
+) -> dict[str, Any]:
+    """Returns {"meta": ..., "state_dict": ...} for `torch_file.write`, tensors in OIHW.
+
+    Args:
+      variables: arrays by our names.
+      metadata: of our checkpoint; an import's `meta` and counters are written again.
+      expected: shape of every variable of the network, by our names.
+      variant: of the backbone, "v1c" or "v1d".
+
+    Raises:
+      UserError: the variables are not exactly those of the network; all differences are listed.
+    """
+    differences = difference.report(
+        _torch_shapes(expected, variant),
+        _torch_shapes({name: value.shape for name, value in variables.items()}, variant),
+    )
+    if differences:
+        raise UserError(differences)
+    counters = metadata.get("num_batches_tracked", {})
+    state: OrderedDict[str, np.ndarray] = OrderedDict()
+    for name, entry in rules.torch_entries(expected, variant).items():
+        state[entry.key] = rules.to_torch(np.asarray(variables[name]), entry.layout)
+        if entry.counter:
+            # With its fixed momentum PyTorch never reads the count, but refuses to miss it.
+            state[entry.counter] = np.array(counters.get(entry.counter, 0), np.int64)
+    return {"meta": _meta(metadata), "state_dict": state}
+
+
+def _torch_shapes(
+    shapes: Mapping[str, tuple[int, ...]], variant: str
+) -> dict[str, tuple[int, ...]]:
+    try:
+        entries = rules.torch_entries(shapes, variant)
+        return {
+            entry.key: rules.torch_shape(tuple(shapes[name]), entry.layout)
+            for name, entry in entries.items()
+        }
+    except (KeyError, ValueError) as error:
+        raise UserError(f"it has a variable that PyTorch's network has not: {error}") from error
+
+
+def _meta(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The imported file's `meta`, with the tuple of class names that JSON made a list."""
+    meta = dict(metadata.get("meta", {}))
+    if isinstance(meta.get("CLASSES"), list):
+        meta["CLASSES"] = tuple(meta["CLASSES"])
+    return meta

@@ -1,0 +1,129 @@
+"""From what a PyTorch file holds to our variables: strict, and with everything accounted for."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nonlocal_jax.checkpoints.pytorch import difference, rules
+from nonlocal_jax.checkpoints.pytorch.pickle_names import printable
+from nonlocal_jax.errors import UserError
+
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """What an import yields.
+
+    Attributes:
+      variables: arrays by our names, in the file's precision.
+      counters: PyTorch's `num_batches_tracked` by PyTorch's keys, for an export to write again.
+      ignored: keys of the file that have no place in the network by rule (`fc.*`).
+      meta: the file's `meta` section, as far as JSON can hold it.
+      not_finite: names of variables with NaN or infinite values.
+    """
+
+    variables: dict[str, np.ndarray]
+    counters: dict[str, int]
+    ignored: list[str]
+    meta: dict[str, Any]
+    not_finite: list[str]
+
+
+def import_checkpoint(
+    tree: object, expected: Mapping[str, tuple[int, ...]], *, variant: str, backbone: bool = False
+) -> ImportResult:
+    """Takes the variables of a network out of what `torch_file.read` returned.
+
+    Args:
+      tree: {"state_dict": {...}, "meta": {...}}, or the state_dict alone.
+      expected: shape of every variable of the network, by our names.
+      variant: of the backbone, "v1c" or "v1d".
+      backbone: the file is one of ImageNet weights, whose keys lack "backbone." and whose
+        classifier is left out; `expected` then has backbone variables only.
+
+    Raises:
+      UserError: the file's tensors are not exactly those of the network; all differences are
+        listed at once.
+    """
+    state, meta = _state_dict(tree)
+    ignored: list[str] = []
+    if backbone:
+        ignored = [key for key in state if key.startswith(rules.IGNORED_IN_BACKBONES)]
+        state = {f"backbone.{key}": state[key] for key in state if key not in set(ignored)}
+    entries = rules.torch_entries(expected, variant)
+    known_counters = {entry.counter for entry in entries.values() if entry.counter}
+    counters = {key: _count(key, state[key]) for key in state if key in known_counters}
+    weights = {key: value for key, value in state.items() if key not in counters}
+    differences = difference.report(
+        {e.key: rules.torch_shape(tuple(expected[n]), e.layout) for n, e in entries.items()},
+        {key: value.shape for key, value in weights.items()},
+    )
+    if differences:
+        raise UserError(differences)
+    _check_types(weights)
+    variables = {
+        name: rules.to_ours(weights[entry.key], entry.layout) for name, entry in entries.items()
+    }
+    return ImportResult(variables, counters, ignored, _json_able(meta), _not_finite(variables))
+
+
+def _state_dict(tree: object) -> tuple[dict[str, np.ndarray], object]:
+    state, meta = tree, {}
+    if isinstance(tree, dict) and "state_dict" in tree:
+        state, meta = tree["state_dict"], tree.get("meta", {})
+    if not isinstance(state, dict) or not state:
+        raise UserError(
+            "it holds no state_dict: it is a PyTorch file, but no checkpoint of a model"
+        )
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, np.ndarray):
+            raise UserError(
+                f"its state_dict has {printable(str(key))}, which is not a tensor: it is a PyTorch "
+                "file, but no checkpoint of a model"
+            )
+    return state, meta
+
+
+def _count(key: str, value: np.ndarray) -> int:
+    if value.shape != () or value.dtype.kind not in "iu":
+        raise UserError(f"{key} is not a single whole number")
+    return int(value)
+
+
+def _check_types(weights: Mapping[str, np.ndarray]) -> None:
+    wrong = [f"{key} ({w.dtype.name})" for key, w in weights.items() if w.dtype.name not in FLOATS]
+    if wrong:
+        raise UserError(f"these tensors are not of a floating-point type: {', '.join(wrong)}")
+
+
+def _not_finite(variables: Mapping[str, np.ndarray]) -> list[str]:
+    return [name for name, value in variables.items() if not np.isfinite(value).all()]
+
+
+def _json_able(meta: object) -> dict[str, Any]:
+    """The parts of `meta` that JSON can hold; tuples become lists."""
+    if not isinstance(meta, dict):
+        return {}
+    return {str(key): _plain(value) for key, value in meta.items() if _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    items: Iterable[object] = ()
+    if isinstance(value, dict):
+        items = value.values()
+    elif isinstance(value, list | tuple):
+        items = value
+    elif not isinstance(value, str | int | float | None):
+        return False
+    return all(_is_plain(item) for item in items)
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,306 @@
+"""Several processes as one run: joining, agreeing on what is run, and leaving.
+
+A run's processes end with one of these codes; launch/ restarts them by it.
+
+    0    done
+    2    something a person has to change: the message says what
+    75   preempted, and saved: start the same command again
+    130  interrupted from the keyboard
+    1    an error of the program; 134 or 137, killed: another process, or the machine, is gone
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import pathlib
+import platform
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NoReturn, TypeVar
+
+import jax
+import numpy as np
+from absl import flags
+from jax.experimental import multihost_utils
+
+from nonlocal_jax.config.command_line import EXIT_USER_ERROR
+from nonlocal_jax.errors import UserError, lost_peer
+from nonlocal_jax.inputs.datasets import datasets
+from nonlocal_jax.inputs.sources import Source
+from nonlocal_jax.runtime import cluster as clusters
+from nonlocal_jax.runtime.cluster import Cluster
+from nonlocal_jax.training.run_log import PACKAGES
+
+EXIT_INTERRUPTED = 130
+EXIT_ERROR = 1
+
+# Keys of the config that may differ from host to host: none changes what is computed.
+PER_HOST = ("data_dir", "data.num_threads", "data.num_workers", "data.source")
+SAMPLES = 8  # examples of a split that its fingerprint looks at
+SHARED_SECONDS = 10.0  # network file systems show others' files after a while
+LAST_WORD_SECONDS = 1.0
+PROBLEM = "problem"
+
+Facts = dict[str, str]
+T = TypeVar("T")
+
+
+def define_flags() -> None:
+    """The flags of commands that can run as several processes."""
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0; found out on Cloud TPU, GKE and SLURM."
+    )
+    flags.DEFINE_integer("num_processes", None, "How many processes run this command.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+    flags.DEFINE_float("join_timeout", 300.0, "Seconds to wait for the other processes.")
+
+
+@contextlib.contextmanager
+def session() -> Iterator[None]:
+    """Joins this process with the others of its run, if there are any, for what happens inside.
+
+    Nothing may have used a device before. An exception inside ends the process at once: JAX would
+    hold it for minutes to wait for the others, which wait for it.
+
+    Raises:
+      UserError: not all processes came, or the flags make no sense.
+    """
+    options = flags.FLAGS
+    cluster = _cluster(options.coordinator, options.num_processes, options.process_id)
+    if cluster is None or cluster.num_processes == 1:
+        yield
+        return
+    initialize(cluster, options.join_timeout)
+    try:
+        yield
+    except UserError as error:
+        _leave(f"nonlocal_jax, {_me()}: {error}", EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        _leave("Interrupted.", EXIT_INTERRUPTED)
+    except Exception as error:
+        lost = lost_peer(error)
+        if lost is None:
+            _leave(f"nonlocal_jax, {_me()}:\n{traceback.format_exc()}", EXIT_ERROR)
+        _leave(
+            f"nonlocal_jax, {_me()}: lost the connection to another process; it, its machine or "
+            "the network is gone, and its own output may say why. Start all of them again: the run "
+            f"goes on from its newest checkpoint. ({lost})",
+            EXIT_ERROR,
+        )
+
+
+def initialize(cluster: Cluster, timeout: float) -> None:
+    """Connects this process with the others of `cluster`.
+
+    Raises:
+      UserError: some have not come after `timeout` seconds; the message names them.
+    """
+    clusters.roll_call(cluster, timeout)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+        coordinator_address=cluster.coordinator,
+        num_processes=cluster.num_processes,
+        process_id=cluster.process_id,
+        local_device_ids=cluster.local_devices,
+        cluster_detection_method="deactivate",
+        initialization_timeout=round(timeout),
+    )
+
+
+def check_agreement(config_text: str, open_source: Callable[[str], Source]) -> None:
+    """Finds out whether all processes run the same: config, code, packages and data.
+
+    Args:
+      config_text: the config as JSON.
+      open_source: gives a split of the data set by its name, or raises a UserError, which all
+        processes report.
+
+    Raises:
+      UserError: which process differs in what, the same message in all of them.
+    """
+    if jax.process_count() == 1:
+        return
+    mine = {"host": platform.node(), **_config_facts(config_text), **_code_facts()}
+    try:
+        for split in datasets.SPLITS:
+            mine[f"the data of {split}"] = fingerprint(open_source(split))
+    except UserError as error:
+        mine[PROBLEM] = str(error)
+    _raise_differences(_gather(mine))
+
+
+def check_shared(directory: pathlib.Path) -> None:
+    """Makes sure that all processes see the same folder, where checkpoints go in parts.
+
+    Args:
+      directory: is created if it is not there.
+
+    Raises:
+      UserError: which process sees another folder or none, or that it can't be written.
+    """
+    if jax.process_count() == 1:
+        return
+    marker = directory / ".shared"
+    first = {"host": platform.node(), "token": uuid.uuid4().hex}
+    if jax.process_index() == 0:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            marker.write_text(first["token"])
+        except OSError as error:
+            first[PROBLEM] = f"{directory} can't be written: {error.strerror}."
+    everyone = _gather(first)
+    if PROBLEM not in everyone[0] and not _holds(marker, everyone[0]["token"]):
+        first[PROBLEM] = (
+            f"{directory} is not the folder that process 0 ({everyone[0]['host']}) sees. Choose a "
+            "--workdir on a file system that all hosts share."
+        )
+    everyone = _gather(first)
+    if jax.process_index() == 0:
+        marker.unlink(missing_ok=True)
+    _raise_problems(everyone)
+
+
+def by_first(action: Callable[[], T]) -> T:
+    """Lets process 0 do something, in a folder for one, and tells all what came of it.
+
+    Args:
+      action: gives what JSON can hold.
+
+    Raises:
+      UserError: `action` raised it; the same in all processes.
+    """
+    if jax.process_count() == 1:
+        return action()
+    told: Facts = {}
+    if jax.process_index() == 0:
+        try:
+            told["result"] = json.dumps(action())
+        except UserError as error:
+            told[PROBLEM] = str(error)
+    first = _gather(told)[0]
+    if PROBLEM in first:
+        raise UserError(first[PROBLEM])
+    result: T = json.loads(first["result"])
+    return result
+
+
+def fingerprint(examples: Source) -> str:
+    """The number of examples, and a digest of some names and labels, read in a moment."""
+    digest = hashlib.sha256()
+    count = len(examples)
+    for index in np.linspace(0, max(count - 1, 0), min(SAMPLES, count), dtype=int):
+        try:
+            example = examples[int(index)]
+        except UserError:
+            digest.update(b"unreadable")
+        else:
+            digest.update(example.name.encode() + example.label.tobytes())
+    return f"{count} examples {digest.hexdigest()[:12]}"
+
+
+def _cluster(coordinator: str | None, count: int | None, process_id: int | None) -> Cluster | None:
+    """The cluster by the flags or, without flags, by the environment."""
+    if count == 1:
+        return None
+    given = [value is not None for value in (coordinator, count, process_id)]
+    if coordinator is not None and count is not None and process_id is not None:
+        if not 0 <= process_id < count:
+            raise UserError(
+                f"--process_id is {process_id}; it must be from 0 to --num_processes - 1, "
+                f"{count - 1}."
+            )
+        return Cluster(coordinator, count, process_id)
+    if any(given):
+        raise UserError("--coordinator, --num_processes and --process_id go together: give all.")
+    return clusters.find()
+
+
+def _me() -> str:
+    return f"process {jax.process_index()} ({platform.node()})"
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
+    for child in multiprocessing.active_children():  # nobody else ends them after os._exit
+        child.kill()
+    if jax.process_index() == 0:  # it holds the connections: without it the others abort at once
+        time.sleep(LAST_WORD_SECONDS)
+    os._exit(code)
+
+
+def _config_facts(text: str) -> Facts:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(json.loads(text))
+    facts = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    return {f"config.{key}": str(leaf) for key, leaf in facts.items() if key not in PER_HOST}
+
+
+def _code_facts() -> Facts:
+    package = pathlib.Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    versions = {f"the version of {name}": importlib.metadata.version(name) for name in PACKAGES}
+    return {"the code of nonlocal_jax": digest.hexdigest()[:12], **versions}
+
+
+def _gather(mine: Facts) -> list[Facts]:
+    """What every process has given, by process."""
+    text = json.dumps(mine).encode()
+    longest = int(np.max(multihost_utils.process_allgather(np.int32(len(text)))))
+    padded = np.frombuffer(text.ljust(longest), np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [json.loads(row.tobytes()) for row in rows]
+
+
+def _raise_differences(everyone: Sequence[Facts]) -> None:
+    _raise_problems(everyone)
+    lines = []
+    for key in sorted(set().union(*everyone) - {"host"}):
+        holders: dict[str, list[int]] = {}
+        for process_id, facts in enumerate(everyone):
+            holders.setdefault(facts.get(key, "missing"), []).append(process_id)
+        if len(holders) > 1:
+            parts = [f"{value} on {_names(ids, everyone)}" for value, ids in holders.items()]
+            lines.append(f"  {key} is {'; '.join(parts)}")
+    if lines:
+        raise UserError(
+            "The processes of this run differ:\n" + "\n".join(lines) + "\nStart all of them with "
+            "the same command, code, packages and data."
+        )
+
+
+def _raise_problems(everyone: Sequence[Facts]) -> None:
+    holders: dict[str, list[int]] = {}
+    for process_id, facts in enumerate(everyone):
+        if PROBLEM in facts:
+            holders.setdefault(facts[PROBLEM], []).append(process_id)
+    if holders:
+        lines = [f"On {_names(ids, everyone)}: {problem}" for problem, ids in holders.items()]
+        raise UserError("\n".join(lines))
+
+
+def _names(process_ids: Sequence[int], everyone: Sequence[Mapping[str, str]]) -> str:
+    if len(process_ids) == len(everyone):
+        return "all processes"
+    if len(process_ids) > 4:
+        return f"{len(process_ids)} processes"
+    return ", ".join(f"process {p} ({everyone[p]['host']})" for p in process_ids)
+
+
+def _holds(file: pathlib.Path, token: str) -> bool:
+    """Whether the file appears with this text before long."""
+    deadline = time.monotonic() + SHARED_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            if file.read_text() == token:
+                return True
+        time.sleep(0.2)
+    return False

@@ -1,0 +1,142 @@
+"""One step of training: state and batch in, state and metrics out."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from nonlocal_jax.models.network import Network, flat_variables
+from nonlocal_jax.ops.normalize import normalize
+from nonlocal_jax.runtime.sharding import gathered
+from nonlocal_jax.training.losses.cross_entropy import segmentation_loss
+
+Variables = dict[str, jax.Array]
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+class TrainState(NamedTuple):
+    """Everything that a step changes, by name where it has one."""
+
+    step: Int[Array, ""]
+    parameters: Variables
+    statistics: Variables  # batch norms' running statistics, and frozen parameters
+    optimizer: Any
+
+    @property
+    def variables(self) -> Variables:
+        """Parameters and statistics together, as `Network.bind` takes them."""
+        return {**self.parameters, **self.statistics}
+
+
+def initial_state(
+    network: Network, variables: Variables, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The state at step 0 from all of a network's variables."""
+    trainable = network.trainable
+    parameters = {k: v for k, v in variables.items() if k in trainable}
+    statistics = {k: v for k, v in variables.items() if k not in trainable}
+    return TrainState(jnp.zeros((), jnp.int32), parameters, statistics, optimizer.init(parameters))
+
+
+def make_train_step(
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    *,
+    align_corners: bool,
+    auxiliary_weight: float,
+    accumulate_steps: int = 1,
+    seed: int = 0,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The step as a pure function, to be jitted by the caller.
+
+    A batch holds `image` uint8 [n, h, w, 3], `label` uint8 [n, h, w] and `size` int32 [n, 2], the
+    part of the image that is not padding. Metrics are scalars: `loss`, `loss_decode`,
+    `loss_auxiliary`, `accuracy`, `finite`. A step whose loss or gradients are not finite leaves
+    the state as it was, but for the step counter.
+
+    Args:
+      network: what to train.
+      optimizer: made for `TrainState.parameters`.
+      align_corners: how logits are resized to the labels.
+      auxiliary_weight: of the auxiliary head's loss.
+      accumulate_steps: the batch is cut into this many parts whose gradients are averaged. Batch
+        norm then sees one part at a time.
+      seed: of dropout; the step's number is folded in, so that resuming needs no generator state.
+    """
+
+    def loss_function(
+        parameters: Variables, statistics: Variables, batch: Batch, key: jax.Array
+    ) -> tuple[Float[Array, ""], tuple[Variables, Metrics]]:
+        model = network.bind(gathered({**parameters, **statistics}))
+        model.train()
+        images = normalize(batch["image"], batch["size"])
+        logits = model.training_logits(images, rngs=nnx.Rngs(dropout=key))
+        loss, accuracy = segmentation_loss(logits.decode, batch["label"], align_corners)
+        metrics = {"loss_decode": loss, "accuracy": accuracy}
+        if logits.auxiliary is not None:
+            auxiliary, _ = segmentation_loss(logits.auxiliary, batch["label"], align_corners)
+            metrics["loss_auxiliary"] = auxiliary_weight * auxiliary
+            loss = loss + metrics["loss_auxiliary"]
+        variables = flat_variables(model)
+        return loss, ({k: variables[k] for k in statistics}, {"loss": loss, **metrics})
+
+    gradient_function = jax.grad(loss_function, has_aux=True)
+
+    def accumulated(
+        state: TrainState, batch: Batch, key: jax.Array
+    ) -> tuple[Variables, tuple[Variables, Metrics]]:
+        """Gradients, statistics and metrics over the parts of a batch."""
+
+        def part(
+            carry: tuple[Variables, Variables], item: tuple[Batch, jax.Array]
+        ) -> tuple[tuple[Variables, Variables], Metrics]:
+            total, statistics = carry
+            gradients, (statistics, metrics) = gradient_function(
+                state.parameters, statistics, *item
+            )
+            return (jax.tree.map(jnp.add, total, gradients), statistics), metrics
+
+        zeros = jax.tree.map(jnp.zeros_like, state.parameters)
+        parts = _split(batch, accumulate_steps), jax.random.split(key, accumulate_steps)
+        (total, statistics), metrics = lax.scan(part, (zeros, state.statistics), parts)
+        gradients = jax.tree.map(lambda g: g / accumulate_steps, total)
+        return gradients, (statistics, jax.tree.map(jnp.mean, metrics))
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        if accumulate_steps > 1:
+            gradients, (statistics, metrics) = accumulated(state, batch, key)
+        else:
+            gradients, (statistics, metrics) = gradient_function(
+                state.parameters, state.statistics, batch, key
+            )
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
+        parameters = optax.apply_updates(state.parameters, updates)
+        new_state = TrainState(state.step, parameters, statistics, optimizer_state)
+        finite = jnp.isfinite(metrics["loss"]) & _all_finite(gradients)
+        kept = jax.tree.map(
+            lambda new, old: lax.select(finite, new.astype(old.dtype), old), new_state, state
+        )
+        return kept._replace(step=state.step + 1), {**metrics, "finite": finite}
+
+    return train_step
+
+
+def _all_finite(gradients: Variables) -> Bool[Array, ""]:
+    """Whether every entry is; in one sum for all vectors, which are two thirds of the arrays."""
+    leaves = gradients.values()
+    vectors = jnp.concatenate([leaf for leaf in leaves if leaf.ndim == 1])
+    return jnp.isfinite(optax.global_norm([vectors, *(leaf for leaf in leaves if leaf.ndim > 1)]))
+
+
+def _split(batch: Batch, parts: int) -> Batch:
+    """[n, ...] to [parts, n / parts, ...], every part spread over all devices."""
+    return jax.tree.map(
+        lambda x: jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1), batch
+    )

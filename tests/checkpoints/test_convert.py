@@ -1,0 +1,291 @@
+"""The converter: key table, strict difference, downloads, and the command from end to end."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+from nonlocal_jax.checkpoints import training
+from nonlocal_jax.checkpoints.pytorch import command, difference, rules, torch_file
+from nonlocal_jax.checkpoints.pytorch.exporter import export_checkpoint
+from nonlocal_jax.checkpoints.pytorch.importer import import_checkpoint
+from nonlocal_jax.config import command_line
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.models.network import build_network
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+GOLDEN = REPOSITORY / "tests" / "golden"
+ROWS = sorted((REPOSITORY / "configs").glob("*_r*k.py"))
+TINY = {
+    "model.num_classes": 3,
+    "model.backbone.stem_channels": 2,
+    "model.backbone.base_channels": 2,
+    "model.decode_head.channels": 8,
+    "model.auxiliary_head.channels": 4,
+}
+
+
+def reference_networks():
+    """{network: {key: shape}} of the reference, from the golden's table."""
+    golden = json.loads((GOLDEN / "convert_keys.json").read_text())
+    tensors = [line.split(" ") for line in golden["tensors"]]
+    shapes = [(key, tuple(int(n) for n in shape.split("x") if n)) for key, shape in tensors]
+    return {
+        name: dict(pair for start, stop in ranges for pair in shapes[start:stop])
+        for name, ranges in golden["networks"].items()
+    }
+
+
+def shapes_of(config):
+    return {name: leaf.shape for name, leaf in build_network(config.model).shapes.items()}
+
+
+def tiny_config(**overrides):
+    return command_line.load_config(
+        REPOSITORY / "configs" / "cityscapes_r50_512x1024_40k.py", **TINY | overrides
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return shapes_of(tiny_config())
+
+
+@pytest.fixture
+def tree():
+    return torch_file.read(GOLDEN / "convert_legacy.pth")
+
+
+def check_against_reference(config, variant, expected):
+    shapes = shapes_of(config)
+    entries = rules.torch_entries(shapes, variant)
+    ours = {e.key: rules.torch_shape(shapes[name], e.layout) for name, e in entries.items()}
+    ours |= {entry.counter: () for entry in entries.values() if entry.counter}
+    assert ours == expected
+    assert len({entry.key for entry in entries.values()}) == len(entries)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.stem)
+def test_table_gives_exactly_the_tensors_of_the_reference(row):
+    config = command_line.load_config(row)
+    stem = config.published.url.split("/")[-2]
+    check_against_reference(config, "v1c", reference_networks()[stem])
+
+
+@pytest.mark.parametrize("network", ["v1c 18", "v1c 34", "v1c 152", "v1d 18", "v1d 50"])
+def test_table_knows_other_backbones(network):
+    variant, depth = network.split(" ")
+    config = command_line.load_config(
+        REPOSITORY / "configs" / "cityscapes_r50_512x1024_40k.py",
+        **{"model.backbone.variant": variant, "model.backbone.depth": int(depth)},
+    )
+    check_against_reference(config, variant, reference_networks()[network])
+
+
+def test_there_are_sixteen_rows():
+    assert len(ROWS) == 16
+
+
+def test_layouts_and_their_inverses():
+    conv = np.arange(2 * 3 * 5 * 7).reshape(2, 3, 5, 7)
+    ours = rules.to_ours(conv, "OIHW")
+    assert ours.shape == (5, 7, 3, 2) and ours[4, 6, 1, 0] == conv[0, 1, 4, 6]
+    np.testing.assert_array_equal(rules.to_torch(ours, "OIHW"), conv)
+    linear = np.arange(6).reshape(2, 3, 1, 1)
+    ours = rules.to_ours(linear, "OI11")
+    assert ours.shape == (3, 2) and ours[2, 1] == linear[1, 2, 0, 0]
+    np.testing.assert_array_equal(rules.to_torch(ours, "OI11"), linear)
+    for layout, shape in (("OIHW", (5, 7, 3, 2)), ("OI11", (3, 2)), ("C", (4,))):
+        array = np.zeros(shape)
+        assert rules.torch_shape(shape, layout) == rules.to_torch(array, layout).shape
+
+
+def test_import_puts_every_tensor_in_its_place(tree, tiny):
+    result = import_checkpoint(tree, tiny, variant="v1c")
+    state = tree["state_dict"]
+    assert {name: value.shape for name, value in result.variables.items()} == dict(tiny)
+    theta = state["decode_head.nl_block.theta.conv.weight"][:, :, 0, 0].T
+    np.testing.assert_array_equal(result.variables["decode_head/non_local/theta/kernel"], theta)
+    np.testing.assert_array_equal(
+        result.variables["backbone/stage4/0/downsample/norm/var"],
+        state["backbone.layer4.0.downsample.1.running_var"],
+    )
+    np.testing.assert_array_equal(
+        result.variables["backbone/stem/1/conv/kernel"],
+        state["backbone.stem.3.weight"].transpose(2, 3, 1, 0),
+    )
+    for key, count in result.counters.items():
+        assert count == state[key] > 999
+    assert len(result.counters) + len(result.variables) == len(state)
+    assert result.meta["CLASSES"] == ["road", "tree", "sky"] and result.not_finite == []
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_export_of_an_import_has_every_tensor_byte_for_byte(tmp_path, tree, tiny, legacy):
+    result = import_checkpoint(tree, tiny, variant="v1c")
+    metadata = {"meta": result.meta, "num_batches_tracked": result.counters}
+    exported = export_checkpoint(result.variables, metadata, tiny, variant="v1c")
+    torch_file.write(tmp_path / "x.pth", exported, legacy=legacy)
+    read = torch_file.read(tmp_path / "x.pth")
+    assert read["meta"] == tree["meta"]
+    assert read["state_dict"].keys() == tree["state_dict"].keys()
+    for key, value in tree["state_dict"].items():
+        other = read["state_dict"][key]
+        assert (value.dtype, value.shape) == (other.dtype, other.shape)
+        assert value.tobytes() == other.tobytes()
+
+
+def test_export_refuses_variables_of_another_network(tree, tiny):
+    variables = import_checkpoint(tree, tiny, variant="v1c").variables
+    del variables["decode_head/classifier/bias"]
+    with pytest.raises(UserError, match=r"decode_head\.conv_seg\.bias"):
+        export_checkpoint(variables, {}, tiny, variant="v1c")
+    with pytest.raises(UserError, match="optimizer/mu"):
+        export_checkpoint({"optimizer/mu": np.zeros(1)}, {}, tiny, variant="v1c")
+
+
+def test_all_differences_are_listed_at_once(tree, tiny):
+    state = tree["state_dict"]
+    del state["decode_head.convs.0.bn.weight"], state["decode_head.convs.0.bn.running_var"]
+    state["decode_head.conv_seg.extra"] = np.zeros(3, np.float32)
+    state["neck.conv.num_batches_tracked"] = np.array(1)
+    state["backbone.stem.0.weight"] = np.zeros((2, 3, 3, 3), np.float32)
+    with pytest.raises(UserError) as caught:
+        import_checkpoint(tree, tiny, variant="v1c")
+    message = str(caught.value)
+    assert "missing in the file (2):\n  decode_head.convs.0.bn.{weight,running_var}" in message
+    assert "unexpected in the file (2):" in message
+    assert "  decode_head.conv_seg.extra" in message
+    assert "  neck.conv.num_batches_tracked" in message
+    assert "  backbone.stem.0.weight: (2, 3, 3, 3) in the file, (1, 3, 3, 3) needed" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (
+            {"model.backbone.depth": 101},
+            "the file's backbone is R-50 (V1c), the config's is R-101 (V1c)",
+        ),
+        (
+            {"model.backbone.depth": 34},
+            "the file's backbone is R-50 (V1c), the config's is R-34 (V1c)",
+        ),
+        ({"model.backbone.variant": "v1d"}, "R-50 (V1c), the config's is R-50 (V1d)"),
+        ({"model.num_classes": 19}, "the file has 3 classes, the config 19"),
+        ({"model.backbone.base_channels": 4}, "other widths"),
+        ({"model.decode_head.name": "fcn"}, "other parts"),
+    ],
+)
+def test_says_why_a_file_does_not_fit(tree, overrides, reason):
+    config = tiny_config(**overrides)
+    with pytest.raises(UserError) as caught:
+        import_checkpoint(tree, shapes_of(config), variant=config.model.backbone.variant)
+    assert reason in str(caught.value).splitlines()[0]
+
+
+def test_a_backbone_without_the_deep_stem_is_named(tree, tiny):
+    state = {k: v for k, v in tree["state_dict"].items() if "backbone.stem" not in k}
+    with pytest.raises(UserError, match="R-50 without the deep stem"):
+        import_checkpoint(state, tiny, variant="v1c")
+
+
+@pytest.mark.parametrize(
+    ("damage", "because"),
+    [
+        (lambda tree: {"meta": {}}, "not a tensor"),
+        (lambda tree: [1, 2], "no state_dict"),
+        (lambda tree: {"state_dict": {}}, "no state_dict"),
+        (lambda tree: {"state_dict": {1: np.zeros(2)}}, "not a tensor"),
+        (lambda tree: changed(tree, "backbone.stem.0.weight", np.int64), "floating-point"),
+        (
+            lambda tree: changed(tree, "backbone.stem.1.num_batches_tracked", np.float32),
+            "whole number",
+        ),
+    ],
+)
+def test_refuses_trees_that_are_no_checkpoint(tree, tiny, damage, because):
+    with pytest.raises(UserError, match=because):
+        import_checkpoint(damage(tree), tiny, variant="v1c")
+
+
+def changed(tree, key, dtype):
+    tree["state_dict"][key] = tree["state_dict"][key].astype(dtype)
+    return tree
+
+
+def test_meta_keeps_what_json_can_hold(tree, tiny):
+    tree["meta"] = {"a": (1, [None]), "b": b"x", "c": {"d": np.zeros(2)}, "e": 1.5, 3: "f"}
+    meta = import_checkpoint(tree, tiny, variant="v1c").meta
+    assert meta == {"a": [1, [None]], "e": 1.5, "3": "f"}
+
+
+def test_backbone_files_leave_the_classifier_out(tree, tiny):
+    state = OrderedDict(
+        (key.removeprefix("backbone."), value)
+        for key, value in tree["state_dict"].items()
+        if key.startswith("backbone.")
+    )
+    state["fc.weight"], state["fc.bias"] = np.zeros((10, 64), np.float32), np.zeros(10, np.float32)
+    expected = {name: shape for name, shape in tiny.items() if name.startswith("backbone/")}
+    result = import_checkpoint(state, expected, variant="v1c", backbone=True)
+    assert result.variables.keys() == expected.keys()
+    assert result.ignored == ["fc.weight", "fc.bias"]
+    state["fc2.weight"] = state["fc.weight"]
+    with pytest.raises(UserError, match=r"backbone\.fc2\.weight"):
+        import_checkpoint(state, expected, variant="v1c", backbone=True)
+
+
+def test_backbone_names():
+    target = command.backbone_target("resnet50_v1c")
+    assert target.shapes["backbone/stage4/2/conv3/conv/kernel"] == (1, 1, 512, 2048)
+    assert target.url.endswith("resnet50_v1c-2cccc1ad.pth")
+    assert command.backbone_target("resnet18_v1d").url == ""
+    for name in ("resnet51_v1c", "resnet50", "resnet50_v2", "../resnet50_v1c"):
+        with pytest.raises(UserError, match="is not known"):
+            command.backbone_target(name)
+
+
+def test_an_equal_network_has_no_difference():
+    assert difference.report({"a.weight": (1, 2)}, {"a.weight": (1, 2)}) is None
+
+
+# --- against the reference, where it is installed ------------------------------------------------
+
+
+def reference(*arguments):
+    """Runs tests/golden/convert_reference.py with the reference's Python."""
+    python = os.environ.get("NONLOCAL_JAX_PEER")
+    if not python:
+        pytest.skip("set NONLOCAL_JAX_PEER to a Python that has the PyTorch reference")
+    script = GOLDEN / "convert_reference.py"
+    command_line = [python, "-W", "ignore", script, *map(str, arguments)]
+    done = subprocess.run(command_line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.stem)
+def test_full_width_import_and_export(tmp_path, row):
+    """Both forms import alike; exports load strictly, byte for byte equal in every tensor."""
+    config = command_line.load_config(row)
+    stem = config.published.url.split("/")[-2]
+    target = command.Target(row.stem, "segmentor", "v1c", shapes_of(config), "")
+    reference("init", stem, tmp_path / "legacy.pth", tmp_path / "zip.pth")
+    for form in ("legacy", "zip"):
+        source, folder = tmp_path / f"{form}.pth", tmp_path / form
+        command.import_(target, str(source), folder)
+        exported = tmp_path / f"{form}_exported.pth"
+        command.export(target, str(folder), exported, legacy=form == "legacy")
+        reference("compare", stem, source, exported)
+        source.unlink()
+        exported.unlink()
+    legacy, zipped = (training.load_model(tmp_path / form)[0] for form in ("legacy", "zip"))
+    for name, value in legacy.items():
+        np.testing.assert_array_equal(value, zipped[name], strict=True)
+    shutil.rmtree(tmp_path)

@@ -1,0 +1,148 @@
+"""`python -m nonlocal_jax.convert`: what it writes, and what it refuses in one message."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import test_convert
+from test_convert import GOLDEN, REPOSITORY, TINY
+
+from nonlocal_jax.checkpoints import training
+from nonlocal_jax.checkpoints.pytorch import command, torch_file
+from nonlocal_jax.errors import UserError
+
+tiny, tree = test_convert.tiny, test_convert.tree  # its fixtures
+
+
+def run(*arguments, cache):
+    """Runs the command as its user types it."""
+    overrides = [f"--config.{key}={value}" for key, value in TINY.items()]
+    if not any(argument.startswith("--config=") for argument in arguments):
+        overrides = []
+    return subprocess.run(
+        [sys.executable, "-m", "nonlocal_jax.convert", *map(str, arguments), *overrides],
+        cwd=REPOSITORY,
+        env=os.environ | {"XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+
+
+ROW = "--config=configs/cityscapes_r50_512x1024_40k.py"
+
+
+def test_import_and_export_from_end_to_end(tmp_path, tree):
+    imported, exported = tmp_path / "imported", tmp_path / "out" / "x.pth"
+    done = run(ROW, f"--input={GOLDEN}/convert_legacy.pth", f"--output={imported}", cache=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"total +310 +38,124", done.stdout) and "Names of 3 classes" in done.stdout
+    assert "Kept aside: 60 counters" in done.stdout
+    assert torch_file.sha256(GOLDEN / "convert_legacy.pth") in done.stdout
+    variables, metadata = training.load_model(imported)
+    assert metadata["kind"] == "segmentor"
+    np.testing.assert_array_equal(
+        variables["decode_head/classifier/bias"], tree["state_dict"]["decode_head.conv_seg.bias"]
+    )
+    done = run(ROW, f"--input={imported}", f"--output={exported}", "--export", cache=tmp_path)
+    assert done.returncode == 0, done.stderr
+    read = torch_file.read(exported)
+    assert read["meta"] == tree["meta"]
+    for key, value in tree["state_dict"].items():
+        np.testing.assert_array_equal(read["state_dict"][key], value, strict=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["imported", "out"]
+    assert [p.name for p in exported.parent.iterdir()] == ["x.pth"]
+
+
+def attack(path, tree):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02cos\nsystem\nX\x05\x00\x00\x00touch\x85R.")
+
+
+def truncate(path, tree):
+    path.write_bytes((GOLDEN / "convert_legacy.pth").read_bytes()[:-100])
+
+
+def poison(path, tree):
+    tree["state_dict"]["decode_head.conv_seg.bias"] = np.array([0, np.nan, 1], np.float32)
+    torch_file.write(path, tree)
+
+
+def write_text(path, tree):
+    path.write_text("not a checkpoint")
+
+
+BAD_FILES = {
+    "x.pth": (attack, "names os.system"),
+    "t.pth": (truncate, "cut off"),
+    "x-0123abcd.pth": (write_text, "SHA-256 begins with"),
+    "nan.pth": (poison, "NaN or infinite values in 1 variables"),
+    "text.pth": (write_text, "cannot be read as a PyTorch checkpoint"),
+    "missing.pth": (lambda path, tree: None, "does not exist"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_refusals_end_in_one_message_and_no_output(tmp_path, tree, tiny, name):
+    make, because = BAD_FILES[name]
+    make(tmp_path / name, tree)
+    target = command.Target("row", "segmentor", "v1c", tiny, "")
+    output = tmp_path / "out"
+    with pytest.raises(UserError, match=because) as caught:
+        command.import_(target, str(tmp_path / name), output)
+    assert str(tmp_path / name) in str(caught.value)
+    assert set(tmp_path.iterdir()) <= {tmp_path / name}
+
+
+def test_allow_nan(tmp_path, tree, tiny, capsys):
+    poison(tmp_path / "nan.pth", tree)
+    target = command.Target("row", "segmentor", "v1c", tiny, "")
+    command.import_(target, str(tmp_path / "nan.pth"), tmp_path / "out", allow_nan=True)
+    assert "decode_head/classifier/bias" in capsys.readouterr().err
+    bias = training.load_model(tmp_path / "out")[0]["decode_head/classifier/bias"]
+    assert np.isnan(bias).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "because"),
+    [
+        ([ROW, f"--input={GOLDEN}/convert_legacy.pth"], "--output is missing"),
+        ([ROW, "--output=tests"], "tests exists already"),
+        (["--backbone=resnet51_v1c", "--output={new}"], "is not known"),
+        (["--backbone=resnet50_v1c", "--output={new}", "--export"], "--config instead"),
+        (["--output={new}"], "--config is missing"),
+        (
+            [
+                ROW,
+                "--config.model.backbone.depth=101",
+                f"--input={GOLDEN}/convert_legacy.pth",
+                "--output={new}",
+            ],
+            "the file's backbone is R-50 (V1c), the config's is R-101 (V1c)",
+        ),
+    ],
+)
+def test_mistakes_in_the_command_exit_with_2(tmp_path, arguments, because):
+    done = run(*(a.replace("{new}", str(tmp_path / "new")) for a in arguments), cache=tmp_path)
+    assert done.returncode == 2
+    assert because in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_needs_a_checkpoint(tmp_path, tiny):
+    target = command.Target("row", "segmentor", "v1c", tiny, "")
+    for source, because in (("", "--input is missing"), (str(tmp_path / "none"), "no checkpoint")):
+        with pytest.raises(UserError, match=because):
+            command.export(target, source, tmp_path / "x.pth")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path, tiny, monkeypatch):
+    target = command.Target("row", "segmentor", "v1c", tiny, "")
+    monkeypatch.setattr(training, "load_model", lambda path: ({}, {}))
+    with pytest.raises(UserError, match="changed when it was read back"):
+        command.import_(target, str(GOLDEN / "convert_legacy.pth"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,96 @@
+"""The contact sheet, the class frequencies, and the pictures they are made of."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import synthetic_trees
+
+from configs import common
+from nonlocal_jax import browse
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.inputs.datasets import datasets
+from nonlocal_jax.reporting import pictures
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+PALETTE = np.array([[255, 0, 0], [0, 0, 200]], np.uint8)
+
+
+def test_overlay_mixes_colours_and_leaves_ignored_pixels():
+    image = np.full((2, 2, 3), 100, np.uint8)
+    mask = np.array([[0, 1], [255, 0]], np.uint8)
+    mixed = pictures.overlay(image, mask, PALETTE, opacity=0.25)
+    assert mixed[0, 0].tolist() == [139, 75, 75]
+    assert mixed[0, 1].tolist() == [75, 75, 125]
+    assert mixed[1, 0].tolist() == [100, 100, 100]
+    solid = pictures.overlay(image, mask, PALETTE, opacity=1.0)
+    assert solid[0, 0].tolist() == [255, 0, 0]
+    with pytest.raises(UserError, match="mask of"):
+        pictures.overlay(image, mask[:1], PALETTE)
+
+
+def test_a_legend_shows_every_colour_and_fits_its_width():
+    names = [f"class {number}" for number in range(30)]
+    palette = datasets.distinct_colours(30)
+    picture = pictures.legend(names, palette, width=400)
+    assert picture.shape[1] == 400
+    for colour in palette:
+        assert (picture == colour).all(axis=-1).sum() >= 14 * 14
+    assert pictures.legend([], palette[:0]).ndim == 3
+
+
+def test_a_grid_places_pictures_in_rows():
+    pictures = [np.full((4, 6, 3), value, np.uint8) for value in (10, 20, 30)]
+    sheet = pictures.grid(pictures, columns=2)
+    assert [(sheet == value).all(axis=-1).sum() for value in (10, 20, 30)] == [24, 24, 24]
+    rows, columns = np.nonzero((sheet == 30).all(axis=-1))
+    assert rows.min() > 8 and columns.max() < 12
+
+
+def test_attention_is_brightest_where_it_is_largest():
+    attention = np.zeros((8, 8), np.float32)
+    attention[6, 1] = 0.3
+    picture = pictures.attention_overlay(np.full((64, 64, 3), 90, np.uint8), attention, (10, 50))
+    bright = picture.astype(int).sum(axis=-1)
+    bright[5:16, 45:56] = 0  # the marker
+    row, column = np.unravel_index(bright.argmax(), bright.shape)
+    assert (row // 8, column // 8) == (6, 1)
+    assert picture[10, 50].tolist() == [0, 255, 255]
+
+
+def test_frequencies():
+    labels = [np.array([[0, 0, 1, 255]], np.uint8), np.array([[0, 0, 0, 0]], np.uint8)]
+    pixels, masks = browse.class_frequencies(labels)
+    assert pixels[[0, 1, 255]].tolist() == [6, 1, 1] and masks[[0, 1, 255]].tolist() == [2, 1, 1]
+    dataset = datasets.Dataset("folder", ("road", "sky", "car"), datasets.distinct_colours(3))
+    lines = browse.frequency_table(dataset, pixels, masks).splitlines()
+    assert [line.split()[:2] for line in lines[1:4]] == [["0", "road"], ["1", "sky"], ["2", "car"]]
+    assert "85.714" in lines[1] and "14.286" in lines[2] and "12.500%" in lines[-1]
+
+
+def test_the_sheet_shows_the_runs_first_examples(tmp_path):
+    synthetic_trees.camvid(tmp_path, train=4)
+    config = common.base()
+    config.data_dir, config.data.name = str(tmp_path), "camvid"
+    config.data.scale, config.data.crop_size = (120, 90), (60, 80)
+    sheet = browse.contact_sheet(config, count=5)
+    assert sheet.shape[1] == 2 * (160 + 4) + 4 and sheet.shape[0] > 3 * 60
+    np.testing.assert_array_equal(sheet, browse.contact_sheet(config, count=5))
+
+
+def test_the_command(tmp_path):
+    synthetic_trees.camvid(tmp_path / "data")
+    out = tmp_path / "new" / "sheet.png"
+    arguments = ["--config=configs/camvid.py", f"--config.data_dir={tmp_path / 'data'}"]
+    arguments += [f"--output={out}", "--count=3"]
+    command = [sys.executable, "-m", "nonlocal_jax.browse", *arguments]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
+    )
+    assert cv2.imread(str(out)).ndim == 3
+    assert "Classes in 3 of 3 training masks" in done.stdout and str(out) in done.stdout

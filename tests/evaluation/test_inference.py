@@ -1,0 +1,203 @@
+"""Class indices against a plain computation: one image, full volumes, np.interp."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nonlocal_jax.evaluation import inference
+from nonlocal_jax.evaluation.buckets import Bucket
+from nonlocal_jax.evaluation.inference import Protocol, Scaled, Windows
+from nonlocal_jax.inputs.transforms import resize_image
+from nonlocal_jax.ops.normalize import MEAN_RGB, STD_RGB
+
+CLASSES = 5
+WEIGHTS = np.random.default_rng(0).standard_normal((3, CLASSES)).astype(np.float32)
+SIZES = ((50, 37), (23, 64), (1, 1), (40, 40))
+SCALE = (60, 48)
+
+PROTOCOLS = {
+    "whole": Protocol(SCALE, align_corners=False),
+    "aligned": Protocol(SCALE, align_corners=True),
+    "slide": Protocol(SCALE, align_corners=True, windows=Windows((33, 25), (21, 17))),
+    "slide unaligned": Protocol(SCALE, align_corners=False, windows=Windows((25, 40), (20, 25))),
+    "window larger than images": Protocol(
+        SCALE, align_corners=True, windows=Windows((56, 99), (50, 60))
+    ),
+    "several": Protocol(SCALE, align_corners=False, ratios=(0.5, 1.0, 1.5), flip=True),
+    "several sliding": Protocol(
+        SCALE, align_corners=True, ratios=(0.6, 1.3), flip=True, windows=Windows((33, 33), (22, 22))
+    ),
+}
+
+
+def network(images, valid=None):
+    """Sums over 8x8 pixels, and a linear layer: a network whose padding must be zero."""
+    n, height, width, _ = images.shape
+    if valid is not None:
+        inside = (jnp.arange(height)[:, None] < valid[:, :1, None]) & (
+            jnp.arange(width) < valid[:, 1:, None]
+        )
+        # What lies outside reaches the logits: they tell whether `valid` is the right one.
+        images = jnp.where(inside[..., None], images, 0.0)
+    rows, columns = -(-height // 8), -(-width // 8)
+    images = jnp.pad(images, ((0, 0), (0, rows * 8 - height), (0, columns * 8 - width), (0, 0)))
+    sums = images.reshape(n, rows, 8, columns, 8, 3).sum((2, 4))
+    return jnp.tanh(sums / 30) @ WEIGHTS
+
+
+def batch(protocol, seed=0):
+    """Images, and them padded with noise at every scale of the protocol."""
+    rng = np.random.default_rng(seed)
+    images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
+    images = [np.sort(image, axis=1) for image in images]
+    sizes = [protocol.input_sizes(size) for size in SIZES]
+    scales = []
+    for scale in range(len(protocol.ratios)):
+        shape = np.max([s[scale] for s in sizes], axis=0) + np.array((3, 5))
+        padded = rng.integers(0, 256, (len(SIZES), *shape, 3), np.uint8)
+        for row, image, size in zip(padded, images, sizes, strict=True):
+            row[: size[scale][0], : size[scale][1]] = resize_image(image, size[scale])
+        scales.append(Scaled(padded, np.array([s[scale] for s in sizes], np.int32)))
+    return images, tuple(scales)
+
+
+def expected_probabilities(image, protocol):
+    """What the published protocol says of one image, float64 [h, w, classes]."""
+    volumes = []
+    for size in protocol.input_sizes(image.shape[:2]):
+        seen = (resize_image(image, size) - np.float32(MEAN_RGB)) / np.float32(STD_RGB)
+        for mirrored in (False, True) if protocol.flip else (False,):
+            logits = sliding(seen[:, ::-1] if mirrored else seen, protocol)
+            volume = softmax(bilinear(logits, image.shape[:2], protocol.align_corners))
+            volumes.append(volume[:, ::-1] if mirrored else volume)
+    return np.mean(volumes, axis=0)
+
+
+def sliding(seen, protocol):
+    """Logits at the resolution of the network's input: averaged over windows."""
+    (height, width), windows = seen.shape[:2], protocol.windows
+    window, stride = ((height, width),) * 2 if windows is None else (windows.size, windows.stride)
+    total, count = np.zeros((height, width, CLASSES)), np.zeros((height, width, 1))
+    for top in starts(height, window[0], stride[0]):
+        for left in starts(width, window[1], stride[1]):
+            place = slice(top, top + window[0]), slice(left, left + window[1])
+            part = np.ascontiguousarray(seen[place])
+            logits = np.asarray(network(part[None].astype(np.float32)))[0]
+            total[place] += bilinear(logits, part.shape[:2], protocol.align_corners)
+            count[place] += 1
+    return total / count
+
+
+def starts(length, window, stride):
+    found, start = [], 0
+    while start + window < length:
+        found.append(start)
+        start += stride
+    return [*found, max(length - window, 0)]
+
+
+def bilinear(x, size, align_corners):
+    for axis, (source, target) in enumerate(zip(x.shape[:2], size, strict=True)):
+        if align_corners:
+            positions = np.linspace(0, source - 1, target) if target > 1 else np.zeros(1)
+        else:
+            positions = (np.arange(target) + 0.5) * source / target - 0.5
+        interpolate = functools.partial(np.interp, positions, np.arange(source))
+        x = np.apply_along_axis(interpolate, axis, np.asarray(x, np.float64))
+    return x
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_each_image_of_a_padded_batch_gets_the_protocols_result(name):
+    protocol = PROTOCOLS[name]
+    images, scales = batch(protocol)
+    canvas = tuple(np.max(SIZES, axis=0) + np.array((2, 7)))
+
+    @jax.jit
+    def run(scales, sizes):
+        scores = inference.low_resolution_scores(network, scales, sizes, canvas, protocol)
+        return inference.class_indices(scores), inference.probabilities(scores)
+
+    masks, volumes = jax.device_get(run(scales, np.array(SIZES, np.int32)))
+    assert masks.shape == (len(SIZES), *canvas) and masks.dtype == np.uint8
+    for image, mask, volume in zip(images, masks, volumes, strict=True):
+        height, width = image.shape[:2]
+        expected = expected_probabilities(image, protocol)
+        actual = np.moveaxis(volume, 0, -1)[:height, :width]
+        np.testing.assert_allclose(actual, expected, atol=2e-5)
+        # Where two classes tie within rounding, either is right.
+        chosen = np.take_along_axis(expected, mask[:height, :width, None].astype(int), -1)[..., 0]
+        np.testing.assert_allclose(chosen, expected.max(-1), atol=4e-5)
+
+
+def test_rows_are_cut_into_blocks_without_a_trace():
+    rng = np.random.default_rng(0)
+    shapes = (2, 6, 5, 4), (2, 1000, 6), (2, 900, 5)
+    arrays = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
+    scores = inference.LowResolution(*arrays)
+    volume = np.einsum("nHa,nabc,nWb->nHWc", scores.rows, scores.logits, scores.columns)
+    masks = np.asarray(inference.class_indices([scores]))
+    assert 2 * 4 * 900 * 1000 > 2**21, "this is more than one block"
+    assert (masks == volume.argmax(-1)).mean() > 0.9999
+
+
+def test_the_first_of_equal_classes_wins_and_nan_is_no_class():
+    scores = np.zeros((1, 1, 4, 3), np.float32)
+    scores[0, 0, 2, 1] = scores[0, 0, 3, 1] = 7.0
+    scores[0, 0, 1, 2] = np.nan
+    largest = np.asarray(inference._first_largest(jnp.asarray(scores)))
+    np.testing.assert_array_equal(largest, [[[0, 2, 4]]])
+
+
+def test_no_array_has_all_scores_of_all_pixels():
+    """The compiled program holds no [classes, H, W] array, in any order of its axes."""
+    canvas, classes = (512, 768), 40
+    logits = jnp.zeros((1, 64, 96, classes))
+    protocol = Protocol((768, 512), align_corners=False)
+    scaled = Scaled(jnp.zeros((1, *canvas, 3), jnp.uint8), jnp.array([canvas], jnp.int32))
+
+    def run(scaled, logits):
+        scores = inference.low_resolution_scores(
+            lambda images, valid: logits, (scaled,), scaled.sizes, canvas, protocol
+        )
+        return inference.class_indices(scores)
+
+    compiled = jax.jit(run).lower(scaled, logits).compile()
+    volume = 4 * classes * canvas[0] * canvas[1]
+    assert compiled.memory_analysis().temp_size_in_bytes < volume / 2
+
+
+@pytest.mark.parametrize(
+    ("window", "smallest", "padded"),
+    [
+        (None, (60, 80), False),
+        (None, (60, 79), True),
+        ((40, 40), (41, 50), False),
+        ((40, 40), (39, 50), True),
+        ((70, 90), (60, 80), False),
+        ((70, 90), (60, 70), True),
+    ],
+)
+def test_masks_are_spared_where_no_image_is_smaller_than_what_the_network_sees(
+    window, smallest, padded
+):
+    windows = window and Windows(window, window)
+    protocol = Protocol(SCALE, align_corners=False, windows=windows)
+    bucket = Bucket((60, 80), ((60, 80),), (smallest,), (0, 1))
+    assert protocol.meets_padding(bucket) is padded
+
+
+def test_a_window_of_the_whole_image_is_the_whole_image():
+    windows = Windows((769, 769), (513, 513))
+    assert windows.cost(1025, 2049) == 2 * 4 * 769 * 769
+    assert windows.cost(500, 600) == 500 * 600
+    np.testing.assert_array_equal(windows.starts(1, jnp.array(2049), 2049), [0, 513, 1026, 1280])
+    np.testing.assert_array_equal(windows.starts(1, jnp.array(900), 2049), [0, 131, 131, 131])

@@ -1,0 +1,132 @@
+"""No optimised program holds an N x N array, or scores at full resolution.
+
+A narrow network on a large image has small arrays but for those two, so that they stand out: what
+no program may hold is an array with a quarter of their elements.
+"""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import plain
+import pytest
+from jax.sharding import AxisType, Mesh
+from test_model import tiny_config
+
+from nonlocal_jax import evaluate
+from nonlocal_jax.evaluation import batching, inference, predictor
+from nonlocal_jax.models.network import build_network
+from nonlocal_jax.ops.attention.softmax import softmax_attention
+from nonlocal_jax.runtime import sharding
+from nonlocal_jax.training import compiled_step
+from nonlocal_jax.training.losses.cross_entropy import segmentation_loss
+
+SIZE, CLASSES = (513, 1025), 150
+POSITIONS = 65 * 129
+N_BY_N, SCORES = POSITIONS**2, math.prod(SIZE) * CLASSES
+LIMIT = min(N_BY_N, SCORES) // 4
+ARRAY = re.compile(r"\b(?:f64|f32|bf16|f16|s32|u32|s8|u8|pred)\[([\d,]+)\]")
+
+
+def largest(compiled):
+    """Elements of the largest array that a compiled program's text speaks of, fused ones too."""
+    shapes = ARRAY.findall(compiled.as_text())
+    return max(math.prod(map(int, dimensions.split(","))) for dimensions in shapes)
+
+
+def config_of(**overrides):
+    config = tiny_config(num_classes=CLASSES, **{"backbone.depth": 50, **overrides})
+    config.batch_size, config.data.crop_size = 1, SIZE
+    return config
+
+
+def on_one(device):
+    """A mesh of one device."""
+    shape = (1,) * len(sharding.AXES)
+    return Mesh(
+        np.array([device]).reshape(shape), sharding.AXES, axis_types=(AxisType.Auto,) * len(shape)
+    )
+
+
+def train_program(config, mesh):
+    network, optimizer = (
+        compiled_step.network_on(config, mesh),
+        compiled_step.make_optimizer(config),
+    )
+    with jax.set_mesh(mesh):
+        return compiled_step.compile_train_step(config, network, optimizer, mesh)
+
+
+def inference_network(config):
+    model = config.model.copy_and_resolve_references()
+    model.auxiliary_head.loss_weight = 0.0
+    return build_network(model)
+
+
+def scaled_batch():
+    return (
+        inference.Scaled(
+            jax.ShapeDtypeStruct((1, *SIZE, 3), np.uint8), jax.ShapeDtypeStruct((1, 2), np.int32)
+        ),
+    ), jax.ShapeDtypeStruct((1, 2), np.int32)
+
+
+@pytest.mark.parametrize("overrides", [{}, {"align_corners": True}])
+def test_training(overrides):
+    program = train_program(config_of(**overrides), on_one(jax.devices()[0]))
+    assert largest(program) < LIMIT
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_evaluation(padded):
+    config = config_of()
+    network = inference_network(config)
+    count = evaluate._counting(evaluate._Same(network), predictor.protocol(config), CLASSES, True)
+    scales, sizes = scaled_batch()
+    batch = batching.Batch(scales, sizes, jax.ShapeDtypeStruct((1, *SIZE), np.uint8))
+    program = count.lower(network.shapes, batch, canvas=SIZE, padded=padded).compile()
+    assert largest(program) < LIMIT
+
+
+def test_inference():
+    config = config_of()
+    network = inference_network(config)
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), network.shapes)
+    model = predictor.Predictor(network, variables, config)
+    program = model._segment.lower(network.shapes, *scaled_batch(), canvas=SIZE).compile()
+    assert largest(program) < LIMIT
+
+
+def test_a_plain_loss_would_be_seen():
+    logits = jax.ShapeDtypeStruct((1, 65, 129, CLASSES), np.float32)
+    labels = jax.ShapeDtypeStruct((1, *SIZE), np.uint8)
+
+    def program(loss):
+        gradient = jax.grad(lambda *arrays: loss(*arrays, False)[0])
+        return jax.jit(gradient).lower(logits, labels).compile()
+
+    assert largest(program(segmentation_loss)) < LIMIT
+    assert largest(program(plain.loss_and_accuracy)) >= SCORES
+
+
+def test_plain_attention_would_be_seen():
+    arrays = [jax.ShapeDtypeStruct((1, POSITIONS, 8), np.float32)] * 3
+
+    def plain_attention(query, key, value):
+        weights = jax.nn.softmax(jnp.einsum("nqc,nkc->nqk", query, key), axis=-1)
+        return jnp.einsum("nqk,nkd->nqd", weights, value)
+
+    assert largest(jax.jit(softmax_attention).lower(*arrays).compile()) < LIMIT
+    assert largest(jax.jit(plain_attention).lower(*arrays).compile()) >= N_BY_N
+
+
+def test_plain_argmax_would_be_seen():
+    logits = jax.ShapeDtypeStruct((1, 65, 129, CLASSES), np.float32)
+
+    @jax.jit
+    def predict(logits):
+        return jnp.argmax(plain.resize_bilinear(logits, SIZE, align_corners=False), axis=-1)
+
+    assert largest(predict.lower(logits).compile()) >= SCORES

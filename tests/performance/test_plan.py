@@ -1,0 +1,304 @@
+"""The plan: the TPU compiler's programs read right, the roofline, and every refusal."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+from jax import lax
+from test_train import SHRUNK
+
+from nonlocal_jax import plan
+from nonlocal_jax.config import command_line
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.ops.attention import softmax
+from nonlocal_jax.ops.conv.conv2d import conv2d
+from nonlocal_jax.performance import chips, estimate, flops, hlo, meshes
+from nonlocal_jax.performance.compiler import Compiled
+from nonlocal_jax.performance.hlo import Collective
+
+PROGRAM = """
+HloModule step, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[]{:T(128)} parameter(0)
+  %b = f32[]{:T(128)} parameter(1)
+  ROOT %sum = f32[]{:T(128)} add(%a, %b)
+}
+
+%one_row (whole: bf16[8,128]) -> bf16[1,128] {
+  %whole = bf16[8,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %zero = s32[] constant(0)
+  ROOT %row = bf16[1,128]{1,0:T(2,128)(2,1)} dynamic-slice(%whole, %zero, %zero)
+}
+
+%body (state: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
+  %state = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) parameter(0)
+  %turn = s32[]{:T(128)} get-tuple-element(%state), index=0
+  %x = f32[8,128]{1,0:T(8,128)} get-tuple-element(%state), index=1
+  %moved = f32[8,128]{1,0:T(8,128)S(1)} collective-permute(%x), source_target_pairs={{0,1}}
+  ROOT %next = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) tuple(%turn, %moved)
+}
+
+%goes_on (s: (s32[], f32[8,128])) -> pred[] {
+  %s = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%s), index=0
+  %limit = s32[]{:T(128)} constant(7)
+  ROOT %less = pred[]{:T(512)} compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (p: bf16[8,128], q: f32[8,128]) -> f32[8,128] {
+  %p = bf16[8,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %q = f32[8,128]{1,0:T(8,128)} parameter(1)
+  %row_fusion = bf16[1,128]{1,0:T(2,128)(2,1)S(1)} fusion(%p), kind=kLoop, calls=%one_row
+  %sums = (f32[64]{0:T(128)}, f32[32]{0:T(128)}) all-reduce(%u, %v), to_apply=%add
+  %gathering = (bf16[2,128]{1,0}, bf16[8,128]{1,0}) all-gather-start(%row_fusion), dimensions={0}
+  %gathered = bf16[8,128]{1,0} all-gather-done(%gathering)
+  %start = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) tuple(%zero, %q)
+  %loop = (s32[], f32[8,128]{1,0}) while(%start), condition=%goes_on, body=%body
+  ROOT %result = f32[8,128]{1,0:T(8,128)} get-tuple-element(%loop), index=1
+}
+"""
+
+BUFFERS = """BufferAssignment:
+allocation 0: size 512, constant:
+ value: <432 constant.11 @0> (size=512,offset=0): bf16[]{:T(256)}
+allocation 1: size 4096, parameter 4, shape |f32[1024]| at ShapeIndex {}, maybe-live-out:
+allocation 2: size 1024, maybe-live-out:
+allocation 3: size 64, output shape is |(f32[1024])|, maybe-live-out:
+allocation 4: size 8192, preallocated-temp:
+allocation 5: size 38604800, color 1, preallocated-temp:
+"""
+
+
+def config_of(row="ade20k_r101_160k", **overrides):
+    return command_line.load_config(REPOSITORY / f"configs/{row}.py", **overrides)
+
+
+def run_plan(tmp_path, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "nonlocal_jax.plan", *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_collectives_are_counted_with_their_bytes_and_the_turns_of_loops():
+    kinds = {c.kind: c for c in hlo.collectives(hlo.Program(PROGRAM))}
+    assert kinds["all-reduce"] == Collective("all-reduce", 1, 4 * 96, 4 * 96)
+    permuted = 4 * 8 * 128
+    assert kinds["collective-permute"] == Collective(
+        "collective-permute", 7, 7 * permuted, permuted
+    )
+    # The shape of an asynchronous one lists what goes in beside what comes out.
+    assert kinds["all-gather"].count == 1
+    assert kinds["all-gather"].largest == 2 * (2 + 8) * 128 - 2 * 128
+    assert len(kinds) == 3
+
+
+def test_traffic_leaves_out_what_stays_on_the_chip_and_what_a_fusion_does_not_look_at():
+    alone = PROGRAM.replace("%loop = ", "%unused = ").replace(" while(", " custom(")
+    lines = [line for line in alone.splitlines() if "all-" not in line and "%unused" not in line]
+    assert hlo.traffic(hlo.Program("\n".join(lines))) == 2 * 128  # one row is read
+
+
+def test_buffers_by_use():
+    sizes = hlo.buffers(BUFFERS)
+    assert sizes == {"arguments": 4096, "outputs": 1024 + 64, "temporaries": 8192 + 512}
+
+
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 3)])
+def test_operations_of_a_convolution_and_its_gradients(stride, dilation):
+    image, kernel = jnp.ones((2, 9, 12, 3)), jnp.ones((3, 3, 3, 5))
+
+    def convolve(image, kernel):
+        return lax.conv_general_dilated(
+            image,
+            kernel,
+            (stride, stride),
+            [(dilation, dilation)] * 2,
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    # With ones, every product of two real elements adds exactly one to a result.
+    forward = 2 * float(jnp.sum(convolve(image, kernel)))
+    assert flops.count(jax.make_jaxpr(convolve)(image, kernel).jaxpr) == forward
+    gradient = jax.make_jaxpr(jax.grad(lambda *a: jnp.sum(convolve(*a)), argnums=(0, 1)))
+    # Each of the three meets every pair of an input and an output once.
+    assert flops.count(gradient(image, kernel).jaxpr) == 3 * forward
+
+
+def test_operations_of_loops_branches_and_products():
+    x = jnp.ones((4, 6))
+
+    def program(x):
+        looped = lax.scan(lambda carry, _: (carry @ carry.T @ carry, None), x, None, length=5)[0]
+        return lax.cond(looped[0, 0] > 0, lambda y: y @ y.T, lambda y: jnp.zeros((4, 4)), looped)
+
+    assert flops.count(jax.make_jaxpr(program)(x).jaxpr) == 5 * 2 * (2 * 4 * 4 * 6) + 2 * 4 * 4 * 6
+
+
+def test_operations_of_the_attention_kernels():
+    x = jnp.ones((2, 1024, 256), jnp.bfloat16)
+
+    def attend(*arrays):
+        summed = softmax.softmax_attention(*arrays, implementation="pallas")
+        return jnp.sum(summed.astype(jnp.float32))
+
+    # Two products forward; backward the weights, once for each kernel, and five gradients'.
+    product = 2 * 2 * 1024 * 1024 * 256
+    assert flops.count(jax.make_jaxpr(attend)(x, x, x).jaxpr) == 2 * product
+    gradient = jax.make_jaxpr(jax.grad(attend, argnums=(0, 1, 2)))(x, x, x)
+    assert flops.count(gradient.jaxpr) == (2 + 4 + 3) * product
+
+
+def test_roofline_by_hand():
+    compiled = Compiled(
+        fits=True,
+        needed=0,
+        parts={},
+        flops=394e12,
+        traffic=int(81.9e9),
+        collectives=(
+            Collective("all-reduce", 3, int(10e9), 1),
+            Collective("all-gather", 1, int(20e9), 1),
+        ),
+    )
+    found = estimate.roofline(compiled, chips.CHIPS["v5e"])
+    assert found.compute == pytest.approx(2.0)
+    assert found.memory == pytest.approx(0.1)
+    assert found.network == pytest.approx((2 * 10 + 20) / 200)
+    assert found.step == pytest.approx(2.2)
+    assert found.bound == "compute"
+
+
+def test_slices_and_their_hosts():
+    assert chips.parse("v5e:16x16").chips == 256
+    assert chips.parse("v5e:2x4").host_shape == (2, 4, 1)
+    assert chips.parse("v5e:4x4").host_shape == (2, 2, 1)
+    assert chips.parse("v6e:1x1").host_shape == (1, 1, 1)
+    assert chips.parse("v4:2x2x4").host_shape == (2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("v9:2x2", "v4, v5e, v5p, v6e"),
+        ("v5e", "chips along each axis"),
+        ("v5e:2x2x2", "2 axes"),
+        ("v4:4x4", "3 axes"),
+        ("v5e:32x32", "the largest v5e slice is 16x16"),
+        ("v5e:0x4", "the largest"),
+    ],
+)
+def test_an_unknown_slice_is_refused_with_examples(name, reason):
+    with pytest.raises(UserError, match=reason):
+        chips.parse(name)
+
+
+def test_the_mesh_is_the_configs_where_that_fits():
+    assert meshes.choose(config_of(), 16) == ({"data": 16, "fsdp": 1, "spatial": 1}, "")
+    by_hand = config_of(**{"mesh.spatial": 2, "mesh.fsdp": 4})
+    assert meshes.choose(by_hand, 16).sizes == {"data": 2, "fsdp": 4, "spatial": 2}
+
+
+def test_more_chips_than_images_share_images():
+    layout = meshes.choose(config_of(), 256)
+    assert layout.sizes == {"data": 16, "fsdp": 1, "spatial": 16}
+    assert "16 chips share an image" in layout.note
+    assert meshes.choose(config_of(accumulate_steps=4), 16).sizes["data"] == 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "devices", "reason"),
+    [
+        ({"mesh.data": 3}, 16, "does not fit 16 chips"),
+        ({"mesh.data": 32}, 32, "config.batch_size = 16"),
+        ({"data.crop_size": (64, 64)}, 256, "a smaller slice"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(overrides, devices, reason):
+    with pytest.raises(UserError, match=reason):
+        meshes.choose(config_of(**overrides), devices)
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_gradients_of_a_convolution_are_two_more_of_them(dilation):
+    """Nothing is traced, and so counted, that the gradients do not need."""
+    x, kernel = jnp.zeros((1, 32, 32, 8)), jnp.zeros((3, 3, 8, 8))
+
+    def total(x, kernel):
+        return jnp.sum(conv2d(x, kernel, dilation=dilation))
+
+    forward = flops.count(jax.make_jaxpr(total)(x, kernel).jaxpr)
+    gradients = flops.count(jax.make_jaxpr(jax.grad(total, (0, 1)))(x, kernel).jaxpr)
+    assert 3 * forward <= gradients < 3.2 * forward
+
+
+def test_without_the_compiler_the_command_that_installs_it_is_named(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        chips.importlib.util, "find_spec", lambda name: None if name == "libtpu" else found(name)
+    )
+    with pytest.raises(UserError, match=r"pip install 'libtpu==0\.0\.\d+\.\*'"):
+        plan.make(config_of(), "v5e:4x4", REPOSITORY / "nowhere")
+
+
+def test_what_can_not_be_planned_is_said_in_a_sentence(tmp_path):
+    code, _, err = run_plan(tmp_path, "--config=configs/demo.py", "--topology=v5e:3")
+    assert code == 2 and err.startswith("nonlocal_jax: --topology=v5e:3")
+    code, _, err = run_plan(tmp_path, "--config=configs/demo.py")
+    assert code == 2 and "--topology is missing" in err
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    """A shrunk run on four and on sixteen chips: what is printed, and the JSON."""
+    pytest.importorskip("libtpu")
+    folder = tmp_path_factory.mktemp("plan")
+    code, out, err = run_plan(
+        folder,
+        "--config=configs/demo.py",
+        *SHRUNK,
+        "--config.batch_size=16",
+        "--topology=v5e:2x2",
+        "--topology=v5e:4x4",
+        f"--json={folder}/plan.json",
+    )
+    assert code == 0, err
+    return out, json.loads((folder / "plan.json").read_text())["plans"]
+
+
+@pytest.mark.compiler
+def test_a_plan_from_end_to_end(planned):
+    out, plans = planned
+    assert [p["topology"] for p in plans] == ["v5e:2x2", "v5e:4x4"]
+    assert out.count("fits") >= 4 and "roofline (a bound, no measurement)" in out
+    few, many = plans
+    assert few["mesh"] == {"data": 4, "fsdp": 1, "spatial": 1}
+    for step in ("train", "eval"):
+        assert few[step]["fits"] and few[step]["needed"] == sum(few[step]["parts"].values())
+    # SGD keeps one momentum for each parameter; statistics have none.
+    parts = few["train"]["parts"]
+    assert 0.9 * parts["parameters"] < parts["optimizer"] < parts["parameters"]
+    assert few["train"]["flops"] == pytest.approx(4 * many["train"]["flops"])
+    assert few["hours"] == pytest.approx(8 * few["roofline_seconds"]["step"] / 3600)
+
+
+@pytest.mark.compiler
+def test_collectives_do_not_grow_with_the_chips(planned):
+    _, (few, many) = planned
+    sizes = [{c["kind"]: c["bytes"] for c in p["train"]["collectives"]} for p in (few, many)]
+    assert set(sizes[0]) == set(sizes[1]) == {"all-reduce"}
+    np.testing.assert_allclose(sizes[0]["all-reduce"], sizes[1]["all-reduce"], rtol=0.01)

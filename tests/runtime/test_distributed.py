@@ -1,0 +1,324 @@
+"""Processes find each other, name who is missing or differs, and leave without a hang."""
+
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import jax  # noqa: F401  (sets TPU_SKIP_MDS_QUERY, as in every command)
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.inputs.sources import Example, SceneSource
+from nonlocal_jax.runtime import cluster, distributed
+from nonlocal_jax.runtime.cluster import Cluster
+
+CLUSTER_VARIABLES = ("TPU_WORKER", "SLURM_", "JAX_PLATFORMS")
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(CLUSTER_VARIABLES):
+            monkeypatch.delenv(name)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def set_environment(monkeypatch, **variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_machine_alone_is_no_cluster():
+    assert cluster.find() is None
+
+
+def test_a_gke_pod_knows_its_slice(monkeypatch):
+    set_environment(monkeypatch, TPU_WORKER_ID="1", TPU_WORKER_HOSTNAMES="a-0.svc,a-1.svc")
+    assert cluster.find() == Cluster("a-0.svc:8482", 2, 1, ("a-0.svc", "a-1.svc"))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert cluster.find() is None
+
+
+def test_a_slurm_task_has_its_whole_node_or_one_device(monkeypatch):
+    set_environment(
+        monkeypatch,
+        SLURM_JOB_ID="70001",
+        SLURM_STEP_NUM_TASKS="4",
+        SLURM_STEP_NODELIST="gpu[09-11],big",
+        SLURM_PROCID="2",
+        SLURM_LOCALID="1",
+    )
+    nodes = ("gpu09", "gpu10", "gpu11", "big")
+    port = 61440 + 70001 % 4096
+    assert cluster.find() == Cluster(f"gpu09:{port}", 4, 2, nodes)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    assert cluster.find() == Cluster(f"gpu09:{port}", 8, 2, local_devices=(1,))
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "rack[1-2]node[1-2]")
+    with pytest.raises(UserError, match="--coordinator"):
+        cluster.find()
+    monkeypatch.delenv("SLURM_STEP_NODELIST")  # a shell of sbatch, not a task of srun
+    assert cluster.find() is None
+
+
+@pytest.mark.parametrize("workers", ["10.0.0.5,10.0.0.6", "n:0:10.0.0.5,n:1:10.0.0.6"])
+def test_a_cloud_tpu_vm_asks_the_metadata_server(monkeypatch, workers):
+    answers = {"worker-network-endpoints": workers, "agent-worker-number": "1"}
+
+    class Metadata(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            answer = answers.get(self.path.rpartition("/")[2], "")
+            allowed = self.headers["Metadata-Flavor"] == "Google"
+            self.send_response(200 if answer and allowed else 404)
+            self.end_headers()
+            self.wfile.write(answer.encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Metadata)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)  # JAX sets it where no chips are
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: name == "libtpu")
+    monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.server_port}")
+    try:
+        assert cluster.find() == Cluster("10.0.0.5:8482", 2, 1, ("10.0.0.5", "10.0.0.6"))
+        answers.clear()
+        with pytest.raises(UserError, match="--num_processes=1"):
+            cluster.find()
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def call_the_roll(come, of, port, hosts=(), timeout=10.0):
+    """What happens to the processes that come: a message for each, empty where all is well."""
+    ended = {}
+
+    def take_part(process_id):
+        try:
+            cluster.roll_call(Cluster(f"127.0.0.1:{port}", of, process_id, hosts), timeout)
+            ended[process_id] = ""
+        except UserError as error:
+            ended[process_id] = str(error)
+
+    threads = [threading.Thread(target=take_part, args=(process_id,)) for process_id in come]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return ended
+
+
+def test_all_are_there():
+    assert call_the_roll((2, 0, 1), 3, free_port()) == {0: "", 1: "", 2: ""}
+
+
+def test_those_that_never_join_are_named_to_all_others():
+    ended = call_the_roll((0, 2), 4, free_port(), ("a", "b", "c", "d"), timeout=2.0)
+    assert ended.keys() == {0, 2}
+    for message in ended.values():
+        assert "2 of 4 processes never joined: process 1 (b), process 3 (d)" in message
+        assert "2 s" in message
+
+
+def test_a_first_process_that_never_comes_is_named():
+    port = free_port()
+    ended = call_the_roll((1,), 2, port, ("a", "b"), timeout=1.0)
+    assert f"process 0 (a) never answered at 127.0.0.1:{port}" in ended[1]
+
+
+def test_strangers_on_the_port_are_not_counted():
+    port = free_port()
+
+    def disturb():
+        for line in (b"GET / HTTP/1.1\r\n", b'{"nonlocal_jax_process": 7}\n', b"[]\n"):
+            for _ in range(40):
+                try:
+                    with socket.create_connection(("127.0.0.1", port)) as stranger:
+                        stranger.sendall(line)
+                    break
+                except OSError:
+                    time.sleep(0.05)
+
+    stranger = threading.Thread(target=disturb)
+    stranger.start()
+    ended = call_the_roll((0,), 2, port, timeout=3.0)
+    stranger.join()
+    assert "1 of 2 processes never joined: process 1" in ended[0]
+
+
+def test_a_port_that_is_taken_is_explained():
+    with socket.create_server(("", 0)) as taken:
+        ended = call_the_roll((0,), 2, taken.getsockname()[1], timeout=1.0)
+    assert "can't listen" in ended[0] and "--coordinator" in ended[0]
+
+
+def test_a_fingerprint_tells_data_sets_apart():
+    class Split(list):
+        pass
+
+    label = np.zeros((2, 3), np.uint8)
+    image = np.zeros((2, 3, 3), np.uint8)
+    data = Split(Example(image, label, f"image{n}") for n in range(20))
+    renamed = Split([*data[:-1], Example(image, label, "other")])
+    relabelled = Split([Example(image, label + np.uint8(1), "image0"), *data[1:]])
+    prints = [distributed.fingerprint(split) for split in (data, renamed, relabelled, data[:-1])]
+    assert len(set(prints)) == 4
+    assert prints[0] == distributed.fingerprint(Split(data))
+    scenes = (
+        distributed.fingerprint(SceneSource("train")),
+        distributed.fingerprint(SceneSource("val")),
+    )
+    assert scenes[0] != scenes[1]
+
+
+PROGRAM = """
+import json, os, pathlib, time
+from absl import flags
+from jax.experimental import multihost_utils
+from nonlocal_jax import cli, distributed
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.inputs.sources import SceneSource
+
+def main():
+    with distributed.session():
+        does = json.loads(options.does)
+        distributed.check_shared(pathlib.Path(does["workdir"]))
+        def open_source(split):
+            if "data" in does:
+                raise UserError(does["data"])
+            return SceneSource(does.get("split", split))
+        if "code" in does:
+            distributed._code_facts = lambda: {"the code of nonlocal_jax": does["code"]}
+        distributed.check_agreement(json.dumps(does["config"]), open_source)
+        if "first" in does:
+            def fail():
+                raise UserError(does["first"])
+            distributed.by_first(fail)
+        if "die" in does:
+            os._exit(3)
+        if "meet" in does:
+            multihost_utils.process_allgather(0)
+        assert distributed.by_first(lambda: [1, None]) == [1, None]
+        time.sleep(does.get("sleep", 0))
+        if "error" in does:
+            raise RuntimeError(does["error"])
+        print("agreed", flush=True)
+
+distributed.define_flags()
+flags.DEFINE_string("does", "", "What this process is given.")
+options = flags.FLAGS
+distributed.SHARED_SECONDS = 1.0
+cli.run(main, needs_config=False)
+"""
+
+
+def run_two(*does, wait_for=(0, 1)):
+    """Exit code, output and errors of two processes of one run, or of the one to wait for."""
+    port = free_port()
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    processes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-c", PROGRAM, f"--coordinator=127.0.0.1:{port}"),
+                *("--num_processes=2", f"--process_id={number}", f"--does={json.dumps(given)}"),
+            ],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, given in enumerate(does)
+    ]
+    try:
+        outputs = [processes[number].communicate(timeout=90) for number in wait_for]
+    finally:
+        for process in processes:
+            process.kill()
+    codes = [processes[number].returncode for number in wait_for]
+    return [(code, *output) for code, output in zip(codes, outputs, strict=True)]
+
+
+def test_two_that_agree_go_on(tmp_path):
+    given = {"workdir": str(tmp_path / "run"), "config": {"a": {"b": [1, 2]}}}
+    # What a host may have for itself is no difference.
+    other = {**given, "config": {**given["config"], "data_dir": "elsewhere"}}
+    for code, out, err in run_two(given, other):
+        assert code == 0, err
+        assert "agreed" in out
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_two_that_differ_both_say_in_what(tmp_path):
+    given = {"workdir": str(tmp_path), "config": {"batch": 2, "model": {"depth": 18}}}
+    other = {**given, "config": {"batch": 4, "model": {"depth": 18}}, "split": "val"}
+    for number, (code, _, err) in enumerate(run_two(given, other)):
+        assert code == 2
+        assert f"nonlocal_jax, process {number} " in err
+        assert "config.batch is 2 on process 0 " in err and "4 on process 1 " in err
+        assert "the data of train is" in err
+        assert "depth" not in err and "the data of val" not in err and "Traceback" not in err
+
+
+def test_what_one_lacks_all_report(tmp_path):
+    given = {"workdir": str(tmp_path), "config": {}}
+    for code, _, err in run_two(given, {**given, "data": "There is no ade20k here."}):
+        assert code == 2
+        assert "On process 1 (" in err and "There is no ade20k here." in err
+
+
+def test_another_workdir_is_noticed(tmp_path):
+    first = {"workdir": str(tmp_path / "a"), "config": {}}
+    for code, _, err in run_two(first, {**first, "workdir": str(tmp_path / "b")}):
+        assert code == 2
+        assert "is not the folder that process 0" in err and "--workdir" in err
+
+
+def test_a_process_with_an_error_leaves_at_once(tmp_path):
+    given = {"workdir": str(tmp_path), "config": {}}
+    # JAX would have it wait for the other, which waits for it; run_two would lose its patience.
+    busy, broken = {**given, "sleep": 600}, {**given, "error": "broken"}
+    ((code, _, err),) = run_two(busy, broken, wait_for=(1,))
+    assert code == 1 and "RuntimeError: broken" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--process_id=1"], "go together"),
+        (["--coordinator=h:1", "--num_processes=2", "--process_id=2"], "from 0 to"),
+        (["--coordinator=h", "--num_processes=2", "--process_id=1"], "HOST:PORT"),
+        (
+            [
+                "--join_timeout=0.5",
+                "--num_processes=3",
+                "--process_id=0",
+                f"--coordinator=127.0.0.1:{free_port()}",
+            ],
+            "2 of 3 processes never joined: process 1, process 2",
+        ),
+    ],
+)
+def test_what_keeps_a_process_from_joining_is_one_message(arguments, expected):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert expected in done.stderr and "Traceback" not in done.stderr
