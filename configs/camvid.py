@@ -8,7 +8,7 @@ images and index masks in this layout trains like this: see data/camvid/README.m
 
 from ml_collections import ConfigDict
 
-from configs import common
+from nonlocal_jax.config import common
 
 
 def get_config() -> ConfigDict:

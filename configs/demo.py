@@ -6,7 +6,7 @@ python -m nonlocal_jax.main --config=configs/demo.py --config.model.decode_head.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from nonlocal_jax.config import common
 
 
 def get_config() -> ConfigDict:

@@ -7,7 +7,7 @@ Published: mIoU 78.27, 79.12 with ms+flip.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from nonlocal_jax.config import common
 
 
 def get_config() -> ConfigDict:

@@ -7,7 +7,7 @@ Published: mIoU 76.65, 77.47 with ms+flip.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from nonlocal_jax.config import common
 
 
 def get_config() -> ConfigDict:

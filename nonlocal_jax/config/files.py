@@ -1,0 +1,334 @@
+"""From a config's file to the frozen dataclasses of schema.py.
+
+A file of configs/ has `get_config()`, which returns an ml_collections ConfigDict. It states what
+differs from the defaults; what it leaves out is filled in. Overrides come on top, then every value
+is checked. The `config.json` of a run is read in the same way.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import json
+import os
+import pathlib
+import sys
+import traceback
+import typing
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from ml_collections import ConfigDict
+from pydantic import ConfigDict as Rules
+from pydantic import TypeAdapter, ValidationError
+
+from nonlocal_jax.config import schema, tables, versions
+from nonlocal_jax.errors import UserError
+
+Tree = dict[str, Any]
+PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+FOLDERS = (PACKAGE / "configs", PACKAGE.parent / "configs")  # installed, and in the repository
+
+
+def load(name: str | os.PathLike[str], **overrides: object) -> schema.Config:
+    """A config by its path, or by the name of one that is installed.
+
+    Args:
+      name: "configs/ade20k_r50_80k.py", "ade20k_r50_80k", or the config.json of a run.
+      **overrides: values by dotted key, as in `load(name, **{"model.backbone.depth": 18})`.
+
+    Raises:
+      UserError: there is no such config or key, or a value is out of its range.
+    """
+    return override(read(name), **overrides)
+
+
+def override(config: ConfigDict | schema.Config, **overrides: object) -> schema.Config:
+    """A config with other values, by dotted key; see `load`.
+
+    Raises:
+      UserError: there is no such key, or a value is out of its range.
+    """
+    tree = to_tree(config) if isinstance(config, schema.Config) else config.to_dict()
+    whole = ConfigDict(complete(tree, chosen_names(overrides)))
+    for key in overrides:
+        check_key(whole, key)
+    try:
+        whole.update_from_flattened_dict(overrides)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"A value is of the wrong type: {error}") from error
+    return validate(whole.to_dict())
+
+
+def find(name: str | os.PathLike[str]) -> pathlib.Path:
+    """The file of a config, by path or by name.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = pathlib.Path(name)
+    if path.is_file():
+        return path
+    for folder in FOLDERS:
+        if (installed := folder / f"{path.stem}.py").is_file():
+            return installed
+    known = names()
+    nearest = difflib.get_close_matches(path.stem, known, n=1, cutoff=0.4)
+    hint = f"Did you mean {nearest[0]}?" if nearest else f"There are: {', '.join(known)}."
+    raise UserError(f"There is no config {name}. {hint} Give a file, or one of these names.")
+
+
+def names() -> list[str]:
+    """The configs that are installed, by name."""
+    found = {path.stem for folder in FOLDERS for path in folder.glob("[a-z]*.py")}
+    return sorted(found)
+
+
+def read(name: str | os.PathLike[str]) -> ConfigDict:
+    """What a file says, as it stands; `NAME:ARGUMENT` hands an argument to its `get_config`.
+
+    Raises:
+      UserError: there is no such file, or it is no config.
+    """
+    text, argument = os.fspath(name), None
+    if not pathlib.Path(text).is_file() and ":" in text:
+        text, _, argument = text.rpartition(":")
+    path = find(text)
+    if path.suffix == ".json":
+        return ConfigDict(versions.read_json(path))
+    with _beside(path):
+        return _run(path, argument)
+
+
+def complete(given: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Tree:
+    """`given` with the defaults of what it leaves out.
+
+    Args:
+      given: some settings, as nested mappings.
+      names: other names of chosen sections by their key, as {"model.decode_head": "fcn"}. Settings
+        of the section's default choice that the other one lacks are dropped if nobody changed them.
+
+    Raises:
+      UserError: a key is none of the config's.
+    """
+    return _complete(schema.Config, given, "", names or {})
+
+
+def validate(tree: Mapping[str, Any]) -> schema.Config:
+    """The config with the values of a whole tree.
+
+    Raises:
+      UserError: with a line for every value that is out of its range, and what the range is.
+    """
+    problems: list[str] = []
+    config = _build(schema.Config, tree, "", problems)
+    if not problems:
+        problems = schema.problems(config)
+    if problems:
+        raise UserError("\n".join(problems))
+    if config.precision == "highest" and config.model.dtype == "auto":
+        model = dataclasses.replace(config.model, dtype="float32")
+        config = dataclasses.replace(config, model=model)
+    return typing.cast(schema.Config, config)
+
+
+def to_tree(config: schema.Config) -> Tree:
+    """The config as nested dicts, which JSON can hold."""
+    return _with_text_keys(dataclasses.asdict(config))
+
+
+def flatten(tree: object, prefix: str = "") -> dict[str, Any]:
+    """A tree's leaves by dotted key."""
+    if not isinstance(tree, Mapping):
+        return {prefix.removesuffix("."): tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}{key}."))
+    return flat
+
+
+def chosen_names(overrides: Mapping[str, object]) -> dict[str, str]:
+    """Names of chosen sections among overrides, by the section's key."""
+    return {
+        key.removesuffix(".name"): str(value)
+        for key, value in overrides.items()
+        if key.endswith(".name")
+    }
+
+
+def check_key(config: ConfigDict, key: str) -> None:
+    """Raises a UserError with the nearest key if the config has no such one."""
+    known = dotted_keys(config)
+    if key not in known:
+        raise UserError(f"The config has no key {key}.{_nearest(key, known)}")
+
+
+def dotted_keys(node: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """All keys of a tree, sections among them."""
+    keys = []
+    for name, value in node.items():
+        keys.append(prefix + name)
+        if isinstance(value, Mapping | ConfigDict):
+            keys += dotted_keys(value, f"{prefix}{name}.")
+    return keys
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    moved = versions.MOVED.get(key)
+    nearest = [moved] if moved else difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    return f" Did you mean {nearest[0]}?" if nearest else f" It has: {', '.join(known)}."
+
+
+@contextlib.contextmanager
+def _beside(path: pathlib.Path) -> Iterator[None]:
+    """Lets a config import the modules beside it while it runs."""
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)
+
+
+def _run(path: pathlib.Path, argument: str | None) -> ConfigDict:
+    namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
+    arguments = () if argument is None else (argument,)
+    try:
+        exec(compile(path.read_text(), str(path), "exec"), namespace)
+        if "get_config" not in namespace:
+            raise UserError(f"{path} is no config: it has no get_config().")
+        config = namespace["get_config"](*arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+        where = f"{path}, line {lines[-1]}" if lines else f"{path}"
+        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path} is no config: get_config() must return a ConfigDict.")
+    return config
+
+
+def _complete(cls: type, given: Mapping[str, Any], key: str, names: Mapping[str, str]) -> Tree:
+    """A dataclass's section with its defaults filled in; `key` ends with a dot, or is empty."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = [name for name in given if name not in fields]
+    if unknown:
+        known = [f"{key}{name}" for name in fields]
+        raise UserError(
+            f"The config has no key {key}{unknown[0]}.{_nearest(f'{key}{unknown[0]}', known)}"
+        )
+    tree: Tree = {}
+    hints = _hints(cls)
+    for name, f in fields.items():
+        if "table" in f.metadata:
+            tree[name] = _complete_chosen(f, given.get(name, {}), f"{key}{name}", names)
+        elif dataclasses.is_dataclass(hints[name]):
+            section = _mapping(given.get(name, {}), f"{key}{name}")
+            tree[name] = _complete(hints[name], section, f"{key}{name}.", names)
+        else:
+            tree[name] = given[name] if name in given else _default(f)
+    return tree
+
+
+def _complete_chosen(
+    f: dataclasses.Field[Any], given: object, key: str, names: Mapping[str, str]
+) -> Tree:
+    """A section whose options are those of the module that its name stands for."""
+    table, values = f.metadata["table"], f.metadata["values"]
+    section = dict(_mapping(given, key))
+    name = names.get(key) or section.get("name") or values["name"]
+    options = tables.find(table, name, f"{key}.name").Options
+    allowed = {option.name for option in dataclasses.fields(options)}
+    if name != values["name"]:
+        usual = _complete_chosen(f, {}, key, {})
+        section = {
+            k: v for k, v in section.items() if k in allowed or k not in usual or usual[k] != v
+        }
+    preset = {k: v for k, v in values.items() if k in allowed}
+    return _complete(options, {**preset, **section, "name": name}, f"{key}.", names)
+
+
+def _mapping(given: object, key: str) -> Mapping[str, Any]:
+    if isinstance(given, Mapping | ConfigDict):
+        return typing.cast(Mapping[str, Any], given)
+    raise UserError(f"config.{key} is {given!r}; it is a section with settings of its own.")
+
+
+def _default(f: dataclasses.Field[Any]) -> Any:
+    if f.default_factory is not dataclasses.MISSING:
+        return f.default_factory()
+    return f.default
+
+
+def _build(cls: type, tree: Mapping[str, Any], key: str, problems: list[str]) -> Any:
+    """An instance of a section; what is wrong is added to `problems`."""
+    hints, values = _hints(cls), {}
+    for f in dataclasses.fields(cls):
+        where = f"{key}{f.name}"
+        if "table" in f.metadata:
+            module = tables.find(f.metadata["table"], tree[f.name]["name"], f"{where}.name")
+            values[f.name] = _build(module.Options, tree[f.name], f"{where}.", problems)
+        elif dataclasses.is_dataclass(hints[f.name]):
+            section = typing.cast(type, hints[f.name])
+            values[f.name] = _build(section, tree[f.name], f"{where}.", problems)
+        else:
+            values[f.name] = _leaf(cls, f.name, tree[f.name], where, problems)
+    return None if problems else cls(**values)
+
+
+def _leaf(cls: type, name: str, value: object, key: str, problems: list[str]) -> object:
+    if isinstance(value, list):  # JSON knows no tuples
+        value = tuple(value)
+    try:
+        return _adapter(cls, name).validate_python(value, strict=True)
+    except ValidationError as error:
+        problems.append(f"config.{key} is {value!r}; it must be {_range(error)}.")
+        return None
+
+
+@cache
+def _adapter(cls: type, name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(_hints(cls)[name], config=Rules(allow_inf_nan=False))
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+_RANGES = {
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "a text",
+    "bool_type": "True or False",
+    "predicate_failed": "-1 or at least 1",
+    "tuple_type": "a tuple",
+    "dict_type": 'a mapping, like "{{7: 0}}"',
+    "too_short": "longer: at least {min_length} of them",
+    "missing": "longer",
+    "too_long": "shorter: at most {max_length} of them",
+}
+
+
+def _range(error: ValidationError) -> str:
+    """What a value must be, in words."""
+    first = error.errors()[0]
+    context = first.get("ctx", {})
+    if first["type"] == "literal_error":
+        choices = str(context["expected"]).replace("'", "").replace(" or ", ", ")
+        return f"one of {choices}"
+    phrase = _RANGES.get(first["type"], first["msg"]).format(**context)
+    return f"{phrase} each" if first["loc"] and "longer" not in phrase else phrase
+
+
+def _with_text_keys(tree: object) -> Any:
+    if isinstance(tree, Mapping):
+        return {str(key): _with_text_keys(value) for key, value in tree.items()}
+    return tree

@@ -1,0 +1,72 @@
+"""What the names in a config stand for: one line for each module that can be chosen.
+
+A module of a table has `Options`, a dataclass with what can be set, and `build`, which makes the
+thing; docs/extending.md shows each kind. A name with a dot is a module outside of these tables,
+`my_package.my_head`, so that a head of your own needs no change here.
+
+Modules are named, not imported: this page stands below all of them.
+"""
+
+import importlib
+from types import ModuleType
+
+from nonlocal_jax.errors import UserError
+
+BACKBONES = {"resnet": "nonlocal_jax.models.backbones.resnet"}
+HEADS = {
+    "nonlocal": "nonlocal_jax.models.heads.nonlocal_head",
+    "fcn": "nonlocal_jax.models.heads.fcn",
+}
+DATASETS = {
+    "cityscapes": "nonlocal_jax.inputs.datasets.cityscapes",
+    "ade20k": "nonlocal_jax.inputs.datasets.ade20k",
+    "voc12aug": "nonlocal_jax.inputs.datasets.voc12aug",
+    "camvid": "nonlocal_jax.inputs.datasets.camvid",
+    "scenes": "nonlocal_jax.inputs.datasets.scenes",
+    "folder": "nonlocal_jax.inputs.datasets.folder",
+}
+LOSSES = {"cross_entropy": "nonlocal_jax.training.losses.cross_entropy"}
+OPTIMIZERS = {"sgd": "nonlocal_jax.training.optimizers.sgd"}
+SCHEDULES = {"polynomial": "nonlocal_jax.training.schedules.polynomial"}
+METRICS = {
+    "iou": "nonlocal_jax.evaluation.metrics.iou",
+    "acc": "nonlocal_jax.evaluation.metrics.accuracy",
+    "dice": "nonlocal_jax.evaluation.metrics.dice",
+    "fscore": "nonlocal_jax.evaluation.metrics.fscore",
+    "precision": "nonlocal_jax.evaluation.metrics.precision",
+}
+TABLES = {
+    "backbones": BACKBONES,
+    "heads": HEADS,
+    "datasets": DATASETS,
+    "losses": LOSSES,
+    "optimizers": OPTIMIZERS,
+    "schedules": SCHEDULES,
+    "metrics": METRICS,
+}
+
+
+def find(table: str, name: str, key: str) -> ModuleType:
+    """The module that `name` stands for in a table.
+
+    Args:
+      table: one of TABLES.
+      name: in it, or the dotted name of a module of your own.
+      key: of the config that holds the name, for errors.
+
+    Raises:
+      UserError: there is no such name or module.
+    """
+    known = TABLES[table]
+    if name not in known and "." not in name:
+        listed = ", ".join(known)
+        raise UserError(f"config.{key} is {name!r}; it must be one of {listed}, or a module.")
+    path = known.get(name, name)
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
+            raise
+        raise UserError(
+            f"config.{key} is {name!r}, and there is no module of that name to import."
+        ) from error
