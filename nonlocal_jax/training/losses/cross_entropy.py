@@ -6,6 +6,7 @@ time instead, by the two small matrices of ops/resize.py. What follows the loss 
 one number, so that the same pass gives the gradient, too.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -13,40 +14,38 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 
+from nonlocal_jax.config.schema import IGNORED, LossOptions
 from nonlocal_jax.ops import layout
 from nonlocal_jax.ops.dtypes import wide
 from nonlocal_jax.ops.resize import resize_matrix
+from nonlocal_jax.training.losses.loss import Labels, Logits, Loss, LossAndAccuracy
 
-IGNORE = 255
 PRECISION = lax.Precision.HIGHEST  # of interpolation: bfloat16 would move positions and scores
 
 # Bytes of float32 scores that a block of one image's rows may take; it has some rows anyway.
 BLOCK_BYTES = 4 * 2**20
 ROWS_MULTIPLE = 8
 
-Logits = Float[Array, "n h w classes"]
-Labels = UInt8[Array, "n H W"]
 
 
-class LossAndAccuracy(NamedTuple):
-    """Of one head on one batch.
+@dataclass(frozen=True, kw_only=True)
+class Options(LossOptions):
+    """Softmax cross entropy has nothing to set."""
 
-    Attributes:
-      loss: softmax cross entropy, averaged over *all* pixels: those labelled 255 add nothing to
-        the sum but count in the denominator, as in the reference (`avg_non_ignore=False`). NaN
-        where a label is neither 255 nor a class.
-      accuracy: share of the labelled pixels whose label is the first of the largest scores; 0
-        where no pixel is labelled.
-    """
+    name: str = "cross_entropy"
 
-    loss: Float[Array, ""]
-    accuracy: Float[Array, ""]
+
+def build(options: Options) -> Loss:
+    """The loss of a config."""
+    return segmentation_loss
 
 
 def segmentation_loss(logits: Logits, labels: Labels, align_corners: bool) -> LossAndAccuracy:
-    """Loss and accuracy of float32 logits that are resized to their labels, bilinearly.
+    """Softmax cross entropy of logits that are resized bilinearly to their labels.
 
-    Each device of a mesh resizes to its own rows of labels, from logits that are few before.
+    The loss is the mean over *all* pixels. Pixels labelled 255 add nothing to the sum but count in
+    the denominator, as in the reference (`avg_non_ignore=False`). It is NaN where a label is
+    neither 255 nor a class. Each device of a mesh resizes to its own rows of labels.
     """
     to_rows, to_columns = (
         resize_matrix(logits.shape[axis], labels.shape[axis], align_corners).astype(logits.dtype)
@@ -58,7 +57,7 @@ def segmentation_loss(logits: Logits, labels: Labels, align_corners: bool) -> Lo
         return _sums(logits, labels, to_rows, to_columns)
 
     rows = labels, jnp.broadcast_to(to_rows, (labels.shape[0], *to_rows.shape))
-    total = layout.sum_over_devices(sums, rows, layout.whole_rows(logits), fill=IGNORE)
+    total = layout.sum_over_devices(sums, rows, layout.whole_rows(logits), fill=IGNORED)
     right, counted = (count.astype(total.loss.dtype) for count in (total.right, total.counted))
     return LossAndAccuracy(total.loss / labels.size, right / jnp.maximum(counted, 1))
 
@@ -109,7 +108,7 @@ def _one_pass(
 
     none = jnp.zeros((), jnp.int32)
     zeros = _Sums(jnp.zeros((), wide(logits.dtype)), none, none), jnp.zeros_like(logits)
-    blocks = _blocks(to_rows, bytes_per_row, 0), _blocks(labels, bytes_per_row, IGNORE)
+    blocks = _blocks(to_rows, bytes_per_row, 0), _blocks(labels, bytes_per_row, IGNORED)
     return lax.scan(add_block, zeros, blocks)[0]
 
 
@@ -122,7 +121,7 @@ def _cross_entropy(
     """The sums over all pixels, and the gradient of the losses'."""
     classes = scores.shape[2]
     index = jnp.arange(classes, dtype=jnp.uint8)[:, None]
-    counted, is_label = labels != IGNORE, index == labels[:, :, None]
+    counted, is_label = labels != IGNORED, index == labels[:, :, None]
     peak = jnp.max(scores, axis=2, keepdims=True)
     exponentials = jnp.exp(scores - peak)
     total = jnp.sum(exponentials, axis=2, keepdims=True)
@@ -130,7 +129,7 @@ def _cross_entropy(
     picked = jnp.where(labels < classes, picked, jnp.nan)
     losses = jnp.where(counted, jnp.log(total[:, :, 0]) - picked, 0.0)
     # argmax in two plain reductions, twice as fast on CPU as XLA's own.
-    first = jnp.min(jnp.where(scores == peak, index, jnp.uint8(IGNORE)), axis=2)
+    first = jnp.min(jnp.where(scores == peak, index, jnp.uint8(IGNORED)), axis=2)
     right = (first == labels) & counted
     gradient = exponentials / total - is_label.astype(scores.dtype)
     gradient = jnp.where(counted[:, :, None], gradient, 0.0)
