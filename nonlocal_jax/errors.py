@@ -6,6 +6,12 @@ import re
 LOST = re.compile(r"[A-Z_]+: .*(gloo|peer|connection|socket|heartbeat|barrier)", re.IGNORECASE)
 
 
+EXIT_ERROR = 1  # of the program, or some images could not be read
+EXIT_USER_ERROR = 2  # something that a person has to change
+EXIT_PREEMPTED = 75  # told to stop, and saved; EX_TEMPFAIL of sysexits.h: try again
+EXIT_INTERRUPTED = 130  # from the keyboard
+
+
 class UserError(Exception):
     """What was wrong, where, and what to do; commands print it alone and exit with code 2."""
 

@@ -11,7 +11,6 @@ A run's processes end with one of these codes; launch/ restarts them by it.
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -26,19 +25,15 @@ from typing import NoReturn, TypeVar
 
 import jax
 import numpy as np
-from absl import flags
 from jax.experimental import multihost_utils
 
-from nonlocal_jax.config.command_line import EXIT_USER_ERROR
-from nonlocal_jax.errors import UserError, lost_peer
-from nonlocal_jax.inputs.datasets import datasets
+from nonlocal_jax.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, lost_peer
+from nonlocal_jax.inputs.datasets.dataset import SPLITS
 from nonlocal_jax.inputs.sources import Source
 from nonlocal_jax.runtime import cluster as clusters
+from nonlocal_jax.runtime import environment
 from nonlocal_jax.runtime.cluster import Cluster
-from nonlocal_jax.training.run_log import PACKAGES
 
-EXIT_INTERRUPTED = 130
-EXIT_ERROR = 1
 
 # Keys of the config that may differ from host to host: none changes what is computed.
 PER_HOST = ("data_dir", "data.num_threads", "data.num_workers", "data.source")
@@ -51,32 +46,32 @@ Facts = dict[str, str]
 T = TypeVar("T")
 
 
-def define_flags() -> None:
-    """The flags of commands that can run as several processes."""
-    flags.DEFINE_string(
-        "coordinator", None, "HOST:PORT of process 0; found out on Cloud TPU, GKE and SLURM."
-    )
-    flags.DEFINE_integer("num_processes", None, "How many processes run this command.")
-    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
-    flags.DEFINE_float("join_timeout", 300.0, "Seconds to wait for the other processes.")
-
-
 @contextlib.contextmanager
-def session() -> Iterator[None]:
+def session(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    join_timeout: float = 300.0,
+) -> Iterator[None]:
     """Joins this process with the others of its run, if there are any, for what happens inside.
 
     Nothing may have used a device before. An exception inside ends the process at once: JAX would
     hold it for minutes to wait for the others, which wait for it.
 
+    Args:
+      coordinator: HOST:PORT of process 0; found out on Cloud TPU, GKE and SLURM.
+      num_processes: how many processes the run has.
+      process_id: which of them this is, from 0.
+      join_timeout: seconds to wait for the other processes.
+
     Raises:
-      UserError: not all processes came, or the flags make no sense.
+      UserError: not all processes came, or the arguments make no sense.
     """
-    options = flags.FLAGS
-    cluster = _cluster(options.coordinator, options.num_processes, options.process_id)
+    cluster = _cluster(coordinator, num_processes, process_id)
     if cluster is None or cluster.num_processes == 1:
         yield
         return
-    initialize(cluster, options.join_timeout)
+    join(cluster, join_timeout)
     try:
         yield
     except UserError as error:
@@ -95,7 +90,7 @@ def session() -> Iterator[None]:
         )
 
 
-def initialize(cluster: Cluster, timeout: float) -> None:
+def join(cluster: Cluster, timeout: float) -> None:
     """Connects this process with the others of `cluster`.
 
     Raises:
@@ -113,11 +108,13 @@ def initialize(cluster: Cluster, timeout: float) -> None:
     )
 
 
-def check_agreement(config_text: str, open_source: Callable[[str], Source]) -> None:
+def check_agreement(
+    settings: Mapping[str, object], open_source: Callable[[str], Source]
+) -> None:
     """Finds out whether all processes run the same: config, code, packages and data.
 
     Args:
-      config_text: the config as JSON.
+      settings: of the config, by dotted key.
       open_source: gives a split of the data set by its name, or raises a UserError, which all
         processes report.
 
@@ -126,9 +123,9 @@ def check_agreement(config_text: str, open_source: Callable[[str], Source]) -> N
     """
     if jax.process_count() == 1:
         return
-    mine = {"host": platform.node(), **_config_facts(config_text), **_code_facts()}
+    mine = {"host": platform.node(), **_config_facts(settings), **_code_facts()}
     try:
-        for split in datasets.SPLITS:
+        for split in SPLITS:
             mine[f"the data of {split}"] = fingerprint(open_source(split))
     except UserError as error:
         mine[PROBLEM] = str(error)
@@ -236,19 +233,13 @@ def _leave(message: str, code: int) -> NoReturn:
     os._exit(code)
 
 
-def _config_facts(text: str) -> Facts:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(json.loads(text))
-    facts = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-    return {f"config.{key}": str(leaf) for key, leaf in facts.items() if key not in PER_HOST}
+def _config_facts(settings: Mapping[str, object]) -> Facts:
+    return {f"config.{key}": str(v) for key, v in settings.items() if key not in PER_HOST}
 
 
 def _code_facts() -> Facts:
-    package = pathlib.Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
-    versions = {f"the version of {name}": importlib.metadata.version(name) for name in PACKAGES}
-    return {"the code of nonlocal_jax": digest.hexdigest()[:12], **versions}
+    versions = {f"the version of {name}": v for name, v in environment.versions().items()}
+    return {"the code of nonlocal_jax": environment.source_digest()[:12], **versions}
 
 
 def _gather(mine: Facts) -> list[Facts]:

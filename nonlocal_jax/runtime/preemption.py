@@ -15,8 +15,7 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
-
+from nonlocal_jax.errors import EXIT_PREEMPTED
 
 class Preempted(Exception):
     """Raised out of what can be given up, and made again, when the process is told to stop."""

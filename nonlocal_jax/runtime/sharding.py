@@ -3,6 +3,8 @@
 Axes: `data` splits the batch, `fsdp` the batch and the variables, `spatial` the images' height.
 """
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from nonlocal_jax.config import schema
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.ops.layout import IMAGE_AXES, ROW_AXIS, gather
 
@@ -19,29 +22,37 @@ AXES = ("data", "fsdp", "spatial")
 SMALL = 4096  # elements: an array that every device holds, rather than to gather it in each step
 
 
-def make_mesh(
-    *, data: int = -1, fsdp: int = 1, spatial: int = 1, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
-    """A mesh over all devices of all hosts; -1 takes the devices that the other axes leave.
+def make_mesh(axes: schema.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices of all hosts.
 
-    `devices` are others to use instead, such as those of a described slice.
+    Args:
+      axes: devices along each axis; -1 takes those that the other axes leave.
+      devices: others to use instead, such as those of a described slice.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices.
     """
-    sizes = {"data": data, "fsdp": fsdp, "spatial": spatial}
-    count = jax.device_count() if devices is None else len(devices)
-    known = int(np.prod([size for size in sizes.values() if size > 0]))
-    if min(sizes.values()) < 1 and count % known == 0:
-        sizes = {axis: size if size > 0 else count // known for axis, size in sizes.items()}
-    if list(sizes.values()).count(-1) or int(np.prod(list(sizes.values()))) != count:
-        raise UserError(
-            f"config.mesh = {sizes} does not fit {count} devices: its sizes must multiply to "
-            f"{count}; one may be -1 for what the others leave."
-        )
+    sizes = mesh_sizes(axes, jax.device_count() if devices is None else len(devices))
     # Explicit axes, jax.make_mesh's default, would ask convolutions for their output shardings.
     types = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
+
+
+def mesh_sizes(axes: schema.Mesh, count: int) -> dict[str, int]:
+    """Devices along each axis, for `count` devices.
+
+    Raises:
+      UserError: the sizes do not multiply to that number.
+    """
+    given = dataclasses.asdict(axes)
+    known = math.prod(size for size in given.values() if size > 0)
+    sizes = {axis: size if size > 0 else count // known for axis, size in given.items()}
+    if list(given.values()).count(-1) > 1 or math.prod(sizes.values()) != count:
+        raise UserError(
+            f"config.mesh = {given} does not fit {count} devices: its sizes must multiply to "
+            f"{count}; one may be -1 for what the others leave."
+        )
+    return sizes
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -3,109 +3,115 @@
 Training runs this program; `plan`, `benchmark` and the tests of memory look at the very same one.
 """
 
-import jax
-import optax
-from ml_collections import ConfigDict
+from dataclasses import dataclass
+from typing import Any
 
+import jax
+from jax.sharding import Mesh
+
+from nonlocal_jax.config.schema import Config, Size
 from nonlocal_jax.models.network import Network, build_network
-from nonlocal_jax.runtime import compilation, sharding
-from nonlocal_jax.training.optimizers.sgd import polynomial_schedule, scaled_schedule, sgd
+from nonlocal_jax.runtime import sharding
+from nonlocal_jax.runtime.compilation import compiler_options
+from nonlocal_jax.training.losses.loss import Loss, make_loss
+from nonlocal_jax.training.optimizers.optimizer import Optimizer, make_optimizer
 from nonlocal_jax.training.step import TrainState, initial_state, make_train_step
 
 
-def network_on(config: ConfigDict, mesh: jax.sharding.Mesh) -> Network:
+@dataclass(frozen=True)
+class TrainProgram:
+    """All that decides about the train step of a run.
+
+    Attributes:
+      mesh: the devices.
+      network: with the dtype and kernels that suit them.
+      optimizer: changes its parameters.
+      loss: of its outputs.
+      align_corners: how logits are resized to labels.
+      batch_size: the global one.
+      crop_size: height and width of its images.
+      accumulate_steps: parts of a batch that are computed one after another.
+      seed: of dropout.
+    """
+
+    mesh: Mesh
+    network: Network
+    optimizer: Optimizer
+    loss: Loss
+    align_corners: bool
+    batch_size: int
+    crop_size: Size
+    accumulate_steps: int
+    seed: int
+
+    @classmethod
+    def of(cls, config: Config, mesh: Mesh) -> "TrainProgram":
+        """The program of a config on a mesh."""
+        optimizer = make_optimizer(
+            config.optimizer, total_steps=config.total_steps, batch_size=config.batch_size
+        )
+        return cls(
+            mesh=mesh,
+            network=network_on(config, mesh),
+            optimizer=optimizer,
+            loss=make_loss(config.loss),
+            align_corners=config.model.align_corners,
+            batch_size=config.batch_size,
+            crop_size=config.data.crop_size,
+            accumulate_steps=config.accumulate_steps,
+            seed=config.seed,
+        )
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of everything that training changes."""
+        abstract = jax.eval_shape(
+            lambda v: initial_state(self.network, v, self.optimizer.transformation),
+            self.network.shapes,
+        )
+        return jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            abstract,
+            sharding.variable_shardings(self.mesh, abstract),
+        )
+
+    def first_state(self, variables: dict[str, Any]) -> TrainState:
+        """The state at step 0 from a network's variables, on the mesh."""
+        places = sharding.variable_shardings(self.mesh, self.abstract_state())
+        first = jax.jit(
+            lambda v: initial_state(self.network, v, self.optimizer.transformation),
+            out_shardings=places,
+        )
+        return first(sharding.place_variables(jax.device_get(variables), self.mesh))
+
+    def trace(self) -> jax.stages.Traced:
+        """The step before it is lowered: (state, batch) -> (state, metrics).
+
+        It takes over the memory of the state that it is given. Its `jaxpr` lists the operations.
+        """
+        step = make_train_step(
+            self.network,
+            self.optimizer.transformation,
+            self.loss,
+            align_corners=self.align_corners,
+            accumulate_steps=self.accumulate_steps,
+            seed=self.seed,
+        )
+        state = self.abstract_state()
+        places = sharding.variable_shardings(self.mesh, state)
+        jitted = jax.jit(
+            step, donate_argnums=0, out_shardings=(places, sharding.replicated(self.mesh))
+        )
+        with jax.set_mesh(self.mesh):  # so that the network knows how it is split
+            return jitted.trace(
+                state, sharding.abstract_batch(self.mesh, self.batch_size, self.crop_size)
+            )
+
+    def compile(self) -> jax.stages.Compiled:
+        """The step for devices that are here: (state, batch) -> (state, metrics)."""
+        platform = self.mesh.devices.flat[0].platform
+        return self.trace().lower().compile(compiler_options(platform))
+
+
+def network_on(config: Config, mesh: Mesh) -> Network:
     """The network of a config, with the dtype and kernels that suit the mesh's devices."""
     return build_network(config.model, platform=mesh.devices.flat[0].platform)
-
-
-def learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
-    """Learning rate by step."""
-    schedule = polynomial_schedule(
-        config.optimizer.learning_rate,
-        min_learning_rate=config.optimizer.min_learning_rate,
-        power=config.optimizer.power,
-        total_steps=config.total_steps,
-    )
-    base = config.optimizer.scale_from_batch_size
-    scale = config.batch_size / base if base else 1.0
-    return scaled_schedule(schedule, scale, config.optimizer.warmup_steps)
-
-
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The optimiser of a config."""
-    return sgd(
-        learning_rate_schedule(config),
-        momentum=config.optimizer.momentum,
-        weight_decay=config.optimizer.weight_decay,
-    )
-
-
-def abstract_state(
-    network: Network, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
-) -> TrainState:
-    """Shapes, dtypes and shardings of everything that training changes."""
-    abstract = jax.eval_shape(lambda v: initial_state(network, v, optimizer), network.shapes)
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        abstract,
-        sharding.variable_shardings(mesh, abstract),
-    )
-
-
-def compile_train_step(
-    config: ConfigDict,
-    network: Network,
-    optimizer: optax.GradientTransformation,
-    mesh: jax.sharding.Mesh,
-) -> jax.stages.Compiled:
-    """The train step of a config for devices that are here: (state, batch) -> (state, metrics).
-
-    `network` and `optimizer` are what `network_on` and `make_optimizer` give for `config`: it alone
-    decides whether an earlier run's program is the same.
-    """
-    return compilation.find_or_compile(
-        "train_step",
-        config.to_json_best_effort(),
-        mesh,
-        lambda: lower_train_step(config, network, optimizer, mesh),
-    )
-
-
-def lower_train_step(
-    config: ConfigDict,
-    network: Network,
-    optimizer: optax.GradientTransformation,
-    mesh: jax.sharding.Mesh,
-) -> jax.stages.Lowered:
-    """The train step for a mesh, ready to `compile()`: (state, batch) -> (state, metrics).
-
-    It takes over the memory of the state that it is given.
-    """
-    return trace_train_step(config, network, optimizer, mesh).lower()
-
-
-def trace_train_step(
-    config: ConfigDict,
-    network: Network,
-    optimizer: optax.GradientTransformation,
-    mesh: jax.sharding.Mesh,
-) -> jax.stages.Traced:
-    """The same before it is lowered: its `jaxpr` lists the operations."""
-    step = make_train_step(
-        network,
-        optimizer,
-        align_corners=config.model.align_corners,
-        auxiliary_weight=config.model.auxiliary_head.loss_weight,
-        accumulate_steps=config.accumulate_steps,
-        seed=config.seed,
-    )
-    state = abstract_state(network, optimizer, mesh)
-    jitted = jax.jit(
-        step,
-        donate_argnums=0,
-        out_shardings=(sharding.variable_shardings(mesh, state), sharding.replicated(mesh)),
-    )
-    with jax.set_mesh(mesh):  # so that the network knows how it is split
-        return jitted.trace(
-            state, sharding.abstract_batch(mesh, config.batch_size, config.data.crop_size)
-        )

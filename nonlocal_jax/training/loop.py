@@ -2,41 +2,51 @@
 
 import contextlib
 import functools
-import json
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
-import optax
-from ml_collections import ConfigDict
+from clu import parameter_overview
+from jax.sharding import Mesh
 
-from nonlocal_jax.checkpoints import training
-from nonlocal_jax.checkpoints.training import TrainingCheckpoints
-from nonlocal_jax.errors import UserError
-from nonlocal_jax.evaluate import evaluate
-from nonlocal_jax.evaluation.metrics import Scores
-from nonlocal_jax.inputs import loader
-from nonlocal_jax.models.network import Network
-from nonlocal_jax.runtime import distributed, sharding
-from nonlocal_jax.runtime.preemption import EXIT_PREEMPTED, Preempted, Preemption
-from nonlocal_jax.training import compiled_step, run_log, starting_weights, workdir
-from nonlocal_jax.training.run_log import say
-from nonlocal_jax.training.step import Metrics, TrainState, initial_state
+from nonlocal_jax.checkpoints import folder, run
+from nonlocal_jax.checkpoints.metadata import Metadata
+from nonlocal_jax.checkpoints.run import RunCheckpoints
+from nonlocal_jax.config.schema import Config
+from nonlocal_jax.errors import EXIT_PREEMPTED, UserError
+from nonlocal_jax.evaluation.evaluate import Evaluation
+from nonlocal_jax.evaluation.metrics.scores import Scores
+from nonlocal_jax.inputs.loader import Inputs
+from nonlocal_jax.runtime import console, distributed, environment, sharding
+from nonlocal_jax.runtime.console import say
+from nonlocal_jax.runtime.preemption import Preempted, Preemption
+from nonlocal_jax.training import starting_weights, workdir
+from nonlocal_jax.training.compiled_step import TrainProgram
+from nonlocal_jax.training.run_log import RunLog
+from nonlocal_jax.training.step import Metrics, TrainState
 from nonlocal_jax.training.step_metrics import StepMetrics
 
 CHECKPOINTS = "checkpoints"
-LEAST = {
-    **dict.fromkeys(("total_steps", "log_every", "eval_every", "checkpoint_every"), 1),
-    **{"keep_checkpoints": 1, "skip_nonfinite_steps": 0},
-}
 
 
-def train(
-    config: ConfigDict, directory: pathlib.Path, preemption: Preemption | None = None
-) -> Scores:
+class Start(NamedTuple):
+    """Where a run goes on.
+
+    Attributes:
+      step: that is done already; 0 for a new run.
+      evaluated: whether the scores of that step are known.
+      recent: what its log lacks.
+    """
+
+    step: int
+    evaluated: bool
+    recent: dict[str, Any] | None
+
+
+def train(config: Config, directory: pathlib.Path, preemption: Preemption | None = None) -> Scores:
     """Trains `config` in the folder `directory`, or goes on with what is there.
 
     Args:
@@ -51,209 +61,165 @@ def train(
       SystemExit: with EXIT_PREEMPTED, once everything is saved, after a SIGTERM.
     """
     preemption = preemption or Preemption()
-    check(config)
-    mesh = sharding.make_mesh(**config.mesh)
-    sharding.check_batch_size(
-        mesh,
-        config.batch_size // config.accumulate_steps,
-        "config.batch_size / config.accumulate_steps",
-    )
-    start, evaluated, logged = distributed.by_first(functools.partial(_claim, config, directory))
-    network = compiled_step.network_on(config, mesh)
-    schedule, optimizer = (
-        compiled_step.learning_rate_schedule(config),
-        compiled_step.make_optimizer(config),
-    )
+    inputs, mesh = Inputs.of(config), sharding.make_mesh(config.mesh)
+    check(config, inputs, mesh)
+    start = Start(*distributed.by_first(functools.partial(_claim, config, directory)))
+    program = TrainProgram.of(config, mesh)
+    evaluation = Evaluation.of(config, program.network, mesh)
     with contextlib.ExitStack() as stack:
         saved = stack.enter_context(
-            TrainingCheckpoints(directory / CHECKPOINTS, keep=config.keep_checkpoints)
+            RunCheckpoints(directory / CHECKPOINTS, keep=config.keep_checkpoints)
         )
-        state = _first_state(config, network, optimizer, saved, start, mesh)
-        log = stack.enter_context(run_log.RunLog(directory, start, evaluated=evaluated))
-        batches = loader.train_batches(
-            config,
-            start_step=start,
-            rows=sharding.local_rows(mesh, config.batch_size),
-        )
-        train_step = _compile_step(config, network, optimizer, mesh)
-        evaluation = functools.partial(_evaluate, config, network, mesh, log, preemption)
-        metadata = _metadata(config)
-        describe = functools.partial(loader.describe_batch, config)
-        recent = StepMetrics(config.skip_nonfinite_steps, describe, logged)
-        rate = run_log.Rate(config.total_steps, config.batch_size)
+        state = _first_state(config, program, saved, start.step)
+        log = stack.enter_context(RunLog(directory, start.step, evaluated=start.evaluated))
+        rows = sharding.local_rows(mesh, config.batch_size)
+        batches = inputs.train_batches(start_step=start.step, rows=rows)
+        train_step = _compile(program)
+        recent = StepMetrics(config.skip_nonfinite_steps, inputs.describe_batch, start.recent)
+        rate = console.Rate(config.total_steps, config.batch_size)
+        evaluate = functools.partial(_evaluate, evaluation, saved, log, preemption)
         scores = None
-        if start and _is_due(config, start) and not evaluated:
-            scores = evaluation(start, state)
+        if start.step and _is_due(config, start.step) and not start.evaluated:
+            scores = evaluate(start.step, state)
             if scores is None:
-                _leave(saved, start)
-            saved.score(start, scores.miou)
-        rate.restart(start)
-        say(f"Training from step {start} to {config.total_steps}.")
+                _leave(saved, start.step)
+        rate.restart(start.step)
+        say(f"Training from step {start.step} to {config.total_steps}.")
 
         preemption.begin()
-        for step in range(start + 1, config.total_steps + 1):
+        for step in range(start.step + 1, config.total_steps + 1):
             # The device works on the last step while the host brings the next batch.
             batch = sharding.put_batch(next(batches), mesh)
             state, metrics = train_step(state, batch)
             recent.add(step, metrics)
             saved.check()
 
-            last = step == config.total_steps
-            if step % config.log_every == 0 or last:
+            if step % config.log_every == 0 or step == config.total_steps:
                 scalars = recent.means()
-                scalars["learning_rate"] = float(schedule(step - 1))
+                scalars["learning_rate"] = float(program.optimizer.schedule(step - 1))
                 scalars["images_per_second"], eta = rate.read(step)
                 _say_progress(step, config.total_steps, scalars, eta)
                 log.write(step, scalars)
-            miou = None
-            if _is_due(config, step):
+            due, told_to_stop = _is_due(config, step), preemption.told()
+            if due or told_to_stop or step % config.checkpoint_every == 0:
+                # Before the evaluation, which may fail. A step that was not finite is never saved.
+                metadata = _metadata(config, inputs, recent)
+                saved.save(step, state.variables, state.optimizer, metadata)
+            if due and not told_to_stop:
                 with rate.pause():
-                    scores = evaluation(step, state)
-                miou = scores.miou if scores else None
-            told_to_stop = preemption.told()
-            if _is_due(config, step) or told_to_stop or step % config.checkpoint_every == 0:
-                # A step that was not finite is never saved unseen.
-                about = {**metadata, "recent": recent.state()}
-                saved.save(step, state.variables, state.optimizer, about, miou=miou)
-            if told_to_stop and (not last or scores is None):
+                    scores = evaluate(step, state)
+                told_to_stop = scores is None
+            if told_to_stop:
                 _leave(saved, step)
     assert scores is not None  # the last step is evaluated
     return scores
 
 
-def _claim(config: ConfigDict, directory: pathlib.Path) -> tuple[int, bool, dict[str, Any] | None]:
-    """Makes the folder this run's; to be called by one process alone.
-
-    Returns:
-      The step to go on from, whether its evaluation has been made, and what its log lacks.
-
-    Raises:
-      UserError: the folder is another config's, is damaged, or can't be written.
-    """
-    workdir.claim(directory, config, run_log.environment())
-    step = training.prepare(directory / CHECKPOINTS)
-    if step is None:
-        return 0, False, None
-    folder = directory / CHECKPOINTS / str(step)
-    metadata = training.read_metadata(folder)
-    workdir.check_checkpoint(folder, metadata, config)
-    # A run that has finished is evaluated once more, to tell its scores.
-    evaluated = step < config.total_steps and training.is_scored(folder)
-    return step, evaluated, metadata.get("recent")
-
-
-def check(config: ConfigDict) -> None:
+def check(config: Config, inputs: Inputs, mesh: Mesh) -> None:
     """Raises one UserError with everything that keeps `config` from running, and the remedies.
 
     Data and initial weights are looked for before anything is compiled.
     """
     problems = []
-    for is_there in (loader.check, starting_weights.check):
+    for is_there in (inputs.check, functools.partial(starting_weights.check, config.init_from)):
         try:
-            is_there(config)
+            is_there()
         except UserError as error:
             problems.append(str(error))
-    if config.batch_size % max(config.accumulate_steps, 1) or config.accumulate_steps < 1:
-        problems.append(
-            f"config.accumulate_steps is {config.accumulate_steps}; it must divide "
-            f"config.batch_size, {config.batch_size}."
-        )
-    for key, least in LEAST.items():
-        if config[key] < least:
-            problems.append(f"config.{key} is {config[key]}; it must be at least {least}.")
-    for key in ("scale_from_batch_size", "warmup_steps"):
-        if config.optimizer[key] < 0:
-            problems.append(f"config.optimizer.{key} is {config.optimizer[key]}; 0 is none.")
     if problems:
         raise UserError("\n\n".join(problems))
+    sharding.check_batch_size(
+        mesh,
+        config.batch_size // config.accumulate_steps,
+        "config.batch_size / config.accumulate_steps",
+    )
 
 
-def _metadata(config: ConfigDict) -> dict[str, object]:
-    """What a checkpoint says of itself; `meta` is what an exported PyTorch file will hold."""
-    dataset = loader.dataset(config)
-    meta = {"CLASSES": list(dataset.class_names), "PALETTE": dataset.palette.tolist()}
-    return {
-        "kind": "training",
-        "config": json.loads(config.to_json_best_effort()),
-        "model": config.model.to_dict(),
-        "meta": meta,
-    }
+def _claim(config: Config, directory: pathlib.Path) -> Start:
+    """Makes the folder this run's; to be called by one process alone.
+
+    Raises:
+      UserError: the folder is another config's, is damaged, or can't be written.
+    """
+    workdir.claim(directory, config, environment.describe())
+    step = run.prepare(directory / CHECKPOINTS)
+    if step is None:
+        return Start(0, False, None)
+    newest = directory / CHECKPOINTS / str(step)
+    metadata = folder.read_metadata(newest)
+    workdir.check_checkpoint(newest, metadata, config)
+    # A run that has finished is evaluated once more, to tell its scores.
+    evaluated = step < config.total_steps and run.is_scored(newest)
+    return Start(step, evaluated, metadata.recent)
+
+
+def _metadata(config: Config, inputs: Inputs, recent: StepMetrics) -> Metadata:
+    dataset = inputs.dataset
+    return Metadata(
+        kind="training",
+        config=config,
+        meta={"CLASSES": list(dataset.class_names), "PALETTE": dataset.palette.tolist()},
+        recent=recent.state(),
+    )
 
 
 def _first_state(
-    config: ConfigDict,
-    network: Network,
-    optimizer: optax.GradientTransformation,
-    saved: TrainingCheckpoints,
-    start: int,
-    mesh: jax.sharding.Mesh,
+    config: Config, program: TrainProgram, saved: RunCheckpoints, start: int
 ) -> TrainState:
     """The state of the checkpoint of step `start`, or the one at step 0."""
-    abstract = compiled_step.abstract_state(network, optimizer, mesh)
     if start == 0:
-        variables = starting_weights.initial_variables(config, network)
-        variables = sharding.place_variables(jax.device_get(variables), mesh)
-        first = jax.jit(
-            lambda variables: initial_state(network, variables, optimizer),
-            out_shardings=sharding.variable_shardings(mesh, abstract),
-        )
-        return first(variables)
+        variables = starting_weights.initial_variables(config, program.network)
+        count = parameter_overview.count_parameters(variables)
+        say(f"The network has {count / 1e6:.2f} million parameters and statistics.")
+        return program.first_state(variables)
+    abstract = program.abstract_state()
     restored, optimizer_state = saved.restore(start, abstract.variables, abstract.optimizer)
     say(f"Going on from step {start} of {saved.directory}.")
     return abstract._replace(
-        step=jax.device_put(np.int32(start), sharding.replicated(mesh)),
+        step=jax.device_put(np.int32(start), sharding.replicated(program.mesh)),
         parameters={name: restored[name] for name in abstract.parameters},
         statistics={name: restored[name] for name in abstract.statistics},
         optimizer=optimizer_state,
     )
 
 
-def _compile_step(
-    config: ConfigDict,
-    network: Network,
-    optimizer: optax.GradientTransformation,
-    mesh: jax.sharding.Mesh,
+def _compile(
+    program: TrainProgram,
 ) -> Callable[[TrainState, sharding.Batch], tuple[TrainState, Metrics]]:
     device = jax.devices()[0].device_kind
-    with run_log.working(f"Compiling the train step for {jax.device_count()} x {device}"):
-        return compiled_step.compile_train_step(config, network, optimizer, mesh)
+    with console.working(f"Compiling the train step for {jax.device_count()} x {device}"):
+        return program.compile()
 
 
 def _evaluate(
-    config: ConfigDict,
-    network: Network,
-    mesh: jax.sharding.Mesh,
-    log: run_log.RunLog,
+    evaluation: Evaluation,
+    saved: RunCheckpoints,
+    log: RunLog,
     preemption: Preemption,
     step: int,
     state: TrainState,
 ) -> Scores | None:
-    """The scores of a step, which are logged; None if the process is told to stop meanwhile.
+    """The scores of a step that is saved, which are kept and logged.
 
-    The evaluation that is given up is made again by the run that goes on.
+    Returns None if the process is told to stop meanwhile. The run that goes on evaluates again.
     """
     try:
-        scores = evaluate(
-            network,
-            state.variables,
-            config,
-            mesh=mesh,
-            between_batches=preemption.give_up_if_told,
-        )
+        scores = evaluation.run(state.variables, between_batches=preemption.give_up_if_told)
     except Preempted:
         return None
-    say(f"Step {step}:\n{scores.table()}")
+    saved.score(step, scores.miou)
     log.write(step, scores.to_dict())
+    say(f"Step {step}:\n{scores.table()}")
     return scores
 
 
-def _leave(saved: TrainingCheckpoints, step: int) -> NoReturn:
+def _leave(saved: RunCheckpoints, step: int) -> NoReturn:
     saved.wait()
     say(f"Told to stop: saved step {step}. The same command goes on from there.")
     sys.exit(EXIT_PREEMPTED)
 
 
-def _is_due(config: ConfigDict, step: int) -> bool:
+def _is_due(config: Config, step: int) -> bool:
     """Whether a step is followed by an evaluation."""
     return step % config.eval_every == 0 or step == config.total_steps
 

@@ -1,5 +1,6 @@
 """One step of training: state and batch in, state and metrics out."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from nonlocal_jax.models.network import Network, flat_variables
 from nonlocal_jax.ops.normalize import normalize
 from nonlocal_jax.runtime.sharding import gathered
-from nonlocal_jax.training.losses.cross_entropy import segmentation_loss
+from nonlocal_jax.training.losses.loss import Loss
 
 Variables = dict[str, jax.Array]
 Batch = dict[str, jax.Array]
@@ -47,24 +48,24 @@ def initial_state(
 def make_train_step(
     network: Network,
     optimizer: optax.GradientTransformation,
+    loss: Loss,
     *,
     align_corners: bool,
-    auxiliary_weight: float,
     accumulate_steps: int = 1,
     seed: int = 0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step as a pure function, to be jitted by the caller.
 
     A batch holds `image` uint8 [n, h, w, 3], `label` uint8 [n, h, w] and `size` int32 [n, 2], the
-    part of the image that is not padding. Metrics are scalars: `loss`, `loss_decode`,
-    `loss_auxiliary`, `accuracy`, `finite`. A step whose loss or gradients are not finite leaves
-    the state as it was, but for the step counter.
+    part of the image that is not padding. Metrics are scalars: `loss`, `loss_NAME` of every output
+    of the network (`decode`, `auxiliary`), the decode head's `accuracy`, and `finite`. A step whose
+    loss or gradients are not finite leaves the state as it was, but for the step counter.
 
     Args:
       network: what to train.
       optimizer: made for `TrainState.parameters`.
+      loss: of each output of the network.
       align_corners: how logits are resized to the labels.
-      auxiliary_weight: of the auxiliary head's loss.
       accumulate_steps: the batch is cut into this many parts whose gradients are averaged. Batch
         norm then sees one part at a time.
       seed: of dropout; the step's number is folded in, so that resuming needs no generator state.
@@ -76,15 +77,16 @@ def make_train_step(
         model = network.bind(gathered({**parameters, **statistics}))
         model.train()
         images = normalize(batch["image"], batch["size"])
-        logits = model.training_logits(images, rngs=nnx.Rngs(dropout=key))
-        loss, accuracy = segmentation_loss(logits.decode, batch["label"], align_corners)
-        metrics = {"loss_decode": loss, "accuracy": accuracy}
-        if logits.auxiliary is not None:
-            auxiliary, _ = segmentation_loss(logits.auxiliary, batch["label"], align_corners)
-            metrics["loss_auxiliary"] = auxiliary_weight * auxiliary
-            loss = loss + metrics["loss_auxiliary"]
+        outputs = model.training_outputs(images, rngs=nnx.Rngs(dropout=key))
+        metrics: Metrics = {}
+        for name, output in outputs.items():
+            result = loss(output.logits, batch["label"], align_corners)
+            metrics[f"loss_{name}"] = output.weight * result.loss
+            if name == "decode":
+                metrics["accuracy"] = result.accuracy
+        total = functools.reduce(jnp.add, (metrics[f"loss_{name}"] for name in outputs))
         variables = flat_variables(model)
-        return loss, ({k: variables[k] for k in statistics}, {"loss": loss, **metrics})
+        return total, ({k: variables[k] for k in statistics}, {"loss": total, **metrics})
 
     gradient_function = jax.grad(loss_function, has_aux=True)
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.training.run_log import say
+from nonlocal_jax.runtime.console import say
 
 Metrics = dict[str, jax.Array]
 
