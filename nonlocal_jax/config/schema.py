@@ -9,7 +9,7 @@ module's `Options` dataclass, a subclass of the field's type, says what else the
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 from pydantic import BeforeValidator
@@ -64,6 +64,10 @@ class HeadOptions:
     name: str
     loss_weight: NotNegative = 1.0
     """Factor of the head's loss. An auxiliary head with weight 0 is not built."""
+
+    def for_platform(self, platform: str, dtype: str) -> Self:
+        """The same with its "auto" values decided for a kind of device and a compute dtype."""
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,82 +2,49 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from ml_collections import ConfigDict
 
-from nonlocal_jax.errors import UserError
-from nonlocal_jax.models.backbones.resnet import BLOCKS_PER_STAGE, STRIDES, ResNet
-from nonlocal_jax.models.heads.heads import FCNHead, NonLocalHead
-from nonlocal_jax.models.non_local import Mode
-from nonlocal_jax.models.remat import Remat
+from nonlocal_jax.config import schema, tables
+from nonlocal_jax.models.backbones.backbone import Backbone
+from nonlocal_jax.models.heads.head import Head
+from nonlocal_jax.models.numerics import Numerics
 from nonlocal_jax.models.segmentor import Segmentor
-from nonlocal_jax.ops.attention.softmax import Implementation
+from nonlocal_jax.models.torch_keys import TorchKeys
 
 
-def build_segmentor(config: ConfigDict, rngs: nnx.Rngs) -> Segmentor:
-    """The network of `config` (a config's `model` section), freshly initialised.
+def build_segmentor(model: schema.Model, rngs: nnx.Rngs) -> Segmentor:
+    """The network of a config's `model` section, freshly initialised."""
+    model = for_platform(model, jax.default_backend())
+    numerics = Numerics(
+        dtype=jnp.dtype(model.dtype),
+        param_dtype=jnp.dtype(model.param_dtype),
+        remat=model.remat,
+        rngs=rngs,
+    )
+    backbone = build_backbone(model.backbone, numerics)
 
-    Raises:
-      UserError: a value that no network can be built from.
-    """
-    check(config)
-    config = for_platform(config, jax.default_backend())
-    numerics = {
-        "dtype": jnp.dtype(config.dtype),
-        "param_dtype": jnp.dtype(config.param_dtype),
-        "remat": config.remat,
-        "rngs": rngs,
-    }
-    backbone = ResNet(**config.backbone, **numerics)
-    _, _, stage3, stage4 = backbone.features
-    options = config.decode_head.copy_and_resolve_references().to_dict()
-    name = options.pop("name")
-    if name == "fcn":
-        options = {k: options[k] for k in ("channels", "num_convs", "concat_input", "dropout")}
-        decode_head = FCNHead(stage4, num_classes=config.num_classes, **options, **numerics)
-    else:
-        del options["num_convs"]
-        decode_head = NonLocalHead(stage4, num_classes=config.num_classes, **options, **numerics)
-    auxiliary_head = None
-    if config.auxiliary_head.loss_weight > 0:
-        auxiliary_head = FCNHead(
-            stage3,
-            config.auxiliary_head.channels,
-            config.num_classes,
-            num_convs=config.auxiliary_head.num_convs,
-            concat_input=False,
-            dropout=config.auxiliary_head.dropout,
-            **numerics,
-        )
-    return Segmentor(backbone, decode_head, auxiliary_head)
+    def build_head(key: str, options: schema.HeadOptions) -> Head:
+        module = tables.find("heads", options.name, f"model.{key}.name")
+        head: Head = module.build(options, backbone.stages, model.num_classes, numerics)
+        return head
+
+    decode, auxiliary = model.decode_head, model.auxiliary_head
+    return Segmentor(
+        backbone,
+        build_head("decode_head", decode),
+        build_head("auxiliary_head", auxiliary) if auxiliary.loss_weight > 0 else None,
+        loss_weights=(decode.loss_weight, auxiliary.loss_weight),
+    )
 
 
-def check(config: ConfigDict) -> None:
-    """Raises a UserError that names the first value of `config` that is out of its range."""
-    choices = {
-        "backbone.variant": ("v1c", "v1d"),
-        "backbone.depth": tuple(BLOCKS_PER_STAGE),
-        "backbone.output_stride": tuple(STRIDES),
-        "decode_head.name": ("nonlocal", "fcn"),
-        "decode_head.mode": get_args(Mode),
-        "decode_head.implementation": get_args(Implementation),
-        "remat": get_args(Remat),
-        "dtype": ("auto", "float32", "bfloat16", "float16", "float64"),
-        "param_dtype": ("float32", "bfloat16"),
-    }
-    for key, allowed in choices.items():
-        value = config
-        for part in key.split("."):
-            value = value[part]
-        if value not in allowed:
-            listed = ", ".join(str(choice) for choice in allowed)
-            raise UserError(f"config.model.{key} is {value!r}; it must be one of {listed}.")
-    if config.num_classes < 1:
-        raise UserError(f"config.model.num_classes is {config.num_classes}; it must be positive.")
+def build_backbone(options: schema.BackboneOptions, numerics: Numerics) -> Backbone:
+    """The backbone of a config's `model` section, freshly initialised."""
+    module = tables.find("backbones", options.name, "model.backbone.name")
+    backbone: Backbone = module.build(options, numerics)
+    return backbone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,45 +87,59 @@ class Network:
         leaves = nnx.to_flat_state(self.state)
         return frozenset(_name(path) for path, leaf in leaves if isinstance(leaf, nnx.Param))
 
+    @property
+    def output_stride(self) -> int:
+        """Image pixels per pixel of the logits that a call returns, which round up."""
+        return self._abstract.output_stride
 
-def for_platform(config: ConfigDict, platform: str) -> ConfigDict:
+    @property
+    def torch_keys(self) -> TorchKeys:
+        """Which tensor of a PyTorch file is which variable."""
+        return self._abstract.torch_keys
+
+    @property
+    def _abstract(self) -> Segmentor:
+        return nnx.merge(self.graph, self.state)
+
+
+def for_platform(model: schema.Model, platform: str) -> schema.Model:
     """A `model` section with its "auto" values decided for a kind of device.
 
     Accelerators compute in bfloat16, with float32 parameters, norms, softmax, logits and loss; a
     CPU, which gains nothing from it, in float32. They also compute norms again in the backward
-    pass, which saves memory. A TPU's kernel must be named where the program is compiled on another
-    machine.
+    pass, which saves memory. Heads decide for themselves.
     """
-    config = config.copy_and_resolve_references()
-    if config.dtype == "auto":
-        config.dtype = "float32" if platform == "cpu" else "bfloat16"
-    if config.remat == "auto":
-        config.remat = "none" if platform == "cpu" else "norms"
-    if config.decode_head.implementation == "auto" and platform == "tpu":
-        config.decode_head.implementation = "pallas" if config.dtype == "bfloat16" else "chunked"
-    return config
+    cpu = platform == "cpu"
+    dtype = ("float32" if cpu else "bfloat16") if model.dtype == "auto" else model.dtype
+    remat = ("none" if cpu else "norms") if model.remat == "auto" else model.remat
+    return dataclasses.replace(
+        model,
+        dtype=dtype,
+        remat=remat,
+        decode_head=model.decode_head.for_platform(platform, dtype),
+        auxiliary_head=model.auxiliary_head.for_platform(platform, dtype),
+    )
 
 
-def build_network(config: ConfigDict, *, platform: str | None = None) -> Network:
+def build_network(model: schema.Model, *, platform: str | None = None) -> Network:
     """The network of a config's `model` section, without allocating anything.
 
     `platform` is that of the devices it will run on, by default those of this process.
     """
-    config = for_platform(config, platform or jax.default_backend())
-    model = nnx.eval_shape(lambda: build_segmentor(config, nnx.Rngs(0)))
-    return Network(*nnx.split(model))
+    model = for_platform(model, platform or jax.default_backend())
+    return Network(*nnx.split(nnx.eval_shape(lambda: build_segmentor(model, nnx.Rngs(0)))))
 
 
-def init_variables(config: ConfigDict, seed: int) -> dict[str, jax.Array]:
+def init_variables(model: schema.Model, seed: int) -> dict[str, jax.Array]:
     """Freshly initialised variables of a config's `model` section, by name."""
     # "rbg" compiles several times faster than JAX's default generator, unrolled for every shape.
     key = jax.random.key(seed, impl="rbg")
-    return jax.jit(lambda key: flat_variables(build_segmentor(config, nnx.Rngs(key))))(key)
+    return jax.jit(lambda key: flat_variables(build_segmentor(model, nnx.Rngs(key))))(key)
 
 
-def flat_variables(model: nnx.Module) -> dict[str, jax.Array]:
-    """Every parameter and statistic of `model` by name."""
-    leaves = nnx.to_flat_state(nnx.state(model))
+def flat_variables(module: nnx.Module) -> dict[str, jax.Array]:
+    """Every parameter and statistic of `module` by name."""
+    leaves = nnx.to_flat_state(nnx.state(module))
     return {_name(path): leaf.get_value() for path, leaf in leaves}
 
 

@@ -27,6 +27,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.layers import KAIMING_FAN_OUT, NORMAL_001, BatchNorm
+from nonlocal_jax.models.torch_keys import Row
 from nonlocal_jax.ops.attention.concatenation import concatenation_attention
 from nonlocal_jax.ops.attention.softmax import count_keys, dot_product_attention, softmax_attention
 from nonlocal_jax.ops.layout import on_each_device, whole_rows
@@ -34,6 +35,15 @@ from nonlocal_jax.ops.padding import valid_mask, zero_outside
 
 Mode = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 Features = Float[Array, "n *space c"]
+
+TORCH_KEYS = (
+    Row("g", "g.conv", "linear"),
+    Row("theta", "theta.conv", "linear"),
+    Row("phi", "phi.conv", "linear"),
+    Row("concat_project", "concat_project.conv", "linear"),
+    Row("out", "conv_out.conv", "linear"),
+    Row("norm", "conv_out.bn", "norm"),
+)
 
 
 def embedded_scale(channels: int) -> float:

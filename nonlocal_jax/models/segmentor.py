@@ -2,69 +2,95 @@
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from nonlocal_jax.errors import UserError
-from nonlocal_jax.models.backbones.resnet import ResNet
-from nonlocal_jax.models.heads.heads import FCNHead, NonLocalHead
-from nonlocal_jax.ops.padding import Valid
-
-Images = Float[Array, "n h w 3"]
-Logits = Float[Array, "n h' w' classes"]
+from nonlocal_jax.models.backbones.backbone import Backbone, Features, Images
+from nonlocal_jax.models.heads.head import AttentionMap, Head, Inputs, Logits, Sizes
+from nonlocal_jax.models.torch_keys import TorchKeys, under
+from nonlocal_jax.ops.padding import Valid, at_stride
 
 
-class TrainingLogits(NamedTuple):
-    """Logits of both heads, each at its stage's resolution."""
-
-    decode: Logits
-    auxiliary: Logits | None
-
-
-class AttentionMap(NamedTuple):
-    """How much a place in each image draws from every other one.
+class Output(NamedTuple):
+    """Logits that training has a loss for.
 
     Attributes:
-      weights: over the feature map of the padded images.
-      sizes: height and width of each image's own part of it.
+      logits: at the resolution of the head's last stage.
+      weight: the factor of their loss.
     """
 
-    weights: Float[Array, "n h' w'"]
-    sizes: Int[Array, "n 2"]
+    logits: Logits
+    weight: float
 
 
 class Segmentor(nnx.Module):
-    """A backbone whose last stage is decoded, and whose third stage has a loss of its own.
+    """A backbone and its heads. `.train()` and `.eval()` switch batch norm and dropout.
 
-    `.train()` and `.eval()` switch batch norm and dropout.
+    Args:
+      backbone: from images to feature maps.
+      decode_head: from some of them to the logits that count.
+      auxiliary_head: one that only training sees, or None.
+      loss_weights: of the decode head and the auxiliary head.
     """
 
-    def __init__(self, backbone: ResNet, decode_head: FCNHead, auxiliary_head: FCNHead | None):
+    def __init__(
+        self,
+        backbone: Backbone,
+        decode_head: Head,
+        auxiliary_head: Head | None = None,
+        *,
+        loss_weights: tuple[float, float] = (1.0, 0.4),
+    ):
         self.backbone = backbone
         self.decode_head = decode_head
         self.auxiliary_head = auxiliary_head
+        self.loss_weights = loss_weights
+
+    @property
+    def output_stride(self) -> int:
+        """Image pixels per pixel of the decode head's logits, which round up."""
+        return self.backbone.stages[self.decode_head.reads[-1]].stride
+
+    @property
+    def torch_keys(self) -> TorchKeys:
+        """Which tensor of a PyTorch file is which variable."""
+        backbone = self.backbone.torch_keys
+        rows = under("backbone", "backbone", backbone.rows)
+        rows += under("decode_head", "decode_head", self.decode_head.torch_keys)
+        if self.auxiliary_head is not None:
+            rows += under("auxiliary_head", "auxiliary_head", self.auxiliary_head.torch_keys)
+        return TorchKeys(rows, backbone.describe, backbone.ignored)
 
     def __call__(self, images: Images, valid: Valid | None = None) -> Logits:
-        """Decode logits at the output stride, float32, for normalised images.
+        """Decode logits at the output stride, float32 or wider, for normalised images.
 
         `valid` is the size (height, width) of each image in a padded batch.
         """
-        stage4 = self.backbone(images, valid)["stage4"]
-        return self.decode_head(stage4, valid_at(valid, images, stage4))
+        stages = self.backbone(images, valid)
+        return self.decode_head(*self._inputs(self.decode_head, stages, valid))
 
-    def training_logits(self, images: Images, *, rngs: nnx.Rngs | None = None) -> TrainingLogits:
-        """Logits of both heads; `rngs` is read by their dropouts."""
+    def training_outputs(
+        self, images: Images, *, rngs: nnx.Rngs | None = None
+    ) -> dict[str, Output]:
+        """What training has a loss for: "decode", "auxiliary" if there is such a head, and more.
+
+        A head with several losses names the others: "decode_NAME". `rngs` is read by dropout.
+        """
         stages = self.backbone(images)
-        decode = self.decode_head(stages["stage4"], rngs=rngs)
-        if self.auxiliary_head is None:
-            return TrainingLogits(decode, None)
-        return TrainingLogits(decode, self.auxiliary_head(stages["stage3"], rngs=rngs))
+        heads = {"decode": self.decode_head, "auxiliary": self.auxiliary_head}
+        outputs = {}
+        for (title, head), factor in zip(heads.items(), self.loss_weights, strict=True):
+            if head is None:
+                continue
+            features, _ = self._inputs(head, stages, None)
+            for name, (weight, logits) in head.training_logits(features, rngs=rngs).items():
+                outputs[f"{title}_{name}" if name else title] = Output(logits, factor * weight)
+        return outputs
 
     def attention_map(
         self, images: Images, relative: Float[Array, "n 2"], valid: Valid | None = None
     ) -> AttentionMap:
-        """What the non-local block attends to at a place in each normalised image.
+        """What the decode head attends to at a place in each normalised image.
 
         Args:
           images: see `__call__`, as for `valid`.
@@ -72,26 +98,18 @@ class Segmentor(nnx.Module):
           valid: the size of each image in a padded batch.
 
         Raises:
-          UserError: the decode head has no such block.
+          UserError: the decode head has no attention.
         """
-        if not isinstance(self.decode_head, NonLocalHead):
-            raise UserError("This network has no non-local block (config.model.decode_head.name).")
-        stage4 = self.backbone(images, valid)["stage4"]
-        inner = valid_at(valid, images, stage4)
-        sizes = jnp.broadcast_to(jnp.array(stage4.shape[1:3]), relative.shape)
-        sizes = sizes if inner is None else inner
-        row, column = jnp.floor(relative * sizes.astype(jnp.float32)).astype(jnp.int32).T
-        weights = self.decode_head.attention_map(stage4, (row, column), inner)
-        return AttentionMap(weights, sizes // 2 if self.decode_head.non_local.sub_sample else sizes)
+        stages = self.backbone(images, valid)
+        features, inner = self._inputs(self.decode_head, stages, valid)
+        return self.decode_head.attention_map(features, relative, inner)
 
-
-def valid_at(
-    valid: Valid | None, images: Images, features: Float[Array, "n h w c"]
-) -> Valid | None:
-    """`valid` at the resolution of `features`: halved, rounding up, at every stride."""
-    if valid is None:
-        return None
-    shape, valid = images.shape[1:3], jnp.asarray(valid)
-    while shape != features.shape[1:3]:  # both axes: one that is a single pixel stays one
-        shape, valid = tuple((length + 1) // 2 for length in shape), (valid + 1) // 2
-    return valid
+    def _inputs(
+        self, head: Head, stages: dict[str, Features], valid: Valid | None
+    ) -> tuple[Inputs, Sizes]:
+        """The feature maps that a head reads, and the size of each image in them."""
+        features = tuple(stages[name] for name in head.reads)
+        if valid is None:
+            return features, None
+        strides = (self.backbone.stages[name].stride for name in head.reads)
+        return features, tuple(at_stride(valid, stride) for stride in strides)

@@ -11,6 +11,11 @@ from jaxtyping import Array, Bool, Float, Int
 Valid = Int[Array, "n 2"]
 
 
+def at_stride(valid: Valid, stride: int) -> Valid:
+    """Sizes in a feature map with a pixel for every `stride` pixels: rounded up."""
+    return -(-jnp.asarray(valid) // stride)
+
+
 def halve(valid: Valid | None) -> Valid | None:
     """Sizes after a stride of 2, rounding up, as padding by half a window makes it."""
     return None if valid is None else (valid + 1) // 2

@@ -5,18 +5,26 @@ An output stride of 8 or 16 trades the last stages' strides for dilation (arXiv 
 that their feature maps keep their resolution.
 """
 
-from collections.abc import Callable
+import itertools
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
+from annotated_types import Ge, Le
 from flax import nnx
 from jax import lax
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float
 
+from nonlocal_jax.config import schema
+from nonlocal_jax.models.backbones.backbone import Backbone, Features, Images, Stage
 from nonlocal_jax.models.layers import ConvNorm, freeze, freeze_statistics
+from nonlocal_jax.models.numerics import Numerics
 from nonlocal_jax.models.remat import rematerialized
 from nonlocal_jax.models.scanning import scan_blocks
+from nonlocal_jax.models.torch_keys import Row, TorchKeys
 from nonlocal_jax.models.tracing import traced_once
 from nonlocal_jax.ops import layout
 from nonlocal_jax.ops.padding import Valid, halve, valid_mask, zero_outside
@@ -33,8 +41,61 @@ BLOCKS_PER_STAGE = {
 STRIDES = {8: (1, 2, 1, 1), 16: (1, 2, 2, 1), 32: (1, 2, 2, 2)}
 DILATIONS = {8: (1, 1, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}
 
-Features = Float[Array, "n h w c"]
+STEM_STRIDE = 4  # with its max-pooling
+
+TORCH_KEYS = (
+    Row("stem/0/conv", "stem.0", "conv"),
+    Row("stem/0/norm", "stem.1", "norm"),
+    Row("stem/1/conv", "stem.3", "conv"),
+    Row("stem/1/norm", "stem.4", "norm"),
+    Row("stem/2/conv", "stem.6", "conv"),
+    Row("stem/2/norm", "stem.7", "norm"),
+    Row("stage{s}/{b}/conv{c}/conv", "layer{s}.{b}.conv{c}", "conv"),
+    Row("stage{s}/{b}/conv{c}/norm", "layer{s}.{b}.bn{c}", "norm"),
+)
+# V1d's shortcut begins with an average-pool, which counts as number 0.
+TORCH_SHORTCUTS = {
+    "v1c": (
+        Row("stage{s}/{b}/downsample/conv", "layer{s}.{b}.downsample.0", "conv"),
+        Row("stage{s}/{b}/downsample/norm", "layer{s}.{b}.downsample.1", "norm"),
+    ),
+    "v1d": (
+        Row("stage{s}/{b}/downsample/conv", "layer{s}.{b}.downsample.1", "conv"),
+        Row("stage{s}/{b}/downsample/norm", "layer{s}.{b}.downsample.2", "norm"),
+    ),
+}
+
 ConvNormFactory = Callable[..., ConvNorm]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(schema.BackboneOptions):
+    """Settings of the backbone."""
+
+    name: str = "resnet"
+    variant: Literal["v1c", "v1d"] = "v1c"
+    """v1c: strides in the shortcut's convolution. v1d: average-pooling before it."""
+    depth: Literal[18, 34, 50, 101, 152] = 50
+    """18 and 34 have basic blocks, the others bottlenecks."""
+    output_stride: Literal[8, 16, 32] = 8
+    """Image pixels per pixel of the last stage."""
+    contract_dilation: bool = True
+    """Whether the first block of a dilated stage has half of its dilation."""
+    stem_channels: schema.Count = 64
+    """Width of the stem."""
+    base_channels: schema.Count = 64
+    """Width of the first stage's 3x3 convolutions; it doubles from stage to stage."""
+    frozen_stages: Annotated[int, Ge(-1), Le(4)] = -1
+    """-1 trains everything, 0 freezes the stem, k the stem and stages 1 to k."""
+    norm_eval: bool = False
+    """Whether batch norms keep their running statistics in training."""
+    scan_blocks: bool = False
+    """Whether equal blocks are compiled once, as a loop. Compiling is faster, running slower."""
+
+
+def build(options: Options, numerics: Numerics) -> "ResNet":
+    """The backbone, freshly initialised."""
+    return ResNet(options, numerics)
 
 
 class Shortcut(nnx.Module):
@@ -147,40 +208,15 @@ class Bottleneck(nnx.Module):
         return _add_shortcut(self.conv3(y), x, self.downsample, valid, valid_out)
 
 
-class ResNet(nnx.Module):
-    """Deep-stem ResNet that returns its four stages by name.
+class ResNet(Backbone):
+    """Deep-stem ResNet that returns its four stages, "stage1" to "stage4", by name."""
 
-    Args:
-      variant: "v1c" or "v1d".
-      depth: 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
-      output_stride: 8, 16 or 32: input pixels per pixel of the last stage.
-      contract_dilation: the first block of a dilated stage uses half its dilation.
-      stem_channels, base_channels: width of the stem and of the first stage's 3x3 convolutions.
-      frozen_stages: -1 trains everything, 0 freezes the stem, k the stem and stages 1 to k.
-      norm_eval: batch norms keep their running statistics in training.
-      remat: what training computes twice to save memory, see models/remat.py.
-      scan_blocks: the equal blocks of a stage, all but its first, are compiled once, as a loop.
-      dtype, param_dtype: of the computation and of the parameters.
-    """
-
-    def __init__(
-        self,
-        *,
-        variant: str = "v1c",
-        depth: int = 50,
-        output_stride: int = 8,
-        contract_dilation: bool = True,
-        stem_channels: int = 64,
-        base_channels: int = 64,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        remat: str = "none",
-        scan_blocks: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        conv_norm = partial(ConvNorm, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    def __init__(self, options: Options, numerics: Numerics):
+        self.variant = options.variant
+        self.remat = numerics.remat
+        self.scan_blocks = options.scan_blocks
+        stem_channels = options.stem_channels
+        conv_norm = partial(ConvNorm, **numerics.of_layers)
         self.stem = nnx.List(
             [
                 conv_norm(3, stem_channels // 2, 3, stride=2),
@@ -188,42 +224,51 @@ class ResNet(nnx.Module):
                 conv_norm(stem_channels // 2, stem_channels, 3),
             ]
         )
-        block = Bottleneck if depth >= 50 else BasicBlock
+        block = Bottleneck if options.depth >= 50 else BasicBlock
         in_features = stem_channels
         stages = []
-        for index, blocks in enumerate(BLOCKS_PER_STAGE[depth]):
-            features = base_channels * 2**index
-            dilation = DILATIONS[output_stride][index]
-            first_dilation = dilation // 2 if contract_dilation and dilation > 1 else dilation
+        for index, blocks in enumerate(BLOCKS_PER_STAGE[options.depth]):
+            features = options.base_channels * 2**index
+            dilation = DILATIONS[options.output_stride][index]
+            contracted = options.contract_dilation and dilation > 1
             stage: nnx.List = nnx.List([])
             for i in range(blocks):
                 stage.append(
                     block(
                         in_features,
                         features,
-                        stride=STRIDES[output_stride][index] if i == 0 else 1,
-                        dilation=first_dilation if i == 0 else dilation,
-                        average_shortcut=variant == "v1d",
+                        stride=STRIDES[options.output_stride][index] if i == 0 else 1,
+                        dilation=dilation // 2 if contracted and i == 0 else dilation,
+                        average_shortcut=options.variant == "v1d",
                         conv_norm=conv_norm,
                     )
                 )
                 in_features = features * block.expansion
             stages.append(stage)
         self.stage1, self.stage2, self.stage3, self.stage4 = stages
-        self.remat = remat
-        self.scan_blocks = scan_blocks
-        self.features = tuple(base_channels * 2**i * block.expansion for i in range(4))
-        self._freeze(frozen_stages, norm_eval)
+        strides = itertools.accumulate(
+            STRIDES[options.output_stride], operator.mul, initial=STEM_STRIDE
+        )
+        self.sizes = tuple(
+            Stage(options.base_channels * 2**i * block.expansion, stride)
+            for i, stride in enumerate(list(strides)[1:])
+        )
+        self._freeze(options.frozen_stages, options.norm_eval)
 
-    def __call__(
-        self, x: Float[Array, "n h w 3"], valid: Valid | None = None
-    ) -> dict[str, Features]:
-        """Returns {"stage1": [n, h/4, w/4, c], ..., "stage4": [n, h/stride, w/stride, c]}.
+    @property
+    def stages(self) -> Mapping[str, Stage]:
+        """See Backbone."""
+        return {f"stage{index}": stage for index, stage in enumerate(self.sizes, start=1)}
 
-        Sizes round up. `valid` is the size of each image in `x`; see ops/padding.py. What lies
-        beyond it does not matter.
-        """
-        x = layout.split(zero_outside(x, valid))
+    @property
+    def torch_keys(self) -> TorchKeys:
+        """See Backbone; a file of ImageNet weights has a classifier besides."""
+        rows = (*TORCH_KEYS, *TORCH_SHORTCUTS[self.variant])
+        return TorchKeys(rows, describe_torch_keys, ignored=("fc.",))
+
+    def __call__(self, images: Images, valid: Valid | None = None) -> dict[str, Features]:
+        """See Backbone."""
+        x = layout.split(zero_outside(images, valid))
         x = rematerialized(_apply_stem, self.remat)(self.stem, x, valid)
         valid = halve(halve(valid))
         apply_block = traced_once(rematerialized(_apply_block, self.remat))
@@ -249,7 +294,25 @@ class ResNet(nnx.Module):
             freeze(getattr(self, f"stage{index}"))
 
 
-def _apply_stem(stem: nnx.List, x: Float[Array, "n h w 3"], valid: Valid | None) -> Features:
+def describe_torch_keys(keys: Iterable[str]) -> str:
+    """ "R-50 (V1c)", from the keys of a PyTorch file's backbone alone."""
+    keys = list(keys)
+    blocks = tuple(_count_blocks(keys, stage) for stage in (1, 2, 3, 4))
+    bottleneck = any(".conv3." in key for key in keys)
+    depths = [d for d, n in BLOCKS_PER_STAGE.items() if n == blocks and (d >= 50) == bottleneck]
+    name = f"R-{depths[0]}" if depths else "no ResNet that is known"
+    if not any(key.startswith("stem.") for key in keys):
+        return f"{name} without the deep stem"
+    v1d = any(re.search(r"\.downsample\.2\.", key) for key in keys)
+    return f"{name} ({'V1d' if v1d else 'V1c'})"
+
+
+def _count_blocks(keys: Iterable[str], stage: int) -> int:
+    pattern = re.compile(rf"layer{stage}\.(\d{{1,4}})\.")
+    return len({match[1] for key in keys if (match := pattern.match(key))})
+
+
+def _apply_stem(stem: nnx.List, x: Images, valid: Valid | None) -> Features:
     """The stem's convolutions and max-pooling; `valid` is the size of each image in the input."""
     valid = halve(valid)
     for conv_norm in stem:

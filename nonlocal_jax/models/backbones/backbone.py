@@ -1,0 +1,52 @@
+"""What every backbone is: from images to feature maps, one a stage.
+
+A module of the table config.tables.BACKBONES has `Options`, a subclass of schema.BackboneOptions,
+and `build(options, numerics) -> Backbone`.
+"""
+
+import abc
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from nonlocal_jax.models.torch_keys import TorchKeys
+from nonlocal_jax.ops.padding import Valid
+
+Images = Float[Array, "n h w 3"]
+Features = Float[Array, "n h w c"]
+
+
+class Stage(NamedTuple):
+    """The feature map of a stage.
+
+    Attributes:
+      features: channels.
+      stride: image pixels per pixel. An image of height h has ceil(h / stride) rows there.
+    """
+
+    features: int
+    stride: int
+
+
+class Backbone(nnx.Module):
+    """A network without a head."""
+
+    @property
+    @abc.abstractmethod
+    def stages(self) -> Mapping[str, Stage]:
+        """The feature maps that a call returns, by name."""
+
+    @property
+    @abc.abstractmethod
+    def torch_keys(self) -> TorchKeys:
+        """Which tensor of a PyTorch file is which variable of this backbone."""
+
+    @abc.abstractmethod
+    def __call__(self, images: Images, valid: Valid | None = None) -> dict[str, Features]:
+        """The feature maps of normalised images.
+
+        `valid` is the size (height, width) of each image in a padded batch. A feature map is zero
+        beyond its image, and does not depend on what lies there.
+        """
