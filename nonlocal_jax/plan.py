@@ -6,228 +6,47 @@ compiles the train and the eval step for the slice with the TPU's own compiler, 
 --topology may be repeated. Times are a roofline, so a bound: no program reaches it.
 """
 
-import dataclasses
-import json
-import os
 import pathlib
-from typing import NamedTuple
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict
 
 from nonlocal_jax.config import command_line
+from nonlocal_jax.config.command_line import Options
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs.datasets import datasets
-from nonlocal_jax.performance import chips, compiler, estimate, meshes
-from nonlocal_jax.performance.chips import GIB, Slice
-from nonlocal_jax.performance.compiler import Compiled
-from nonlocal_jax.performance.estimate import Roofline
-from nonlocal_jax.performance.meshes import Layout
-from nonlocal_jax.training.run_log import say, working
-
-RESERVED = 0.25 * GIB  # of a chip's memory, for the system
-MEGA = 1e6
-
-_TOPOLOGY = flags.DEFINE_multi_string(
-    "topology", [], "A slice such as v5e:4x4, v4:2x2x1, v5p:4x4x4 or v6e:16x16; may be repeated."
-)
-_JSON = flags.DEFINE_string("json", None, "A file for the plan's numbers.")
+from nonlocal_jax.performance import chips, meshes, plan
+from nonlocal_jax.reporting import outputs
+from nonlocal_jax.runtime.compilation import cache_folder
+from nonlocal_jax.runtime.console import say
 
 
-class Plan(NamedTuple):
-    """What a config takes on a slice.
-
-    Attributes:
-      config: of the run.
-      where: the slice.
-      layout: of the batch on its chips.
-      train: the compiled train step.
-      evaluation: the compiled eval step, with its batch size.
-    """
-
-    config: ConfigDict
-    where: Slice
-    layout: Layout
-    train: Compiled
-    evaluation: tuple[Compiled, int]
-
-    @property
-    def roofline(self) -> Roofline:
-        """Of the train step."""
-        return estimate.roofline(self.train, self.where.chip)
-
-    @property
-    def hours(self) -> float:
-        """Of training by the roofline."""
-        return self.config.total_steps * self.roofline.step / 3600
-
-    @property
-    def eval_hours(self) -> float:
-        """Of all evaluations of a run by the roofline; 0 if the data set's size is unknown."""
-        images = _eval_images(self.config)
-        compiled, batch_size = self.evaluation
-        runs = -(-self.config.total_steps // self.config.eval_every)
-        steps = runs * -(-images // batch_size)
-        return steps * estimate.roofline(compiled, self.where.chip).step / 3600
-
-    @property
-    def fits(self) -> bool:
-        """Whether both steps fit."""
-        room = self.where.chip.hbm - RESERVED
-        steps = (self.train, self.evaluation[0])
-        return all(step.fits and step.needed <= room for step in steps)
+def define(values: flags.FlagValues) -> None:
+    """The command's own flags."""
+    flags.DEFINE_multi_string(
+        "topology",
+        [],
+        "A slice such as v5e:4x4, v4:2x2x1, v5p:4x4x4 or v6e:16x16; may be repeated.",
+        flag_values=values,
+    )
+    flags.DEFINE_string("json", None, "A file for the plan's numbers.", flag_values=values)
 
 
-def make(config: ConfigDict, topology: str, cache: pathlib.Path) -> Plan:
-    """Compiles a config's steps for a slice.
-
-    Args:
-      config: of the run.
-      topology: the slice's name.
-      cache: folder of what was compiled before.
-
-    Raises:
-      UserError: there is no such slice, its compiler is missing, or the mesh does not fit it.
-    """
-    where = chips.parse(topology)
-    layout = meshes.choose(config, where.chips)
-    groups = layout.sizes["data"] * layout.sizes["fsdp"]
-    compiled = {}
-    for step in compiler.STEPS:
-        with working(f"Compiling the {step} step for {topology}"):
-            compiled[step] = compiler.compile_step(config, where, layout.sizes, step, cache)
-    eval_batch = -(-config.eval.batch_size // groups) * groups
-    return Plan(config, where, layout, compiled["train"], (compiled["eval"], eval_batch))
-
-
-def report(plan: Plan) -> str:
-    """A plan as text."""
-    chip, train, where = plan.where.chip, plan.train, plan.where
-    mesh = ", ".join(f"{axis} {size}" for axis, size in plan.layout.sizes.items())
-    lines = [
-        f"{where.name}: {where.chips} chips, mesh {mesh}, {plan.config.batch_size} images a step",
-        *([f"  {plan.layout.note}"] if plan.layout.note else []),
-        f"  memory of a chip: {_memory(train, chip.hbm)}",
-        *(f"    {part:<14}{size / GIB:8.3f} GiB" for part, size in train.parts.items()),
-    ]
-    evaluation, eval_batch = plan.evaluation
-    lines += [f"  eval step of {eval_batch} images: {_memory(evaluation, chip.hbm)}"]
-    if not (train.fits and evaluation.fits):
-        return "\n".join([*lines, "  DOES NOT FIT: take more chips, or accumulate_steps."])
-    lines += [
-        f"  a step on a chip: {train.flops / 1e12:.3f} TFLOP, {train.traffic / 1e9:.2f} GB of "
-        "memory traffic",
-        *(
-            f"    {c.kind}: {c.count}, {c.bytes / MEGA:.2f} MB, the largest {c.largest / MEGA:.2f}"
-            for c in train.collectives
-        ),
-        f"  roofline (a bound, no measurement): compute {_ms(plan.roofline.compute)}, memory "
-        f"{_ms(plan.roofline.memory)}, network {_ms(plan.roofline.network)}",
-        f"    step {_ms(plan.roofline.step)}, {_images_per_second(plan):.0f} images/s",
-        f"    {plan.config.total_steps} steps: {plan.hours:.2f} h, "
-        f"{plan.hours * where.chips:.1f} chip hours",
-    ]
-    if plan.eval_hours:
-        lines.append(
-            f"    evaluations: {plan.eval_hours:.2f} h, {plan.eval_hours * where.chips:.1f} chip "
-            "hours"
-        )
-    return "\n".join(lines)
-
-
-def table(name: str, plans: list[Plan]) -> str:
-    """Plans of one config as a Markdown table with a line for each slice."""
-    lines = [
-        "| config | slice | data x fsdp x spatial | GiB of a chip | TFLOP | GB | collectives MB "
-        "| step ms | images/s | hours | chip hours |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for plan in plans:
-        train, where = plan.train, plan.where
-        mesh = "x".join(str(size) for size in plan.layout.sizes.values())
-        cells = [name, where.name, mesh, f"{train.needed / GIB:.2f} of {where.chip.hbm // GIB}"]
-        if plan.fits:
-            moved = sum(c.bytes for c in train.collectives) / MEGA
-            cells += [f"{train.flops / 1e12:.3f}", f"{train.traffic / 1e9:.2f}", f"{moved:.1f}"]
-            cells += [f"{plan.roofline.step * 1e3:.2f}", f"{_images_per_second(plan):.0f}"]
-            cells += [f"{plan.hours:.2f}", f"{plan.hours * where.chips:.1f}"]
-        else:
-            cells += ["does not fit", *[""] * 6]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def to_json(plan: Plan) -> dict[str, object]:
-    """All of a plan's numbers: bytes, operations and seconds."""
-    evaluation, eval_batch = plan.evaluation
-    return {
-        "topology": plan.where.name,
-        "chips": plan.where.chips,
-        "mesh": plan.layout.sizes,
-        "note": plan.layout.note,
-        "fits": plan.fits,
-        "hbm_bytes": plan.where.chip.hbm,
-        "batch_size": plan.config.batch_size,
-        "total_steps": plan.config.total_steps,
-        "train": dataclasses.asdict(plan.train),
-        "eval": {**dataclasses.asdict(evaluation), "batch_size": eval_batch},
-        "roofline_seconds": {
-            **dataclasses.asdict(plan.roofline),
-            "step": plan.roofline.step,
-            "bound": plan.roofline.bound,
-        },
-        "images_per_second": _images_per_second(plan),
-        "hours": plan.hours,
-        "chip_hours": plan.hours * plan.where.chips,
-        "eval_hours": plan.eval_hours,
-    }
-
-
-def main() -> None:
+def main(options: Options) -> None:
     """Plans `--config` for each `--topology`."""
     jax.config.update("jax_platforms", "cpu")  # only child processes deal with the TPU's library
-    config, name = command_line.config(), command_line.config_name()
-    if not _TOPOLOGY.value:
+    if not options.topology:
         raise UserError("--topology is missing: name a slice, such as --topology=v5e:4x4.")
-    for topology in _TOPOLOGY.value:  # what can't be planned is said before anything is compiled
-        meshes.choose(config, chips.parse(topology).chips)
+    for topology in options.topology:  # what can't be planned is said before anything is compiled
+        meshes.choose(options.config, chips.parse(topology).chips)
     plans = []
-    for topology in _TOPOLOGY.value:
-        plans.append(make(config, topology, _cache()))
-        say(report(plans[-1]))
-    say(table(name, plans))
-    if _JSON.value:
-        content = json.dumps({"config": name, "plans": [to_json(plan) for plan in plans]}, indent=1)
-        try:
-            pathlib.Path(_JSON.value).write_text(content + "\n")
-        except OSError as error:
-            raise UserError(f"{_JSON.value} can't be written: {error.strerror}.") from error
-
-
-def _cache() -> pathlib.Path:
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(root) / "nonlocal_jax" / "plans"
-
-
-def _eval_images(config: ConfigDict) -> int:
-    if config.data.name == "folder":
-        return 0
-    return datasets.get(config.data.name).counts["val"]
-
-
-def _images_per_second(plan: Plan) -> float:
-    return plan.config.batch_size / plan.roofline.step if plan.train.fits else 0.0
-
-
-def _memory(compiled: Compiled, hbm: int) -> str:
-    verdict = "fits" if compiled.fits and compiled.needed <= hbm - RESERVED else "DOES NOT FIT"
-    return f"{compiled.needed / GIB:.2f} of {hbm / GIB:.0f} GiB, {verdict}"
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.2f} ms"
+    for topology in options.topology:
+        plans.append(plan.make(options.config, topology, cache_folder() / "plans"))
+        say(plan.report(plans[-1]))
+    say(plan.table(options.config_name, plans))
+    if options.json:
+        numbers = {"config": options.config_name, "plans": [plan.to_json(p) for p in plans]}
+        outputs.write_json(pathlib.Path(options.json), numbers)
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, define)

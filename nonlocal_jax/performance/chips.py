@@ -48,6 +48,25 @@ CHIPS = {
 }
 
 
+# Peak of dense bfloat16 products per second, as published, by the beginning of jax's name of the
+# device.
+PEAKS = {
+    "TPU v4": CHIPS["v4"].flops,
+    "TPU v5 lite": CHIPS["v5e"].flops,
+    "TPU v5": CHIPS["v5p"].flops,
+    "TPU v6 lite": CHIPS["v6e"].flops,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak(device_kind: str) -> float | None:
+    """Peak of dense bfloat16 products per second of a kind of device; None where it is unknown."""
+    known = [name for name in PEAKS if device_kind.startswith(name)]
+    return PEAKS[max(known, key=len)] if known else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Slice:
     """A part of a TPU pod.

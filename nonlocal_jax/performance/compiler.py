@@ -18,12 +18,14 @@ import sys
 import tempfile
 
 import jax
-from ml_collections import ConfigDict
 
+from nonlocal_jax.config.schema import Config, Mesh, Published
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.performance import chips, flops, hlo, steps
 from nonlocal_jax.performance.chips import Slice
 from nonlocal_jax.runtime import sharding
+from nonlocal_jax.runtime.environment import source_digest
+from nonlocal_jax.runtime.files import write_whole
 
 STEPS = {"train": steps.train, "eval": steps.evaluation}
 # The files that the compiler writes last before it generates code; those of CPU programs differ.
@@ -61,7 +63,7 @@ class Compiled:
 
 
 def compile_step(
-    config: ConfigDict, a_slice: Slice, mesh: dict[str, int], step: str, cache: pathlib.Path
+    config: Config, a_slice: Slice, mesh: dict[str, int], step: str, cache: pathlib.Path
 ) -> Compiled:
     """Compiles a config's "train" or "eval" step, or finds it in the folder `cache`.
 
@@ -82,29 +84,21 @@ def compile_step(
         return _from_json(json.loads(file.read_text()))
     with tempfile.TemporaryDirectory() as folder:
         compiled = _in_child(config, a_slice, mesh, step, pathlib.Path(folder))
-    cache.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(dataclasses.asdict(compiled)))
-    partial.rename(file)
+    write_whole(file, json.dumps(dataclasses.asdict(compiled)))
     return compiled
 
 
-def _program_config(config: ConfigDict) -> ConfigDict:
+def _program_config(config: Config) -> Config:
     """What decides the program: schedules and files do not, beyond a constant."""
-    config = ConfigDict(config.to_dict())
-    config.total_steps, config.seed, config.init_from, config.data_dir = 1000, 0, "", ""
-    config.published = ConfigDict()
-    return config
+    return dataclasses.replace(
+        config, total_steps=1000, seed=0, init_from="", data_dir="", published=Published()
+    )
 
 
-def _key(config: ConfigDict, a_slice: Slice, mesh: dict[str, int], step: str) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(pathlib.Path(__file__).parents[1].rglob("*.py")):
-        digest.update(path.read_bytes())
+def _key(config: Config, a_slice: Slice, mesh: dict[str, int], step: str) -> str:
     versions = [importlib.metadata.version(name) for name in ("jax", "libtpu")]
-    facts = (config.to_json_best_effort(sort_keys=True), a_slice.name, mesh, step, versions)
-    digest.update(repr(facts).encode())
-    return digest.hexdigest()[:32]
+    facts = (config, a_slice.name, mesh, step, versions, source_digest())
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 
 def _from_json(content: dict) -> Compiled:
@@ -113,7 +107,7 @@ def _from_json(content: dict) -> Compiled:
 
 
 def _in_child(
-    config: ConfigDict, a_slice: Slice, mesh: dict[str, int], step: str, folder: pathlib.Path
+    config: Config, a_slice: Slice, mesh: dict[str, int], step: str, folder: pathlib.Path
 ) -> Compiled:
     arguments = (config, a_slice, mesh, step, folder)
     child = multiprocessing.get_context("spawn").Process(
@@ -166,7 +160,7 @@ def _read(a_slice: Slice, step: str, folder: pathlib.Path) -> Compiled:
 
 
 def _compile(
-    config: ConfigDict, a_slice: Slice, mesh: dict[str, int], step: str, folder: pathlib.Path
+    config: Config, a_slice: Slice, mesh: dict[str, int], step: str, folder: pathlib.Path
 ) -> None:
     """In the child: traces the step, says what it is, and compiles it."""
     output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT)
@@ -177,7 +171,7 @@ def _compile(
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {dump}"
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)  # it can't read what it writes here
-    made = sharding.make_mesh(**mesh, devices=chips.devices(a_slice))
+    made = sharding.make_mesh(Mesh(**mesh), chips.devices(a_slice))
     traced = STEPS[step](config, made)
     lowered = traced.lower()
     facts = {"flops": flops.count(traced.jaxpr.jaxpr), "state": steps.state_bytes(config, made)}

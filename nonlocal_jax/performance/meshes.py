@@ -1,11 +1,12 @@
 """How a config's batch is laid out on the chips of a slice."""
 
+import dataclasses
 import math
 from typing import NamedTuple
 
-from ml_collections import ConfigDict
-
+from nonlocal_jax.config.schema import Config
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.runtime import sharding
 
 
 class Layout(NamedTuple):
@@ -15,7 +16,7 @@ class Layout(NamedTuple):
     note: str = ""
 
 
-def choose(config: ConfigDict, chips: int) -> Layout:
+def choose(config: Config, chips: int) -> Layout:
     """The config's mesh on so many chips or, where the batch is too small for that, another.
 
     Then `data` is as large as divides batch and chips, and `spatial` takes the rest: several chips
@@ -25,12 +26,11 @@ def choose(config: ConfigDict, chips: int) -> Layout:
     Raises:
       UserError: the mesh does not fit the chips or the batch.
     """
-    wanted = {axis: int(config.mesh[axis]) for axis in ("data", "fsdp", "spatial")}
-    sizes = _filled(wanted, chips)
+    sizes = sharding.mesh_sizes(config.mesh, chips)
     groups = sizes["data"] * sizes["fsdp"]
     if config.batch_size % (groups * config.accumulate_steps) == 0:
         return Layout(sizes)
-    by_hand = any(size > 1 for size in wanted.values())
+    by_hand = any(size > 1 for size in dataclasses.astuple(config.mesh))
     images = config.batch_size // config.accumulate_steps
     data = math.gcd(images, chips)
     shared = chips // data
@@ -45,15 +45,3 @@ def choose(config: ConfigDict, chips: int) -> Layout:
         f"--config.mesh.spatial={shared}"
     )
     return Layout({"data": data, "fsdp": 1, "spatial": shared}, note)
-
-
-def _filled(sizes: dict[str, int], chips: int) -> dict[str, int]:
-    """The sizes with -1 replaced by what the others leave."""
-    known = math.prod(size for size in sizes.values() if size > 0)
-    free = [axis for axis, size in sizes.items() if size < 1]
-    if len(free) > 1 or chips % known or (not free and known != chips):
-        raise UserError(
-            f"config.mesh = {sizes} does not fit {chips} chips: its sizes must multiply to "
-            f"{chips}; one may be -1 for what the others leave."
-        )
-    return {axis: chips // known if axis in free else size for axis, size in sizes.items()}

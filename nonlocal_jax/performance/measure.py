@@ -1,0 +1,210 @@
+"""How fast a config is on this machine, and what it takes.
+
+Images and labels are random, and so are the weights; speed does not mind.
+"""
+
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nonlocal_jax.config import schema
+from nonlocal_jax.config.schema import Config, Published, Size
+from nonlocal_jax.evaluation.batching import EvaluationBatch
+from nonlocal_jax.evaluation.evaluate import Evaluation
+from nonlocal_jax.evaluation.inference import Scaled
+from nonlocal_jax.inputs import sources, timing
+from nonlocal_jax.inputs.loader import Inputs
+from nonlocal_jax.models.fold import fold
+from nonlocal_jax.models.network import init_variables, without_auxiliary_head
+from nonlocal_jax.performance import chips, flops, steps
+from nonlocal_jax.runtime import sharding
+from nonlocal_jax.runtime.compilation import compiler_options
+from nonlocal_jax.runtime.console import working
+from nonlocal_jax.training.compiled_step import TrainProgram, network_on
+
+Variables = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One program on this machine.
+
+    Attributes:
+      config: name of the row.
+      what: "inference" or "training".
+      images: a step, over all devices.
+      size: height and width of the network's input.
+      milliseconds: of a step, median.
+      compile_seconds: tracing, lowering and compiling, or reading what an earlier run has kept.
+      temporary_bytes: what a device holds beside weights, images and results.
+      tflop: of convolutions and products in a step.
+      share_of_peak: of the devices' published peak, or None where that is unknown.
+    """
+
+    config: str
+    what: str
+    images: int
+    size: tuple[int, int]
+    milliseconds: float
+    compile_seconds: float
+    temporary_bytes: int
+    tflop: float
+    share_of_peak: float | None
+
+    @property
+    def images_per_second(self) -> float:
+        """Images a second, over all devices."""
+        return self.images / self.milliseconds * 1e3
+
+
+def inference(
+    name: str, config: Config, batch_size: int, runs: int, size: Size | None = None
+) -> Measured:
+    """From uint8 images at the test size to their counted masks, as in evaluation, on one device.
+
+    The network sees the whole image, or all windows of a row that slides. `size` (height, width) is
+    that of the image and of the network's input; by default they are the benchmark's usual ones.
+    """
+    mesh = sharding.make_mesh(schema.Mesh(), jax.devices()[:1])
+    evaluation, variables = _random_network(config, mesh)
+    canvas, seen = (size, size) if size else steps.eval_sizes(config)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch_size, *seen, 3), dtype=np.uint8)
+    labels = rng.integers(0, config.model.num_classes, (batch_size, *canvas), dtype=np.uint8)
+    batch = EvaluationBatch(
+        (Scaled(jnp.asarray(images), jnp.array([seen] * batch_size, jnp.int32)),),
+        jnp.array([canvas] * batch_size, jnp.int32),
+        jnp.asarray(labels),
+    )
+    trace = functools.partial(
+        evaluation.counting().trace, variables, batch, canvas=canvas, padded=False
+    )
+    arguments = jax.device_put((variables, batch))
+    return _measure(name, "inference", trace, arguments, seen, runs)
+
+
+def training(name: str, config: Config, runs: int) -> Measured:
+    """Train steps of the config's batch, over all devices."""
+    mesh = sharding.make_mesh(config.mesh)
+    program = TrainProgram.of(config, mesh)
+    rng, crop = np.random.default_rng(0), config.data.crop_size
+    shape = (config.batch_size, *crop)
+    batch: dict[str, np.ndarray] = {
+        "image": rng.integers(0, 256, (*shape, 3), dtype=np.uint8),
+        "label": rng.integers(0, config.model.num_classes, shape, dtype=np.uint8),
+        "size": np.array([crop] * config.batch_size, np.int32),
+    }
+    state = program.first_state(init_variables(config.model, 0))
+    images = sharding.put_batch(batch, mesh)
+    measured = _measure(name, "training", program.trace, (state, images), crop, runs)
+    return dataclasses.replace(measured, images=config.batch_size)
+
+
+def input_report(config: Config, samples: int) -> str:
+    """A line for each stage of the input pipeline, and one for the whole of it.
+
+    One thread runs every stage for the same examples, one after the other; then the whole pipeline
+    runs as in training.
+
+    Raises:
+      UserError: the data set is not there, or an example is bad.
+    """
+    inputs = Inputs.of(config)
+    source = inputs.open("train")
+    lines = [f"{'stage, one thread':<24}{'ms':>8}{'images/s':>12}"]
+    if isinstance(source, sources.EncodedSource):  # generated images have no such stages
+        stages = timing.stage_seconds(
+            source, inputs.augmentations(), config.data.crop_size, samples
+        )
+        stages["together"] = sum(stages.values())
+        lines += [f"{name:<24}{s * 1e3:8.2f}{1 / s:12.0f}" for name, s in stages.items()]
+    rate = timing.images_per_second(inputs.train_batches(), samples)
+    return "\n".join([*lines, f"whole pipeline, as in training: {rate:.0f} images/s"])
+
+
+def evaluation_report(name: str, config: Config, samples: int) -> str:
+    """How fast the first `samples` validation images are read, segmented and scored, in a line.
+
+    Raises:
+      UserError: the data set is not there, or an image is bad.
+    """
+    mesh, said = sharding.make_mesh(config.mesh), [""]
+    evaluation, variables = _random_network(config, mesh)
+    with working(f"{name}: evaluating {samples} images"):
+        evaluation.run(sharding.place_variables(variables, mesh), limit=samples, log=said.append)
+    return f"{name}, evaluation: {said[-1]}"
+
+
+def _random_network(config: Config, mesh: jax.sharding.Mesh) -> tuple[Evaluation, Any]:
+    """The evaluation of a config with random weights, folded, and those weights."""
+    model = without_auxiliary_head(config.model)
+    config = dataclasses.replace(config, model=model)
+    network, variables = fold(network_on(config, mesh), init_variables(model, config.seed))
+    return Evaluation.of(config, network, mesh), variables
+
+
+def table(measured: list[Measured], published: dict[str, Published]) -> str:
+    """All of it as a Markdown table; the last two columns are MMSegmentation's, on V100s."""
+    lines = [
+        "| config | what | images | input | ms | images/s | compile s | temporaries GB | TFLOP "
+        "| TFLOP/s | of peak | published GB | published fps |",
+        "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for m in measured:
+        row, share = published[m.config], m.share_of_peak
+        theirs = row.memory_gb if m.what == "training" else row.fps
+        cells = [m.config, m.what, str(m.images), f"{m.size[0]}x{m.size[1]}"]
+        cells += [f"{m.milliseconds:.1f}", f"{m.images_per_second:.2f}", f"{m.compile_seconds:.1f}"]
+        cells += [f"{m.temporary_bytes / 1e9:.2f}", f"{m.tflop:.3f}"]
+        cells += [f"{m.tflop / m.milliseconds * 1e3:.2f}", "" if share is None else f"{share:.0%}"]
+        cells += [f"{theirs or ''}", ""] if m.what == "training" else ["", f"{theirs or ''}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _measure(
+    name: str,
+    what: str,
+    trace: Callable[[], jax.stages.Traced],
+    arguments: tuple[Any, ...],
+    size: Size,
+    runs: int,
+) -> Measured:
+    """Runs a program; what `training` donates is what it returns first."""
+    device = jax.devices()[0]
+    start = time.perf_counter()
+    with working(f"{name}: compiling {what}"):
+        traced = trace()
+        compiled = traced.lower().compile(compiler_options(device.platform))
+    compile_seconds = time.perf_counter() - start
+    seconds = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        results = jax.block_until_ready(compiled(*arguments))
+        seconds.append(time.perf_counter() - start)
+        if what == "training":
+            arguments = (results[0], arguments[1])
+    median = statistics.median(seconds[1:])
+    operations = flops.count(traced.jaxpr.jaxpr)
+    memory = compiled.memory_analysis()
+    assert memory is not None  # CPU, GPU and TPU tell it
+    peak = chips.peak(device.device_kind)
+    devices = jax.device_count() if what == "training" else 1
+    return Measured(
+        config=name,
+        what=what,
+        images=len(jax.tree.leaves(arguments[1])[0]),
+        size=size,
+        milliseconds=median * 1e3,
+        compile_seconds=compile_seconds,
+        temporary_bytes=memory.temp_size_in_bytes,
+        tflop=operations / 1e12,
+        share_of_peak=operations / median / peak / devices if peak else None,
+    )
