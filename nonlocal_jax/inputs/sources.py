@@ -1,15 +1,12 @@
 """Where examples come from: prepared ArrayRecord or a raw folder tree, with identical results.
 
-A source is anything with `__len__`, `__getitem__(i) -> Example` and `image_size(i)`: random access,
-picklable, the same example for the same i every time.
-
 A data set is looked for below `config.data_dir`, or below its default folders (data/NAME, and for
 raw trees where MMSegmentation has them) when that is empty:
 
 - prepared: ArrayRecord as TFDS writes it, in `DIR`, `DIR/VERSION` or `DIR/NAME/VERSION`. Records
   hold `image` (the file's own bytes), `label` (PNG of train labels, 255 ignored) and `name`, in
   the raw source's order.
-- raw: the published tree, see `datasets.list_pairs`.
+- raw: the published tree, see `Dataset.list_pairs`.
 """
 
 import abc
@@ -18,7 +15,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,37 +23,13 @@ import tensorflow_datasets as tfds
 from absl import logging
 from jaxtyping import UInt8
 
+from nonlocal_jax.config.schema import IGNORED
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs import decode
-from nonlocal_jax.inputs.datasets import datasets, scenes
-from nonlocal_jax.inputs.datasets.datasets import IGNORED
+from nonlocal_jax.inputs.datasets.dataset import Dataset, Pair
+from nonlocal_jax.inputs.example import Example, Source
 
 HEADER_BYTES = 1 << 18  # enough of a file to tell its image's size
-
-
-class Example(NamedTuple):
-    """An image with its labels.
-
-    Attributes:
-      image: RGB, uint8 [h, w, 3].
-      label: train labels, uint8 [h, w], 255 for ignored.
-      name: of the image, unique in its split.
-    """
-
-    image: UInt8[np.ndarray, "h w 3"]
-    label: UInt8[np.ndarray, "h w"]
-    name: str
-
-
-class Source(Protocol):
-    """Examples by index."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Example: ...
-
-    def image_size(self, index: int) -> tuple[int, int]:
-        """Height and width of an image, found without decoding it where that can be."""
 
 
 class Encoded(NamedTuple):
@@ -125,11 +98,11 @@ class FolderSource(EncodedSource):
     """Examples of a raw tree.
 
     Args:
-      pairs: what `datasets.list_pairs` gives.
+      pairs: what `Dataset.pairs` gives.
       num_classes: see EncodedSource.
     """
 
-    def __init__(self, pairs: Sequence[datasets.Pair], num_classes: int):
+    def __init__(self, pairs: Sequence[Pair], num_classes: int):
         super().__init__(num_classes)
         self._pairs = pairs
 
@@ -180,7 +153,7 @@ class RecordSource(EncodedSource):
         except Exception as error:  # TFDS has many, by format, version and split
             raise UserError(
                 f"{folder} cannot be read as a prepared data set ({error}). Remove it and run "
-                "`python -m data.prepare` again."
+                "`python -m nonlocal_jax.prepare` again."
             ) from error
 
     def __len__(self) -> int:
@@ -209,23 +182,6 @@ class RecordSource(EncodedSource):
         """See EncodedSource."""
         encoded = self.encoded(index)
         return decode.image_size(encoded.image, encoded.image_at)
-
-
-class SceneSource:
-    """The generated scenes of a split, see `scenes.make_scene`."""
-
-    def __init__(self, split: str):
-        self._split = split
-
-    def __len__(self) -> int:
-        return scenes.COUNTS[self._split]
-
-    def __getitem__(self, index: int) -> Example:
-        return Example(*scenes.make_scene(self._split, index), f"{self._split}_{index}")
-
-    def image_size(self, index: int) -> tuple[int, int]:
-        """Height and width, the same for all."""
-        return scenes.HEIGHT, scenes.WIDTH
 
 
 class SkippingSource:
@@ -296,9 +252,7 @@ def check_example(
         )
 
 
-def open_source(
-    dataset: datasets.Dataset, split: str, *, data_dir: str = "", kind: str = "auto"
-) -> Source:
+def open_source(dataset: Dataset, split: str, *, data_dir: str = "", kind: str = "auto") -> Source:
     """The examples of a data set's split, prepared or raw.
 
     Args:
@@ -310,20 +264,18 @@ def open_source(
     Raises:
       UserError: it is not there, with the command that brings it.
     """
-    if kind not in ("auto", "array_record", "folder"):
-        raise UserError(f"config.data.source is {kind!r}; it is auto, array_record or folder.")
-    if dataset.name == "scenes":
-        return SceneSource(split)
+    if dataset.generate is not None:
+        return dataset.generate(split)
     prepared = find_prepared(dataset, data_dir) if kind != "folder" else None
     if prepared is not None:
         return RecordSource(prepared, split, dataset.num_classes)
     root = find_tree(dataset, data_dir) if kind != "array_record" else None
     if root is not None:
-        return FolderSource(datasets.list_pairs(dataset, root, split), dataset.num_classes)
+        return FolderSource(dataset.pairs(root, split), dataset.num_classes)
     raise UserError(_missing(dataset, data_dir, kind))
 
 
-def find_prepared(dataset: datasets.Dataset, data_dir: str = "") -> pathlib.Path | None:
+def find_prepared(dataset: Dataset, data_dir: str = "") -> pathlib.Path | None:
     """The newest prepared version below `data_dir` or the default folders, None if there is none.
 
     TFDS writes elsewhere and renames at the end, so a folder with dataset_info.json is whole.
@@ -337,7 +289,7 @@ def find_prepared(dataset: datasets.Dataset, data_dir: str = "") -> pathlib.Path
     return None
 
 
-def find_tree(dataset: datasets.Dataset, data_dir: str = "") -> pathlib.Path | None:
+def find_tree(dataset: Dataset, data_dir: str = "") -> pathlib.Path | None:
     """The root of the raw tree below `data_dir` or the default folders, None if there is none."""
     for root in _roots(dataset, data_dir):
         for inner in ("", *dataset.inner):
@@ -346,7 +298,7 @@ def find_tree(dataset: datasets.Dataset, data_dir: str = "") -> pathlib.Path | N
     return None
 
 
-def _roots(dataset: datasets.Dataset, data_dir: str) -> list[pathlib.Path]:
+def _roots(dataset: Dataset, data_dir: str) -> list[pathlib.Path]:
     return [pathlib.Path(root) for root in ([data_dir] if data_dir else dataset.roots)]
 
 
@@ -354,19 +306,11 @@ def _version(folder: pathlib.Path) -> tuple[int, ...]:
     return tuple(int(part) for part in folder.name.split(".") if part.isdigit())
 
 
-def _missing(dataset: datasets.Dataset, data_dir: str, kind: str) -> str:
+def _missing(dataset: Dataset, data_dir: str, kind: str) -> str:
     looked = " or ".join(map(str, _roots(dataset, data_dir)))
     what = {"auto": "", "array_record": "prepared ", "folder": "raw tree of "}[kind]
-    message = f"There is no {what}{dataset.name} in {looked}. "
-    if dataset.name == "folder":
-        return message + (
-            "Give the folder that holds images/train, images/val, labels/train, labels/val and "
-            "classes.txt with --config.data_dir=DIR."
-        )
-    return message + (
-        f"Bring it with `python -m data.prepare {dataset.name} --source=DOWNLOADS` (see "
-        f"data/{dataset.name}/README.md), or say where it is with --config.data_dir=DIR."
-    )
+    remedy = dataset.remedy or "Say where it is with --config.data_dir=DIR."
+    return f"There is no {what}{dataset.name} in {looked}. {remedy}"
 
 
 def _read(path: pathlib.Path, limit: int = -1) -> bytes:

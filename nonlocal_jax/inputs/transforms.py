@@ -20,7 +20,7 @@ import grain
 import numpy as np
 from jaxtyping import UInt8
 
-from nonlocal_jax.inputs.datasets.datasets import IGNORED
+from nonlocal_jax.config.schema import IGNORED
 
 Image = UInt8[np.ndarray, "h w 3"]
 Label = UInt8[np.ndarray, "h w"]

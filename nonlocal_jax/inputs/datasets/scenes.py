@@ -6,8 +6,14 @@ nearer to a shape than `GAP` pixels: a network whose receptive field reaches les
 shapes but must guess their class; one that compares all positions with each other can know it.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+
+from nonlocal_jax.config import schema
+from nonlocal_jax.inputs.datasets.dataset import SPLITS, Dataset
+from nonlocal_jax.inputs.example import Example
 
 HEIGHT, WIDTH = 64, 512
 COUNTS = {"train": 4000, "val": 160}
@@ -28,12 +34,40 @@ Mask = Bool[np.ndarray, "64 512"]
 
 _ROWS = np.arange(HEIGHT, dtype=np.float32)[:, None]
 _COLUMNS = np.arange(WIDTH, dtype=np.float32)[None, :]
-_DISTANCES = (
+_DISTANCES: tuple[Callable[..., Float[np.ndarray, "64 512"]], ...] = (
     np.hypot,  # disc
     np.maximum,  # square
     lambda y, x: y + x,  # diamond
     lambda y, x: np.maximum(y, 2 * x),  # upright bar
 )
+
+
+def build(data: schema.Data, data_dir: str) -> Dataset:
+    """The data set, which has no files."""
+    return Dataset(
+        name="scenes",
+        class_names=CLASS_NAMES,
+        palette=PALETTE,
+        counts=COUNTS,
+        generate=SceneSource,
+    )
+
+
+class SceneSource:
+    """The scenes of a split, "train" or "val"; see `make_scene`."""
+
+    def __init__(self, split: str):
+        self._split = split
+
+    def __len__(self) -> int:
+        return COUNTS[self._split]
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(*make_scene(self._split, index), f"{self._split}_{index}")
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Height and width, the same for all."""
+        return HEIGHT, WIDTH
 
 
 def make_scene(split: str, index: int) -> Scene:
@@ -43,7 +77,7 @@ def make_scene(split: str, index: int) -> Scene:
       split: "train" or "val": they share no scene.
       index: of the scene, 0 or more.
     """
-    rng = np.random.default_rng([list(COUNTS).index(split), index])
+    rng = np.random.default_rng([SPLITS.index(split), index])
     colour = rng.integers(len(LAMP_COLOURS))
     tint = rng.uniform(100, 140) + rng.uniform(-8, 8, 3).astype(np.float32)
     image = tint + _waves(rng, 12)

@@ -1,7 +1,25 @@
-"""The names and colours of ADE20K's SceneParse150, too long to stand among the other data sets."""
+"""ADE20K as in SceneParse150: scenes of all kinds, 150 classes."""
+
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from nonlocal_jax.config import schema
+from nonlocal_jax.inputs.datasets.dataset import (
+    Dataset,
+    LabelTable,
+    Pair,
+    hex_palette,
+    prepare_remedy,
+    tree_pairs,
+    without_zero,
+)
+
+FOLDERS = {"train": "training", "val": "validation"}
 
 # In the order of train labels: "wall" is 0.
-_ADE20K_NAMES = (
+CLASS_NAMES = (
     "wall; building; sky; floor; tree; ceiling; road; bed; windowpane; grass; cabinet; "
     "sidewalk; person; earth; door; table; mountain; plant; curtain; chair; car; water; "
     "painting; sofa; shelf; house; sea; mirror; rug; field; armchair; seat; fence; desk; rock; "
@@ -18,10 +36,8 @@ _ADE20K_NAMES = (
     "sconce; vase; traffic light; tray; ashcan; fan; pier; crt screen; plate; monitor; bulletin "
     "board; shower; radiator; glass; clock; flag"
 )
-ADE20K_NAMES: tuple[str, ...] = tuple(_ADE20K_NAMES.split("; "))
 
-# Red, green, blue of each class, two hexadecimal digits each.
-ADE20K_PALETTE: bytes = bytes.fromhex(
+PALETTE = (
     "787878 b47878 06e6e6 503232 04c803 787850 8c8c8c cc05ff e6e6e6 04fa07 e005ff ebff07 "
     "96053d 787846 08ff33 ff0652 8fff8c ccff04 ff3307 cc4603 0066c8 3de6fa ff0633 0b66ff "
     "ff0747 ff09e0 0907e6 dcdcdc ff095c 7009ff 08ffd6 07ffe0 ffb806 0aff47 ff290a 07ffff "
@@ -36,3 +52,33 @@ ADE20K_PALETTE: bytes = bytes.fromhex(
     "ffff00 0099ff 0029ff 00ffcc 2900ff 29ff00 ad00ff 00f5ff 4700ff 7a00ff 00ffb8 005cff "
     "b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff"
 )
+
+
+def build(data: schema.Data, data_dir: str) -> Dataset:
+    """The data set."""
+    return Dataset(
+        name="ade20k",
+        class_names=tuple(CLASS_NAMES.split("; ")),
+        palette=hex_palette(PALETTE),
+        counts={"train": 20210, "val": 2000},
+        roots=("data/ade20k", "data/ade/ADEChallengeData2016"),
+        inner=("ADEChallengeData2016",),
+        marker="annotations",
+        list_pairs=list_pairs,
+        remedy=prepare_remedy("ade20k"),
+    )
+
+
+def list_pairs(root: pathlib.Path, split: str) -> Iterator[Pair]:
+    """images/training and annotations/training, images/validation and annotations/validation.
+
+    Raises:
+      UserError: a folder is missing, or an image has no mask.
+    """
+    folder = FOLDERS[split]
+    return tree_pairs(root / "images" / folder, root / "annotations" / folder, label_table())
+
+
+def label_table() -> LabelTable:
+    """A mask's 0, "other", is ignored, and k is train label k - 1."""
+    return without_zero(np.arange(256, dtype=np.uint8))

@@ -1,0 +1,171 @@
+"""What a data set is: class names, colours, counts, and where its examples come from.
+
+The module of a data set has `build(data, data_dir) -> Dataset`. Folder layouts are those of
+MMSegmentation, so that a tree made for it is read as it is; names, colours and counts are as
+MMSegmentation 0.30 states them.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+from jaxtyping import UInt8
+
+from nonlocal_jax.config.schema import IGNORED
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.inputs.example import Source
+
+SPLITS = ("train", "val")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+UNKNOWN = 254  # in a label table: a mask value that stands for no class, refused where it is met
+
+LabelTable = UInt8[np.ndarray, "256"]
+Palette = UInt8[np.ndarray, "k 3"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class Pair:
+    """An image and its mask on disk.
+
+    Attributes:
+      name: the image's path under its split's image folder, '/'-separated.
+      image_path: the encoded image.
+      label_path: the encoded mask.
+      label_table: maps the mask's values to train labels; None where it holds train labels.
+    """
+
+    name: str
+    image_path: pathlib.Path
+    label_path: pathlib.Path
+    label_table: LabelTable | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset:
+    """The facts of one data set.
+
+    Attributes:
+      name: its name in a config, and of the folder that prepared files lie in.
+      class_names: one per train label.
+      palette: RGB of each class, uint8 [classes, 3].
+      counts: images per split as published; empty where any number will do.
+      roots: where it is looked for by default, prepared or raw.
+      inner: where the tree may begin below the folder a person names (as the archive unpacks).
+      marker: a path below the root that tells that the raw tree is there.
+      list_pairs: the images of a split with their masks, in order, from the tree's root and the
+        split's name; None for images/SPLIT and labels/SPLIT, see `tree_pairs`.
+      label_table: what that layout's masks hold, see Pair.
+      generate: for a data set that has no files: the examples of a split, by its name.
+      remedy: a sentence on how to bring the data set, for those who don't have it.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    palette: Palette = dataclasses.field(repr=False)
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    roots: tuple[str, ...] = ()
+    inner: tuple[str, ...] = ()
+    marker: str = "images"
+    list_pairs: Callable[[pathlib.Path, str], Iterable[Pair]] | None = None
+    label_table: LabelTable | None = dataclasses.field(default=None, repr=False)
+    generate: Callable[[str], Source] | None = None
+    remedy: str = ""
+
+    @property
+    def num_classes(self) -> int:
+        """The number of train labels, the ignored one left out."""
+        return len(self.class_names)
+
+    def pairs(self, root: pathlib.Path, split: str) -> list[Pair]:
+        """Every image of a split with its mask, in the order the reference reads them.
+
+        Raises:
+          UserError: a folder is empty or missing, or an image has no mask.
+        """
+        if self.list_pairs is not None:
+            pairs = list(self.list_pairs(root, split))
+        else:
+            labels = root / "labels" / split
+            pairs = list(tree_pairs(root / "images" / split, labels, self.label_table))
+        if not pairs:
+            raise UserError(f"{self.name}: {root} has no image of the split {split!r}.")
+        return pairs
+
+
+def tree_pairs(
+    images: pathlib.Path, labels: pathlib.Path, label_table: LabelTable | None = None
+) -> Iterator[Pair]:
+    """The pairs of two folders in which an image and its mask have the same path and stem.
+
+    Args:
+      images: folder of images, in subfolders or not; they come sorted by relative path.
+      labels: folder of PNG masks.
+      label_table: of every mask, see Pair.
+
+    Raises:
+      UserError: a folder is missing, or an image has no mask.
+    """
+    masks = {pathlib.PurePosixPath(name).with_suffix(""): name for name in files(labels, (".png",))}
+    for name in files(images, IMAGE_SUFFIXES):
+        stem = pathlib.PurePosixPath(name).with_suffix("")
+        if stem not in masks:
+            raise no_mask(images / name, str(labels / f"{stem}.png"))
+        yield Pair(name, images / name, labels / masks[stem], label_table)
+
+
+def files(folder: pathlib.Path, suffixes: tuple[str, ...]) -> list[str]:
+    """Relative paths below `folder`, sorted as plain strings (upper case before lower).
+
+    Upper and lower case of a suffix are the same. What begins with a dot is left out.
+
+    Raises:
+      UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}.")
+    found = [
+        (pathlib.Path(parent) / name).relative_to(folder).as_posix()
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.lower().endswith(suffixes) and not name.startswith(".")
+    ]
+    return sorted(found)
+
+
+def no_mask(image: pathlib.Path, wanted: str) -> UserError:
+    """The error for an image without a mask; `wanted` says which file is missing."""
+    return UserError(
+        f"{image} has no mask: there is no {wanted}. Add the mask or take the image away."
+    )
+
+
+def prepare_remedy(name: str) -> str:
+    """How to bring a data set that `nonlocal_jax.prepare` knows."""
+    return (
+        f"Bring it with `python -m nonlocal_jax.prepare {name} --source=DOWNLOADS` (without "
+        "--source it says where to get it), or say where it is with --config.data_dir=DIR."
+    )
+
+
+def hex_palette(hexadecimal: str) -> Palette:
+    """Colours written as "804080 f423e8": red, green and blue of a class, two digits each."""
+    return np.frombuffer(bytes.fromhex(hexadecimal), np.uint8).reshape(-1, 3)
+
+
+def distinct_colours(count: int) -> Palette:
+    """Colours for classes without any, by VOC's rule: each label's bits are spread out."""
+    labels = np.arange(1, count + 1)
+    colours = np.zeros((count, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            value = ((labels >> (3 * bit + channel)) & 1) << (7 - bit)
+            colours[:, channel] |= value.astype(np.uint8)
+    return colours
+
+
+def without_zero(table: LabelTable) -> LabelTable:
+    """Label 0 becomes ignored, ignored stays, k becomes k - 1."""
+    kept = (table != 0) & (table != IGNORED)
+    return np.where(kept, table - kept, IGNORED).astype(np.uint8)

@@ -1,0 +1,183 @@
+"""Data of your own: images/{train,val}, labels/{train,val} and a list of the classes.
+
+The list is classes.txt, one name a line in label order, or classes.json:
+
+    {"classes": ["road", "sky"], "palette": [[128, 64, 128], [70, 130, 180]],
+     "label_map": {"7": 0, "11": 1}, "reduce_zero_label": false}
+
+of which all but "classes" may be left out. What the config sets as well must be the same.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Annotated, NotRequired, TypedDict
+
+import numpy as np
+from annotated_types import Ge, Le, MinLen
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from nonlocal_jax.config import schema
+from nonlocal_jax.config.schema import IGNORED
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.inputs.datasets.dataset import (
+    UNKNOWN,
+    Dataset,
+    LabelTable,
+    Palette,
+    distinct_colours,
+    without_zero,
+)
+
+READS = ("classes_file", "label_map", "reduce_zero_label")
+FOLDER = "data/folder"  # where it lies when no place is named
+CLASSES_FILES = ("classes.json", "classes.txt")
+
+_Byte = Annotated[int, Ge(0), Le(255)]
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class _Json(TypedDict):
+    """What classes.json may hold."""
+
+    classes: list[Annotated[str, MinLen(1)]]
+    palette: NotRequired[list[tuple[_Byte, _Byte, _Byte]]]
+    label_map: NotRequired[schema.LabelMap]
+    reduce_zero_label: NotRequired[bool]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassList:
+    """What the list of classes states.
+
+    Attributes:
+      path: of the list.
+      names: one per train label.
+      palette: RGB of each class.
+      label_map: mask value to train label; None where the list says nothing of it.
+      reduce_zero_label: whether label 0 is ignored, and k is k - 1; None likewise.
+    """
+
+    path: pathlib.Path
+    names: tuple[str, ...]
+    palette: Palette
+    label_map: Mapping[int, int] | None = None
+    reduce_zero_label: bool | None = None
+
+
+def build(data: schema.Data, data_dir: str) -> Dataset:
+    """The data set in a folder.
+
+    Raises:
+      UserError: there is no class list, it is none, or the config says otherwise than it.
+    """
+    listed = read_class_list(pathlib.Path(data_dir or FOLDER), data.classes_file)
+    label_map = dict(data.label_map)
+    if listed.label_map is not None:
+        _check_equal(listed, "label_map", dict(listed.label_map), label_map or None)
+        label_map = dict(listed.label_map)
+    reduce_zero_label = data.reduce_zero_label
+    if listed.reduce_zero_label is not None:
+        said = data.reduce_zero_label or None
+        _check_equal(listed, "reduce_zero_label", listed.reduce_zero_label, said)
+        reduce_zero_label = listed.reduce_zero_label
+    table = None
+    if label_map or reduce_zero_label:
+        table = _label_table(label_map, reduce_zero_label, listed)
+    return Dataset(
+        name="folder",
+        class_names=listed.names,
+        palette=listed.palette,
+        roots=(FOLDER,),
+        label_table=table,
+        remedy="Give the folder that holds images/train, images/val, labels/train, labels/val and "
+        "classes.txt with --config.data_dir=DIR.",
+    )
+
+
+def read_class_list(root: pathlib.Path, classes_file: str = "") -> ClassList:
+    """The list of classes of a folder.
+
+    Args:
+      root: the folder.
+      classes_file: the list's path, from here or from `root`; empty for classes.json or
+        classes.txt in `root`.
+
+    Raises:
+      UserError: there is no such file, or it is no list of classes.
+    """
+    path = _find(root, classes_file)
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            content = TypeAdapter(_Json).validate_json(text)
+        else:
+            content = _Json(classes=[line.strip() for line in text.splitlines() if line.strip()])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise _no_list(path, f"{where}: {first['msg']}".removeprefix(": ")) from error
+    except (OSError, ValueError) as error:
+        raise _no_list(path, str(error)) from error
+    names, colours = tuple(content["classes"]), content.get("palette")
+    if not 2 <= len(names) < UNKNOWN:
+        raise _no_list(path, f"it has {len(names)} classes; there may be 2 to {UNKNOWN - 1}")
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise _no_list(path, f"the class {repeated[0]!r} is there more than once")
+    if colours is not None and len(colours) != len(names):
+        raise _no_list(path, f"it has {len(names)} classes and {len(colours)} colours")
+    return ClassList(
+        path=path,
+        names=names,
+        palette=np.array(colours, np.uint8) if colours else distinct_colours(len(names)),
+        label_map=content.get("label_map"),
+        reduce_zero_label=content.get("reduce_zero_label"),
+    )
+
+
+def _find(root: pathlib.Path, classes_file: str) -> pathlib.Path:
+    if classes_file:
+        given = pathlib.Path(classes_file)
+        return given if given.exists() else root / given
+    for name in CLASSES_FILES:
+        if (root / name).is_file():
+            return root / name
+    if not root.is_dir():
+        raise UserError(f"There is no folder {root}. Name yours with --config.data_dir=DIR.")
+    raise UserError(
+        f"{root} has no class list. Write classes.txt there, one class name a line in label "
+        "order, or name a file with --config.data.classes_file=FILE."
+    )
+
+
+def _no_list(path: pathlib.Path, why: str) -> UserError:
+    return UserError(
+        f"{path} is not a class list: {why}. It must be a text file of one class name a line, or "
+        'JSON {"classes": ["road", ...], "palette": [[128, 64, 128], ...]}.'
+    )
+
+
+def _check_equal(listed: ClassList, key: str, stated: object, configured: object) -> None:
+    if configured is not None and configured != stated:
+        raise UserError(
+            f"config.data.{key} is {configured!r}, and {listed.path} states {stated!r}. Leave one "
+            "of them out."
+        )
+
+
+def _label_table(
+    label_map: Mapping[int, int], reduce_zero_label: bool, listed: ClassList
+) -> LabelTable:
+    """The map comes first, as in the reference, then 0 is ignored and k becomes k - 1."""
+    table = np.arange(256, dtype=np.uint8)
+    least = 1 if reduce_zero_label else 0
+    most = len(listed.names) - 1 + least
+    for value, label in label_map.items():
+        if label > most and label != IGNORED:
+            raise UserError(
+                f"The label map of {listed.path} has {value}: {label}; a label must be {least} to "
+                f"{most}, or {IGNORED} for ignored."
+            )
+        table[value] = label
+    return without_zero(table) if reduce_zero_label else table

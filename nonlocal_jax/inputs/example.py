@@ -1,0 +1,31 @@
+"""An example, and what gives examples by index."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+
+class Example(NamedTuple):
+    """An image with its labels.
+
+    Attributes:
+      image: RGB, uint8 [h, w, 3].
+      label: train labels, uint8 [h, w], 255 for ignored.
+      name: of the image, unique in its split.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    label: UInt8[np.ndarray, "h w"]
+    name: str
+
+
+class Source(Protocol):
+    """Examples by index: random access, picklable, the same example for an index every time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Height and width of an image, found without decoding it where that can be."""
