@@ -1,116 +1,213 @@
-"""What every command shares: `--config`, overrides, and errors that are meant to be read."""
+"""What every command shares: flags, `--config` with overrides, `--help`, and exit codes.
 
-import difflib
+A command's module has
+
+    def define(values: flags.FlagValues) -> None: ...  # its flags, with flag_values=values
+    def main(options: Options) -> None: ...
+
+    def run(argv: Sequence[str] | None = None) -> int:
+        return command_line.run(main, define, config="required", argv=argv)
+
+    if __name__ == "__main__":
+        sys.exit(run())
+
+No flag is absl's global `FLAGS`: each run of a command has its own, so that commands can be
+imported and run side by side.
+
+A `main` that uses JAX calls `runtime.startup.use_jax(config.precision)` before anything else.
+
+Exit codes: 0 done, 1 some images could not be used, 2 something a person has to change,
+75 preempted and saved, 130 interrupted from the keyboard.
+"""
+
+import contextlib
 import gc
 import os
-import pathlib
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from logging import INFO, getLogger
+from typing import Any, Literal
 
-import jax
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from nonlocal_jax.config import files, help_text, schema
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.runtime import compilation
 
 EXIT_BAD_IMAGES = 1
 EXIT_USER_ERROR = 2
-PRECISIONS = ("default", "high", "highest")  # of matrix products and convolutions
+EXIT_INTERRUPTED = 130
+PROCESS_FLAGS = ("coordinator", "num_processes", "process_id", "join_timeout")
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "A file of configs/, e.g. configs/ade20k_r50_80k.py; change values with --config.a.b=c.",
-    lock_config=True,
+Define = Callable[[flags.FlagValues], None]
+TakesConfig = Literal["required", "optional", "none"]
+
+_CONFIG_HELP = (
+    "A config by name (ade20k_r50_80k) or by path (my/config.py, or the config.json of a run); "
+    "NAME:ARGUMENT hands an argument to its get_config(). Change values with --config.KEY=VALUE."
 )
+_HELP = re.compile(r"--?(h|\?|help|helpfull|helpshort)")
+_OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(=.*)?", re.DOTALL)
 
 
-def run(main: Callable[[], None], *, needs_config: bool = True) -> None:
-    """Parses the flags and calls `main`; a UserError becomes one message and exit code 2.
+class Options:
+    """What a command was called with.
 
-    A missing `--config`, an unknown key and a value of another type are such errors.
+    Attributes:
+      flags: the command's own flags, as in `options.flags.workdir`.
     """
-    # Rows import `configs.common`: also when the command was started from another folder.
-    sys.path.append(str(pathlib.Path.cwd()))
 
-    def parse(argv: Sequence[str]) -> list[str]:
-        try:
-            rest = flags.FLAGS(argv)
-            if needs_config or _CONFIG.value is not None:
-                _check_tuples(config(), load_config(_config_path(argv)))
-        except UserError as error:
-            _exit(str(error))
-        except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-            _exit(_explain(argv, error))
-        if len(rest) > 1:
-            _exit(f"{rest[1]!r} is not a flag. Flags begin with --, see --help.")
-        return rest
+    def __init__(self, values: flags.FlagValues, overrides: Mapping[str, str]):
+        self.flags = values
+        self._overrides = dict(overrides)
 
-    def guarded(_: Sequence[str]) -> None:
-        # The libraries tell their life story at INFO; of ours, it is which kernels were chosen.
-        logging.set_verbosity(logging.WARNING)
-        getLogger("nonlocal_jax").setLevel(INFO)
-        try:
-            _set_up_jax()
-            gc.freeze()  # what was imported stays: searching it was a seventh of tracing's time
-            main()
-        except UserError as error:
-            _exit(str(error))
-        except KeyboardInterrupt:
-            sys.stderr.write("\nInterrupted.\n")
-            sys.exit(130)
+    @property
+    def names_config(self) -> bool:
+        """Whether `--config` was given."""
+        return "config" in self.flags and bool(self.flags.config)
 
-    app.run(guarded, flags_parser=parse)
+    @cached_property
+    def config(self) -> schema.Config:
+        """The config that `--config` names, with the overrides.
+
+        Raises:
+          UserError: there is no `--config`, no such file or key, or a value is out of its range.
+        """
+        if not self.names_config:
+            raise UserError(
+                "--config is missing: give a file, or one of these names: "
+                f"{', '.join(files.names())}."
+            )
+        return apply_overrides(files.read(self.flags.config), self._overrides)
+
+    def config_over(self, base: schema.Config | None) -> schema.Config:
+        """The config of `--config` if it was given, else `base`; with the overrides on top.
+
+        For commands that find a config elsewhere, in a checkpoint for one.
+
+        Args:
+          base: what was found; None if nothing was, and `--config` is needed.
+
+        Raises:
+          UserError: as for `config`.
+        """
+        if self.names_config or base is None:
+            return self.config
+        if not self._overrides:
+            return base
+        return apply_overrides(files.to_tree(base), self._overrides)
+
+    @property
+    def config_name(self) -> str:
+        """What to call the config: "ade20k_r50_80k"; for a run's config.json, the run's name."""
+        text = str(self.flags.config)
+        if not os.path.isfile(text):
+            text = text.partition(":")[0]
+        path = files.find(text).resolve()
+        return path.parent.name if path.suffix == ".json" else path.stem
+
+    @property
+    def processes(self) -> dict[str, Any]:
+        """Values of the flags of `define_process_flags`, as `distributed.session` takes them."""
+        return {name: self.flags[name].value for name in PROCESS_FLAGS}
+
+    def require(self, *names: str) -> None:
+        """Raises a UserError for a flag that was not given."""
+        for name in names:
+            if not self.flags[name].value:
+                raise UserError(f"--{name} is missing: {self.flags[name].help} See --help.")
 
 
-def _set_up_jax() -> None:
-    """Matrix products as the config wants them, and a cache of what was compiled before."""
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if folder is None:
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        folder = str(cache / "nonlocal_jax" / "compiled")
-        jax.config.update("jax_compilation_cache_dir", folder)
-    if getattr(sys.modules["__main__"].__spec__, "name", "").startswith("nonlocal_jax."):
-        compilation.keep_programs(folder)
-    if _CONFIG.value is None:
-        return
-    precision = _CONFIG.value.precision
-    if precision not in PRECISIONS:
-        listed = ", ".join(PRECISIONS)
-        raise UserError(f"config.precision is {precision!r}; it must be one of {listed}.")
-    if precision != "default":
-        jax.config.update("jax_default_matmul_precision", precision)
-    if precision == "highest" and _CONFIG.value.model.dtype == "auto":
-        _CONFIG.value.model.dtype = "float32"
+def run(
+    main: Callable[[Options], None],
+    define: Define = lambda values: None,
+    *,
+    config: TakesConfig = "none",
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Runs a command; a UserError becomes one message.
+
+    Args:
+      main: the command. With config="required" or a given `--config`, that is read before.
+      define: adds the command's flags to those it is given.
+      config: whether the command takes `--config`.
+      argv: what follows the command's name; by default that of this process.
+
+    Returns:
+      the exit code.
+    """
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter ends no run
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        words = list(sys.argv[1:] if argv is None else argv)
+        options = _parse(words, define, config)
+        if options is None:
+            sys.stdout.write(_help(words, main, define, config))
+            return 0
+        if config == "required" or options.names_config:
+            _ = options.config
+        _set_up()
+        main(options)
+    except UserError as error:
+        sys.stderr.write(f"nonlocal_jax: {error}\n")
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted.\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read what is printed is gone, `head` for one
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return 0
 
 
-def config() -> ConfigDict:
-    """The config that `--config` names, overrides applied.
+def apply_overrides(
+    given: ConfigDict | Mapping[str, Any], overrides: Mapping[str, str]
+) -> schema.Config:
+    """A config with what the command line changes.
+
+    Args:
+      given: some settings; the others have their defaults.
+      overrides: words of the command line by key, {"seed": "--config.seed=3"}.
 
     Raises:
-      UserError: there is no `--config`.
+      UserError: there is no such key, or a value is out of its range.
     """
-    if _CONFIG.value is None:
-        rows = sorted(path.name for path in pathlib.Path("configs").glob("[a-z]*.py"))
-        listed = f" Here are: {', '.join(rows)}." if rows else ""
-        raise UserError(f"--config is missing: name a file of configs/.{listed}")
-    return _CONFIG.value
+    values = {key: word.partition("=")[2] for key, word in overrides.items()}
+    tree = given.to_dict() if isinstance(given, ConfigDict) else given
+    whole = ConfigDict(files.complete(tree, files.chosen_names(values)))
+    for key in overrides:
+        files.check_key(whole, key)
+    words = ["", *overrides.values()]
+    parsed = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", whole, flag_values=parsed, sys_argv=words)
+        parsed(words)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{error}") from error
+    # A section that was given as a whole may lack some of its settings.
+    return files.validate(files.complete(parsed.config.to_dict()))
 
 
-def define_inference_flags() -> None:
-    """The flags that evaluating and predicting share."""
-    flags.DEFINE_string("checkpoint", None, "What convert or a training run wrote.")
-    flags.DEFINE_bool("tta", False, "Average over the config's scales and mirrored images.")
-    flags.DEFINE_string("output", None, "Folder to write to.")
-
-
-def require(*names: str) -> None:
-    """Raises a UserError for a flag that was not given."""
-    for name in names:
-        if not flags.FLAGS[name].value:
-            raise UserError(f"--{name} is missing: {flags.FLAGS[name].help} See --help.")
+def define_process_flags(values: flags.FlagValues) -> None:
+    """The flags of commands that can run as several processes."""
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT of process 0; found out on Cloud TPU, GKE and SLURM.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "num_processes", None, "How many processes run this command.", flag_values=values
+    )
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", flag_values=values)
+    flags.DEFINE_float(
+        "join_timeout", 300.0, "Seconds to wait for the other processes.", flag_values=values
+    )
 
 
 def exit_for_bad_images(reasons: Sequence[str], total: int) -> None:
@@ -121,107 +218,78 @@ def exit_for_bad_images(reasons: Sequence[str], total: int) -> None:
         sys.exit(EXIT_BAD_IMAGES)
 
 
-def config_name() -> str:
-    """The stem of the file that `--config` names: "ade20k_r50_80k"."""
-    return pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-
-
-def load_config(path: str | os.PathLike[str], **overrides: object) -> ConfigDict:
-    """The config in a file, for notebooks and tests.
-
-    Args:
-      path: a file of configs/.
-      **overrides: values by dotted key, as in `load_config(path, **{"model.backbone.depth": 18})`.
-
-    Raises:
-      UserError: there is no such file, no such key, or the value is of another type.
-    """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise UserError(f"There is no config {path}; the rows are in configs/.")
-    root = str(path.resolve().parent.parent)
-    if root not in sys.path:
-        sys.path.append(root)
-    namespace: dict[str, object] = {"__name__": path.stem, "__file__": str(path)}
-    exec(compile(path.read_text(), str(path), "exec"), namespace)
-    if "get_config" not in namespace:
-        raise UserError(f"{path} is no config: it has no get_config().")
-    loaded: ConfigDict = namespace["get_config"]()  # type: ignore[operator]
-    loaded.lock()
-    for key in overrides:
-        _check_key(loaded, key)
+def _parse(words: list[str], define: Define, config: TakesConfig) -> Options | None:
+    """The command's options; None if help is asked for."""
+    values = _flags(define, config)
     try:
-        loaded.update_from_flattened_dict(overrides)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"A value is of the wrong type: {error}") from error
-    return loaded
+        words = values.read_flags_from_files(words, force_gnu=False)
+        own, overrides = _split(words) if config != "none" else (words, {})
+        if any(_HELP.fullmatch(word) for word in own):
+            return None
+        rest = values(["nonlocal_jax", *own])
+    except (flags.Error, OSError, ValueError) as error:
+        raise UserError(f"{error}") from error
+    if len(rest) > 1:
+        raise UserError(f"{rest[1]!r} is not a flag. Flags begin with --, see --help.")
+    return Options(values, overrides)
 
 
-def _check_key(loaded: ConfigDict, key: str) -> None:
-    known = _dotted_keys(loaded)
-    if key not in known:
-        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-        hint = f" Did you mean {nearest[0]}?" if nearest else f" It has: {', '.join(known)}."
-        raise UserError(f"The config has no key {key}.{hint}")
+def _flags(define: Define, config: TakesConfig) -> flags.FlagValues:
+    """The command's flags with their defaults."""
+    values = flags.FlagValues()
+    if config != "none":
+        flags.DEFINE_string("config", None, _CONFIG_HELP, flag_values=values)
+    define(values)
+    return values
 
 
-def _dotted_keys(node: ConfigDict, prefix: str = "") -> list[str]:
-    keys = []
-    for name in node:
-        keys.append(prefix + name)
-        if isinstance(node[name], ConfigDict):
-            keys += _dotted_keys(node[name], f"{prefix}{name}.")
-    return keys
-
-
-def _explain(argv: Sequence[str], error: Exception) -> str:
-    """Turns what absl and ml_collections raised for `argv` into one sentence."""
-    arguments = [argument.lstrip("-") for argument in argv[1:]]
-    path = _config_path(argv)
-    if path and not pathlib.Path(path).is_file():
-        return f"There is no config {path}; run this in the repository's folder, or give its path."
-    if path:
-        loaded = load_config(path)
-        for argument in arguments:
-            if argument.startswith("config."):
-                try:
-                    _check_key(loaded, argument.partition("=")[0].removeprefix("config."))
-                except UserError as unknown_key:
-                    return str(unknown_key)
-    return f"{error}"
-
-
-def _config_path(argv: Sequence[str]) -> str:
-    """The value of `--config=PATH` or `--config PATH`, empty where there is none."""
-    for index, argument in enumerate(argv):
-        name, equals, value = argument.lstrip("-").partition("=")
-        if name == "config":
-            return value if equals else "".join(argv[index + 1 : index + 2])
-    return ""
-
-
-def _check_tuples(given: ConfigDict, default: ConfigDict) -> None:
-    """Raises a UserError for a tuple of other elements than the file's, or a pair that is none.
-
-    ml_collections checks that a tuple stays a tuple, but not what is in it.
-    """
-    for key in _dotted_keys(default):
-        value, expected = _at(given, key), _at(default, key)
-        if not isinstance(expected, tuple):
+def _split(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """What is no override, and the overrides by key: of those for the same key, the last one."""
+    own: list[str] = []
+    overrides: dict[str, str] = {}
+    left = iter(words)
+    for word in left:
+        if word == "--":
+            own += [word, *left]
+            break
+        match = _OVERRIDE.fullmatch(word)
+        if match is None:
+            own.append(word)
             continue
-        number = (int, float) if isinstance(expected[0], float) else int
-        pair = len(expected) == 2
-        assert isinstance(value, tuple)  # ml_collections saw to it
-        if not all(isinstance(v, number) for v in value) or (pair and len(value) != 2):
-            raise UserError(f"config.{key} is {value}; it must be like {expected}.")
+        no, key, value = match.groups(default="")
+        if not (no or value or key in _switches()):
+            value = f"={next(left, '')}"
+        overrides.pop(key, None)  # the order is that of the last ones
+        overrides[key] = f"--{no}config.{key}{value}"
+    return own, overrides
 
 
-def _at(node: ConfigDict, key: str) -> object:
-    for name in key.split("."):
-        node = node[name]
-    return node
+def _switches() -> set[str]:
+    """Keys that are True or False, which may be given without a value."""
+    flat = files.flatten(files.complete({}))
+    return {key for key, value in flat.items() if isinstance(value, bool)}
 
 
-def _exit(message: str) -> None:
-    sys.stderr.write(f"nonlocal_jax: {message}\n")
-    sys.exit(EXIT_USER_ERROR)
+def _set_up() -> None:
+    """What has to be done once in a process."""
+    # The libraries tell their life story at INFO; of ours, it is which kernels were chosen.
+    logging.set_verbosity(logging.WARNING)
+    getLogger("nonlocal_jax").setLevel(INFO)
+    flags.FLAGS.mark_as_parsed()  # Grain reads its settings there
+    gc.freeze()  # what was imported stays: searching it was a seventh of tracing's time
+
+
+def _help(
+    words: list[str], main: Callable[[Options], None], define: Define, config: TakesConfig
+) -> str:
+    """The command's manual; of the config that `--config` names, if it is right."""
+    shown = None
+    if config != "none":
+        own, overrides = _split([word for word in words if not _HELP.fullmatch(word)])
+        values = _flags(define, config)
+        with contextlib.suppress(UserError, flags.Error, ValueError):
+            values(["nonlocal_jax", *own])
+            shown = Options(values, overrides).config_over(files.validate(files.complete({})))
+        shown = shown or files.validate(files.complete({}))
+    doc = sys.modules[main.__module__].__doc__ or ""
+    return help_text.manual(doc, _flags(define, config), shown)

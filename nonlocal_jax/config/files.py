@@ -8,7 +8,6 @@ is checked. The `config.json` of a run is read in the same way.
 import contextlib
 import dataclasses
 import difflib
-import json
 import os
 import pathlib
 import sys
@@ -134,7 +133,7 @@ def validate(tree: Mapping[str, Any]) -> schema.Config:
 
 def to_tree(config: schema.Config) -> Tree:
     """The config as nested dicts, which JSON can hold."""
-    return _with_text_keys(dataclasses.asdict(config))
+    return dict(_with_text_keys(dataclasses.asdict(config)))
 
 
 def flatten(tree: object, prefix: str = "") -> dict[str, Any]:
@@ -202,7 +201,9 @@ def _run(path: pathlib.Path, argument: str | None) -> ConfigDict:
     except UserError:
         raise
     except Exception as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+        lines = [
+            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)
+        ]
         where = f"{path}, line {lines[-1]}" if lines else f"{path}"
         raise UserError(f"{where}: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):

@@ -46,7 +46,7 @@ LabelMap = Annotated[dict[Label, Label], BeforeValidator(_with_integer_keys)]
 
 
 def chosen(table: str, name: str, **values: object) -> Any:
-    """A section whose `name` picks a module from a table; `values` replace its options' defaults."""
+    """A section whose `name` picks a module of a table; `values` replace its options' defaults."""
     return field(metadata={"table": table, "values": {"name": name, **values}})
 
 

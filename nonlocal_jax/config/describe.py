@@ -1,0 +1,117 @@
+"""What can be set, in words: keys, values, ranges and docstrings, for `--help` and the docs."""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import textwrap
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import annotated_types as at
+
+from nonlocal_jax.config import schema, tables
+
+
+class Setting(NamedTuple):
+    """A key of the config.
+
+    Attributes:
+      key: dotted, as "model.backbone.depth".
+      value: its value; None for a section.
+      allowed: the values that it may have, in words; empty for a section.
+      doc: what it means.
+      is_section: whether it holds other settings.
+    """
+
+    key: str
+    value: object
+    allowed: str
+    doc: str
+    is_section: bool
+
+
+def settings(config: schema.Config) -> list[Setting]:
+    """All keys of a config, each section before what it holds."""
+    return list(_settings(config, "", ""))
+
+
+@functools.cache
+def field_docs(cls: type) -> Mapping[str, str]:
+    """The docstrings of a dataclass's fields: the texts that stand below them, as one line."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(definition, ast.ClassDef)
+        for node, below in zip(definition.body, definition.body[1:], strict=False):
+            if (
+                isinstance(node, ast.AnnAssign)
+                and isinstance(node.target, ast.Name)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
+                docs[node.target.id] = " ".join(str(below.value.value).split())
+    return docs
+
+
+def allowed(hint: Any) -> str:
+    """The values of a field's type, in words: "at least 1", "18, 34 or 50"."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return _either([str(choice) for choice in arguments])
+    if origin is typing.Annotated:
+        base, *constraints = arguments
+        bounds = [text for c in constraints if (text := _bound(c))]
+        return " and ".join(bounds) or allowed(base)
+    if origin is tuple:
+        inner = allowed(arguments[0])
+        count = "some" if arguments[-1] is Ellipsis else f"{len(arguments)}"
+        return f"{count} values, {inner} each"
+    if origin in (types.UnionType, typing.Union):
+        kinds = [allowed(a) for a in arguments if a is not types.NoneType]
+        return _either([*kinds, "nothing"])
+    if origin is dict:
+        return 'a mapping, like "{7: 0}"'
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[hint]
+
+
+def _settings(node: Any, prefix: str, table: str) -> Iterator[Setting]:
+    """The settings of a section; its `name` is looked up in `table`, if that is not empty."""
+    cls: type = type(node)
+    hints = typing.get_type_hints(cls, include_extras=True)
+    docs = field_docs(cls)
+    for field in dataclasses.fields(node):
+        key, value = f"{prefix}{field.name}", getattr(node, field.name)
+        doc = docs.get(field.name, "")
+        if dataclasses.is_dataclass(value):
+            yield Setting(key, None, "", doc or _summary(type(value)), True)
+            inner = "datasets" if key == "data" else field.metadata.get("table", "")
+            yield from _settings(value, f"{key}.", inner)
+        elif field.name == "name" and table:
+            choices = _either([*tables.TABLES[table], "a module of your own"])
+            yield Setting(key, value, choices, doc or "Which one.", False)
+        else:
+            yield Setting(key, value, allowed(hints[field.name]), doc, False)
+
+
+def _summary(cls: type) -> str:
+    return (cls.__doc__ or "").partition("\n")[0]
+
+
+def _bound(constraint: object) -> str:
+    match constraint:
+        case at.Ge(ge):
+            return f"at least {ge}"
+        case at.Gt(gt):
+            return f"more than {gt}"
+        case at.Le(le):
+            return f"at most {le}"
+        case at.Lt(lt):
+            return f"less than {lt}"
+    return ""
+
+
+def _either(choices: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))

@@ -1,0 +1,79 @@
+"""The text of `--help`, as wide as the terminal."""
+
+import shutil
+import textwrap
+from typing import Any
+
+from absl import flags
+
+from nonlocal_jax.config import describe, schema
+
+NARROWEST, WIDEST = 40, 100
+
+
+def manual(doc: str, values: flags.FlagValues, config: schema.Config | None) -> str:
+    """What a command does, its flags, and the settings of a config.
+
+    Args:
+      doc: the docstring of the command's module.
+      values: its flags.
+      config: whose settings are listed; None for a command that takes no config.
+    """
+    width = min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
+    parts = [_paragraphs(doc, width), "Flags:", _flags(values, width)]
+    if config is not None:
+        parts += ["Settings, which --config.KEY=VALUE changes:", _settings(config, width)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _paragraphs(doc: str, width: int) -> str:
+    """The docstring, wrapped; what is indented stays as it is."""
+    paragraphs = textwrap.dedent(doc).strip().split("\n\n")
+    return "\n\n".join(
+        paragraph if paragraph.startswith(" ") else textwrap.fill(paragraph, width)
+        for paragraph in paragraphs
+    )
+
+
+def _flags(values: flags.FlagValues, width: int) -> str:
+    entries = []
+    for name in sorted(values):
+        flag = values[name]
+        if flag.name != name:  # an alias
+            continue
+        form = f"--[no]{name}" if flag.boolean else f"--{name}=VALUE"
+        default = "" if flag.default in (None, False, "", []) else f" (default: {_plain(flag)})"
+        entries.append(_entry(f"  {form}", f"{flag.help}{default}", width))
+    entries.append(_entry("  --help, -h", "This text.", width))
+    return "\n".join(entries)
+
+
+def _plain(flag: flags.Flag[Any]) -> str:
+    return ",".join(flag.default) if isinstance(flag.default, list) else str(flag.default)
+
+
+def _settings(config: schema.Config, width: int) -> str:
+    entries = []
+    for setting in describe.settings(config):
+        if setting.is_section:
+            entries.append("\n" + _entry(f"  {setting.key}", setting.doc, width))
+        else:
+            text = " ".join(filter(None, [setting.doc, f"[{setting.allowed}]"]))
+            entries.append(_entry(f"  {setting.key}={_value(setting.value)}", text, width))
+    return "\n".join(entries)
+
+
+def _value(value: object) -> str:
+    """A setting's value as it is typed in."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value)
+
+
+def _entry(head: str, text: str, width: int) -> str:
+    """A line with what something is called, and below it, indented, what it is."""
+    return f"{head}\n" + textwrap.fill(
+        text, width, initial_indent=" " * 6, subsequent_indent=" " * 6
+    )
