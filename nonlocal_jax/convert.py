@@ -41,11 +41,11 @@ def main() -> None:
 
 def _config_target() -> command.Target:
     config, name = command_line.config(), command_line.config_name()
-    shapes = {key: leaf.shape for key, leaf in build_network(config.model).shapes.items()}
+    network = build_network(config.model)
+    shapes = {key: leaf.shape for key, leaf in network.shapes.items()}
     url = config.published.get("url", "")
     model = config.model.to_dict()
-    variant = config.model.backbone.variant
-    return command.Target(name, "segmentor", variant, shapes, url, model)
+    return command.Target(name, "segmentor", network.torch_keys, shapes, url, model)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from flax import nnx
@@ -18,8 +18,10 @@ from nonlocal_jax.checkpoints.pytorch import download, torch_file
 from nonlocal_jax.checkpoints.pytorch.exporter import export_checkpoint
 from nonlocal_jax.checkpoints.pytorch.importer import ImportResult, import_checkpoint
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.models.backbones.resnet import BLOCKS_PER_STAGE, ResNet
+from nonlocal_jax.models.backbones.resnet import BLOCKS_PER_STAGE, Options, ResNet
 from nonlocal_jax.models.network import flat_variables
+from nonlocal_jax.models.numerics import Numerics
+from nonlocal_jax.models.torch_keys import TorchKeys, under
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Target:
     Attributes:
       name: of the config ("ade20k_r50_80k") or of the backbone ("resnet50_v1c").
       kind: "segmentor" or "backbone".
-      variant: of the backbone, "v1c" or "v1d".
+      keys: which tensor of a PyTorch file is which variable.
       shapes: of all its variables, by name.
       url: of its published file; empty if there is none.
       model: the config's section; empty for a backbone.
@@ -37,7 +39,7 @@ class Target:
 
     name: str
     kind: str
-    variant: str
+    keys: TorchKeys
     shapes: Mapping[str, tuple[int, ...]]
     url: str
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -55,10 +57,13 @@ def backbone_target(name: str) -> Target:
             f"--backbone={name} is not known; give resnetDEPTH_VARIANT, e.g. resnet50_v1c, with a "
             f"depth of {', '.join(map(str, BLOCKS_PER_STAGE))} and v1c or v1d."
         )
-    depth, variant = int(match[1]), match[2]
-    model = nnx.eval_shape(lambda: ResNet(variant=variant, depth=depth, rngs=nnx.Rngs(0)))
-    shapes = {f"backbone/{key}": leaf.shape for key, leaf in flat_variables(model).items()}
-    return Target(name, "backbone", variant, shapes, download.BACKBONES.get(name, ""))
+    depth, variant = cast(Any, (int(match[1]), match[2]))
+    options = Options(depth=depth, variant=variant)
+    backbone = nnx.eval_shape(lambda: ResNet(options, Numerics(rngs=nnx.Rngs(0))))
+    keys = backbone.torch_keys
+    keys = replace(keys, rows=under("backbone", "backbone", keys.rows))
+    shapes = {f"backbone/{key}": leaf.shape for key, leaf in flat_variables(backbone).items()}
+    return Target(name, "backbone", keys, shapes, download.BACKBONES.get(name, ""))
 
 
 def new_path(path: str) -> Path:
@@ -93,7 +98,7 @@ def import_(target: Target, source: str, output: Path, *, allow_nan: bool = Fals
     tree = torch_file.read(file)
     try:
         result = import_checkpoint(
-            tree, target.shapes, variant=target.variant, backbone=target.kind == "backbone"
+            tree, target.shapes, keys=target.keys, backbone=target.kind == "backbone"
         )
     except UserError as error:
         raise UserError(f"{file} does not fit {target.name}: {error}") from error
@@ -128,7 +133,7 @@ def export(target: Target, source: str, output: Path, *, legacy: bool = False) -
         raise UserError("--input is missing: name the checkpoint folder to export.")
     variables, metadata = training.load_model(source)
     try:
-        tree = export_checkpoint(variables, metadata, target.shapes, variant=target.variant)
+        tree = export_checkpoint(variables, metadata, target.shapes, keys=target.keys)
     except UserError as error:
         raise UserError(f"{source} does not fit {target.name}: {error}") from error
     unfinished = output.with_name(f".{output.name}.unfinished")

@@ -1,15 +1,16 @@
 """What differs between the tensors a network needs and those a file has, and the likely reason."""
 
-import re
 from collections.abc import Iterable, Mapping
 
 from nonlocal_jax.checkpoints.pytorch.pickle_names import printable
-from nonlocal_jax.models.backbones.resnet import BLOCKS_PER_STAGE
+from nonlocal_jax.models.torch_keys import TorchKeys
 
 Shape = tuple[int, ...]
 
 
-def report(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> str | None:
+def report(
+    expected: Mapping[str, Shape], found: Mapping[str, Shape], keys: TorchKeys
+) -> str | None:
     """Every difference between two sets of PyTorch keys with shapes, or None if there is none.
 
     The likely reason, where it is known, comes first, then the keys: missing, unexpected, and of
@@ -20,7 +21,7 @@ def report(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> str | N
     wrong = [key for key in expected if key in found and expected[key] != found[key]]
     if not (missing or unexpected or wrong):
         return None
-    lines = [_reason(expected, found, wrong)]
+    lines = [_reason(expected, found, wrong, keys)]
     lines += _listed("missing in the file", missing)
     lines += _listed("unexpected in the file", unexpected)
     if wrong:
@@ -41,8 +42,10 @@ def _listed(title: str, keys: list[str]) -> list[str]:
     return [f"{title} ({len(keys)}):", *lines] if keys else []
 
 
-def _reason(expected: Mapping[str, Shape], found: Mapping[str, Shape], wrong: list[str]) -> str:
-    theirs, ours = _backbone(found), _backbone(expected)
+def _reason(
+    expected: Mapping[str, Shape], found: Mapping[str, Shape], wrong: list[str], keys: TorchKeys
+) -> str:
+    theirs, ours = (keys.describe(_of_backbone(names)) for names in (found, expected))
     if theirs != ours:
         return f"the file's backbone is {theirs}, the config's is {ours}"
     classifiers = [key for key in wrong if ".conv_seg." in key]
@@ -58,19 +61,5 @@ def _first(shape: Shape) -> int:
     return shape[0] if shape else 0
 
 
-def _backbone(keys: Iterable[str]) -> str:
-    """ "R-50 (V1c)", from the names of the tensors alone."""
-    keys = list(keys)
-    blocks = tuple(_count_blocks(keys, stage) for stage in (1, 2, 3, 4))
-    bottleneck = any(".conv3." in key for key in keys)
-    depths = [d for d, n in BLOCKS_PER_STAGE.items() if n == blocks and (d >= 50) == bottleneck]
-    name = f"R-{depths[0]}" if depths else "no ResNet that is known"
-    if not any("backbone.stem." in key for key in keys):
-        return f"{name} without the deep stem"
-    v1d = any(re.search(r"\.downsample\.2\.", key) for key in keys)
-    return f"{name} ({'V1d' if v1d else 'V1c'})"
-
-
-def _count_blocks(keys: Iterable[str], stage: int) -> int:
-    pattern = re.compile(rf"backbone\.layer{stage}\.(\d{{1,4}})\.")
-    return len({match[1] for key in keys if (match := pattern.match(key))})
+def _of_backbone(keys: Iterable[str]) -> list[str]:
+    return [key.removeprefix("backbone.") for key in keys if key.startswith("backbone.")]

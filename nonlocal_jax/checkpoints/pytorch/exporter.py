@@ -8,6 +8,7 @@ import numpy as np
 
 from nonlocal_jax.checkpoints.pytorch import difference, rules
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.models.torch_keys import TorchKeys
 
 
 def export_checkpoint(
@@ -15,7 +16,7 @@ def export_checkpoint(
     metadata: Mapping[str, Any],
     expected: Mapping[str, tuple[int, ...]],
     *,
-    variant: str,
+    keys: TorchKeys,
 ) -> dict[str, Any]:
     """Returns {"meta": ..., "state_dict": ...} for `torch_file.write`, tensors in OIHW.
 
@@ -23,20 +24,21 @@ def export_checkpoint(
       variables: arrays by our names.
       metadata: of our checkpoint; an import's `meta` and counters are written again.
       expected: shape of every variable of the network, by our names.
-      variant: of the backbone, "v1c" or "v1d".
+      keys: of the network.
 
     Raises:
       UserError: the variables are not exactly those of the network; all differences are listed.
     """
     differences = difference.report(
-        _torch_shapes(expected, variant),
-        _torch_shapes({name: value.shape for name, value in variables.items()}, variant),
+        _torch_shapes(expected, keys),
+        _torch_shapes({name: value.shape for name, value in variables.items()}, keys),
+        keys,
     )
     if differences:
         raise UserError(differences)
     counters = metadata.get("num_batches_tracked", {})
     state: OrderedDict[str, np.ndarray] = OrderedDict()
-    for name, entry in rules.torch_entries(expected, variant).items():
+    for name, entry in rules.torch_entries(expected, keys).items():
         state[entry.key] = rules.to_torch(np.asarray(variables[name]), entry.layout)
         if entry.counter:
             # With its fixed momentum PyTorch never reads the count, but refuses to miss it.
@@ -45,10 +47,10 @@ def export_checkpoint(
 
 
 def _torch_shapes(
-    shapes: Mapping[str, tuple[int, ...]], variant: str
+    shapes: Mapping[str, tuple[int, ...]], keys: TorchKeys
 ) -> dict[str, tuple[int, ...]]:
     try:
-        entries = rules.torch_entries(shapes, variant)
+        entries = rules.torch_entries(shapes, keys)
         return {
             entry.key: rules.torch_shape(tuple(shapes[name]), entry.layout)
             for name, entry in entries.items()

@@ -9,6 +9,7 @@ import numpy as np
 from nonlocal_jax.checkpoints.pytorch import difference, rules
 from nonlocal_jax.checkpoints.pytorch.pickle_names import printable
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.models.torch_keys import TorchKeys
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
@@ -33,14 +34,18 @@ class ImportResult:
 
 
 def import_checkpoint(
-    tree: object, expected: Mapping[str, tuple[int, ...]], *, variant: str, backbone: bool = False
+    tree: object,
+    expected: Mapping[str, tuple[int, ...]],
+    *,
+    keys: TorchKeys,
+    backbone: bool = False,
 ) -> ImportResult:
     """Takes the variables of a network out of what `torch_file.read` returned.
 
     Args:
       tree: {"state_dict": {...}, "meta": {...}}, or the state_dict alone.
       expected: shape of every variable of the network, by our names.
-      variant: of the backbone, "v1c" or "v1d".
+      keys: of the network.
       backbone: the file is one of ImageNet weights, whose keys lack "backbone." and whose
         classifier is left out; `expected` then has backbone variables only.
 
@@ -51,15 +56,16 @@ def import_checkpoint(
     state, meta = _state_dict(tree)
     ignored: list[str] = []
     if backbone:
-        ignored = [key for key in state if key.startswith(rules.IGNORED_IN_BACKBONES)]
+        ignored = [key for key in state if key.startswith(keys.ignored)]
         state = {f"backbone.{key}": state[key] for key in state if key not in set(ignored)}
-    entries = rules.torch_entries(expected, variant)
+    entries = rules.torch_entries(expected, keys)
     known_counters = {entry.counter for entry in entries.values() if entry.counter}
     counters = {key: _count(key, state[key]) for key in state if key in known_counters}
     weights = {key: value for key, value in state.items() if key not in counters}
     differences = difference.report(
         {e.key: rules.torch_shape(tuple(expected[n]), e.layout) for n, e in entries.items()},
         {key: value.shape for key, value in weights.items()},
+        keys,
     )
     if differences:
         raise UserError(differences)

@@ -1,7 +1,7 @@
-"""Which PyTorch tensor is which variable of ours: one table, read in both directions.
+"""How layers of each kind are stored in PyTorch files: names and layouts of their tensors.
 
-`{s}`, `{b}`, `{c}`, `{i}` stand for a stage, block, convolution or index, and are the same on both
-sides. Each row is a module; what its tensors are called follows from its kind, below the table.
+Which layer is which is said by the modules themselves, in rows (see models/torch_keys.py) that are
+read in both directions.
 """
 
 import re
@@ -10,46 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-# (ours, PyTorch's, kind)
-MODULES = (
-    ("backbone/stem/0/conv", "backbone.stem.0", "conv"),
-    ("backbone/stem/0/norm", "backbone.stem.1", "norm"),
-    ("backbone/stem/1/conv", "backbone.stem.3", "conv"),
-    ("backbone/stem/1/norm", "backbone.stem.4", "norm"),
-    ("backbone/stem/2/conv", "backbone.stem.6", "conv"),
-    ("backbone/stem/2/norm", "backbone.stem.7", "norm"),
-    ("backbone/stage{s}/{b}/conv{c}/conv", "backbone.layer{s}.{b}.conv{c}", "conv"),
-    ("backbone/stage{s}/{b}/conv{c}/norm", "backbone.layer{s}.{b}.bn{c}", "norm"),
-    ("decode_head/convs/{i}/conv", "decode_head.convs.{i}.conv", "conv"),
-    ("decode_head/convs/{i}/norm", "decode_head.convs.{i}.bn", "norm"),
-    ("decode_head/non_local/g", "decode_head.nl_block.g.conv", "linear"),
-    ("decode_head/non_local/theta", "decode_head.nl_block.theta.conv", "linear"),
-    ("decode_head/non_local/phi", "decode_head.nl_block.phi.conv", "linear"),
-    ("decode_head/non_local/concat_project", "decode_head.nl_block.concat_project.conv", "linear"),
-    ("decode_head/non_local/out", "decode_head.nl_block.conv_out.conv", "linear"),
-    ("decode_head/non_local/norm", "decode_head.nl_block.conv_out.bn", "norm"),
-    ("decode_head/conv_cat/conv", "decode_head.conv_cat.conv", "conv"),
-    ("decode_head/conv_cat/norm", "decode_head.conv_cat.bn", "norm"),
-    ("decode_head/classifier", "decode_head.conv_seg", "conv"),
-    ("auxiliary_head/convs/{i}/conv", "auxiliary_head.convs.{i}.conv", "conv"),
-    ("auxiliary_head/convs/{i}/norm", "auxiliary_head.convs.{i}.bn", "norm"),
-    ("auxiliary_head/conv_cat/conv", "auxiliary_head.conv_cat.conv", "conv"),
-    ("auxiliary_head/conv_cat/norm", "auxiliary_head.conv_cat.bn", "norm"),
-    ("auxiliary_head/classifier", "auxiliary_head.conv_seg", "conv"),
-)
-# V1d's shortcut begins with an average-pool, which counts as number 0.
-SHORTCUTS = {
-    "v1c": (
-        ("backbone/stage{s}/{b}/downsample/conv", "backbone.layer{s}.{b}.downsample.0", "conv"),
-        ("backbone/stage{s}/{b}/downsample/norm", "backbone.layer{s}.{b}.downsample.1", "norm"),
-    ),
-    "v1d": (
-        ("backbone/stage{s}/{b}/downsample/conv", "backbone.layer{s}.{b}.downsample.1", "conv"),
-        ("backbone/stage{s}/{b}/downsample/norm", "backbone.layer{s}.{b}.downsample.2", "norm"),
-    ),
-}
+from nonlocal_jax.models.torch_keys import Kind, Row, TorchKeys
+
 # Kind -> our name of a tensor: (PyTorch's name, the layout it has there).
-TENSORS = {
+TENSORS: dict[Kind, dict[str, tuple[str, str]]] = {
     "conv": {"kernel": ("weight", "OIHW"), "bias": ("bias", "C")},
     "linear": {"kernel": ("weight", "OI11"), "bias": ("bias", "C")},
     "norm": {
@@ -61,8 +25,6 @@ TENSORS = {
 }
 # Beside every norm's statistics, PyTorch counts its updates; we don't, and keep the numbers aside.
 COUNTER = "num_batches_tracked"
-# The ImageNet classifier in backbone files.
-IGNORED_IN_BACKBONES = ("fc.",)
 
 
 class Entry(NamedTuple):
@@ -78,18 +40,18 @@ class Entry(NamedTuple):
         return f"{module}.{COUNTER}" if tensor == "running_mean" else None
 
 
-def torch_entries(names: Iterable[str], variant: str) -> dict[str, Entry]:
+def torch_entries(names: Iterable[str], keys: TorchKeys) -> dict[str, Entry]:
     """Where the PyTorch file has each of our variables.
 
     Args:
       names: "backbone/stem/0/conv/kernel", ...
-      variant: of the backbone, "v1c" or "v1d".
+      keys: of the network.
 
     Raises:
-      KeyError: the table has no such variable, which is an error in this program.
+      KeyError: no row has such a variable, which is an error in this program.
     """
-    table = [(_pattern(ours), theirs, kind) for ours, theirs, kind in MODULES + SHORTCUTS[variant]]
-    return {name: _entry(name, table) for name in names}
+    patterns = [(_pattern(row.ours), row) for row in keys.rows]
+    return {name: _entry(name, patterns) for name in names}
 
 
 def to_ours(array: np.ndarray, layout: str) -> np.ndarray:
@@ -125,11 +87,11 @@ def _pattern(ours: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\{(\w)\}", r"(?P<\1>\\d+)", ours))
 
 
-def _entry(name: str, table: list[tuple[re.Pattern[str], str, str]]) -> Entry:
+def _entry(name: str, patterns: list[tuple[re.Pattern[str], Row]]) -> Entry:
     module, _, tensor = name.rpartition("/")
-    for pattern, theirs, kind in table:
+    for pattern, row in patterns:
         match = pattern.fullmatch(module)
-        if match and tensor in TENSORS[kind]:
-            torch_tensor, layout = TENSORS[kind][tensor]
-            return Entry(f"{theirs.format(**match.groupdict())}.{torch_tensor}", layout)
+        if match and tensor in TENSORS[row.kind]:
+            torch_tensor, layout = TENSORS[row.kind][tensor]
+            return Entry(f"{row.theirs.format(**match.groupdict())}.{torch_tensor}", layout)
     raise KeyError(name)

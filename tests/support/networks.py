@@ -1,0 +1,64 @@
+"""Small networks with known weights, as golden/make_model.py builds the reference."""
+
+import pathlib
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+
+from nonlocal_jax.checkpoints.pytorch import rules
+from nonlocal_jax.config import files
+
+TESTS = pathlib.Path(__file__).resolve().parent.parent
+GOLDEN = TESTS / "golden"
+CONFIGS = TESTS.parent / "configs"
+sys.path.insert(0, str(GOLDEN))
+
+from weights import NUM_CLASSES, fingerprint, images, labels, weights  # noqa: E402
+
+__all__ = ["NUM_CLASSES", "fingerprint", "images", "labels", "weights"]
+
+
+def tiny_config(**overrides):
+    """A row at base width 4; overrides are keys of its `model` section."""
+    tiny = {
+        "num_classes": NUM_CLASSES,
+        "backbone.stem_channels": 4,
+        "backbone.base_channels": 4,
+        "decode_head.channels": 16,
+        "decode_head.dropout": 0.0,
+        "auxiliary_head.channels": 8,
+        "auxiliary_head.dropout": 0.0,
+    }
+    values = {f"model.{key}": value for key, value in (tiny | overrides).items()}
+    return files.load(CONFIGS / "ade20k_r50_80k.py", **values)
+
+
+def golden_variables(config, network):
+    """The weights of golden/weights.py under our names and in our layouts."""
+    entries = rules.torch_entries(network.shapes, network.torch_keys)
+    shapes = {
+        entry.key: rules.torch_shape(network.shapes[name].shape, entry.layout)
+        for name, entry in entries.items()
+    }
+    values = weights(shapes)
+    return {
+        name: jnp.asarray(rules.to_ours(values[entry.key], entry.layout))
+        for name, entry in entries.items()
+    }
+
+
+def golden_batch(step, size):
+    """The batch of a step of golden/make_model.py, whose images are normalised already."""
+    return {
+        "image": jnp.asarray(images(100 + step, (2, *size, 3)), float),
+        "label": jnp.asarray(labels(200 + step, (2, *size))),
+        "size": jnp.asarray([size, size], jnp.int32),
+    }
+
+
+def assert_close(actual, expected, tolerance):
+    """Within `tolerance` of the largest magnitude."""
+    assert actual.shape == expected.shape
+    error = np.abs(np.asarray(actual, np.float64) - expected).max()
+    assert error <= tolerance * np.abs(expected).max()
