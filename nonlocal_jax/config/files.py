@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from pydantic import ConfigDict as Rules
 from pydantic import TypeAdapter, ValidationError
 
-from nonlocal_jax.config import schema, tables, versions
+from nonlocal_jax.config import ranges, schema, tables, versions
 from nonlocal_jax.errors import UserError
 
 Tree = dict[str, Any]
@@ -49,14 +49,15 @@ def override(config: ConfigDict | schema.Config, **overrides: object) -> schema.
       UserError: there is no such key, or a value is out of its range.
     """
     tree = to_tree(config) if isinstance(config, schema.Config) else config.to_dict()
-    whole = ConfigDict(complete(tree, chosen_names(overrides)))
-    for key in overrides:
+    whole = complete(tree, chosen_names(overrides))
+    for key, value in overrides.items():
         check_key(whole, key)
-    try:
-        whole.update_from_flattened_dict(overrides)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"A value is of the wrong type: {error}") from error
-    return validate(whole.to_dict())
+        *sections, name = key.split(".")
+        node = whole
+        for section in sections:
+            node = node[section]
+        node[name] = value
+    return validate(whole)
 
 
 def find(name: str | os.PathLike[str]) -> pathlib.Path:
@@ -155,7 +156,7 @@ def chosen_names(overrides: Mapping[str, object]) -> dict[str, str]:
     }
 
 
-def check_key(config: ConfigDict, key: str) -> None:
+def check_key(config: Mapping[str, Any], key: str) -> None:
     """Raises a UserError with the nearest key if the config has no such one."""
     known = dotted_keys(config)
     if key not in known:
@@ -284,8 +285,10 @@ def _leaf(cls: type, name: str, value: object, key: str, problems: list[str]) ->
         value = tuple(value)
     try:
         return _adapter(cls, name).validate_python(value, strict=True)
-    except ValidationError as error:
-        problems.append(f"config.{key} is {value!r}; it must be {_range(error)}.")
+    except ValidationError:
+        problems.append(
+            f"config.{key} is {value!r}; it must be {ranges.describe(_hints(cls)[name])}."
+        )
         return None
 
 
@@ -297,36 +300,6 @@ def _adapter(cls: type, name: str) -> TypeAdapter[Any]:
 @cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
-
-
-_RANGES = {
-    "greater_than_equal": "at least {ge}",
-    "greater_than": "more than {gt}",
-    "less_than_equal": "at most {le}",
-    "less_than": "less than {lt}",
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "string_type": "a text",
-    "bool_type": "True or False",
-    "predicate_failed": "-1 or at least 1",
-    "tuple_type": "a tuple",
-    "dict_type": 'a mapping, like "{{7: 0}}"',
-    "too_short": "longer: at least {min_length} of them",
-    "missing": "longer",
-    "too_long": "shorter: at most {max_length} of them",
-}
-
-
-def _range(error: ValidationError) -> str:
-    """What a value must be, in words."""
-    first = error.errors()[0]
-    context = first.get("ctx", {})
-    if first["type"] == "literal_error":
-        choices = str(context["expected"]).replace("'", "").replace(" or ", ", ")
-        return f"one of {choices}"
-    phrase = _RANGES.get(first["type"], first["msg"]).format(**context)
-    return f"{phrase} each" if first["loc"] and "longer" not in phrase else phrase
 
 
 def _with_text_keys(tree: object) -> Any:

@@ -39,7 +39,7 @@ def _with_integer_keys(value: object) -> object:
     """JSON and ConfigDict know keys that are texts only."""
     if not isinstance(value, Mapping):
         return value
-    return {int(k) if isinstance(k, str) and k.isdecimal() else k: v for k, v in value.items()}
+    return {int(k) if str(k).isdecimal() else k: v for k, v in value.items()}
 
 
 LabelMap = Annotated[dict[Label, Label], BeforeValidator(_with_integer_keys)]
