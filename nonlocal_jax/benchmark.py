@@ -10,6 +10,8 @@ for them. Compare figures taken in one run only: machines swing.
 
 import dataclasses
 import pathlib
+import sys
+from collections.abc import Sequence
 
 import jax
 from absl import flags
@@ -20,6 +22,7 @@ from nonlocal_jax.config.schema import Config, Size
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.performance import measure
 from nonlocal_jax.reporting import outputs
+from nonlocal_jax.runtime import startup
 from nonlocal_jax.runtime.console import say
 
 KINDS = ("inference", "training", "input", "evaluation")
@@ -55,27 +58,30 @@ def define(values: flags.FlagValues) -> None:
 
 def main(options: Options) -> None:
     """Measures `--config`, or all rows."""
-    unknown = set(options.what) - set(KINDS)
+    unknown = set(options.flags.what) - set(KINDS)
     if unknown:
         raise UserError(f"--what has {', '.join(sorted(unknown))}; it may be {', '.join(KINDS)}.")
-    size = parse_size(options.size)
-    configs = rows() if options.all_rows else {options.config_name: options.config}
+    startup.use_jax("default" if options.flags.all_rows else options.config.precision)
+    size = parse_size(options.flags.size)
+    configs = rows() if options.flags.all_rows else {options.config_name: options.config}
     measured: list[measure.Measured] = []
     for name, config in configs.items():
-        if "inference" in options.what:
-            measured.append(measure.inference(name, config, options.batch, options.runs, size))
-        if "training" in options.what:
-            measured.append(measure.training(name, config, options.runs))
-        if "input" in options.what:
-            say(measure.input_report(config, options.samples))
-        if "evaluation" in options.what:
-            say(measure.evaluation_report(name, config, options.samples))
+        if "inference" in options.flags.what:
+            measured.append(
+                measure.inference(name, config, options.flags.batch, options.flags.runs, size)
+            )
+        if "training" in options.flags.what:
+            measured.append(measure.training(name, config, options.flags.runs))
+        if "input" in options.flags.what:
+            say(measure.input_report(config, options.flags.samples))
+        if "evaluation" in options.flags.what:
+            say(measure.evaluation_report(name, config, options.flags.samples))
     if measured:
         say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}")
         say(measure.table(measured, {name: c.published for name, c in configs.items()}))
-    if options.json:
+    if options.flags.json:
         numbers = [dataclasses.asdict(one) for one in measured]
-        outputs.write_json(pathlib.Path(options.json), numbers)
+        outputs.write_json(pathlib.Path(options.flags.json), numbers)
 
 
 def parse_size(text: str | None) -> Size | None:
@@ -103,5 +109,10 @@ def rows() -> dict[str, Config]:
     }
 
 
+def run(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return command_line.run(main, define, config="optional", argv=argv)
+
+
 if __name__ == "__main__":
-    command_line.run(main, define, config="optional")
+    sys.exit(run())

@@ -3,37 +3,49 @@
 Run it again to go on from the newest checkpoint in the workdir.
 """
 
-import functools
 import pathlib
+import sys
+from collections.abc import Sequence
 
 from absl import flags
 
-from nonlocal_jax.config import command_line
-from nonlocal_jax.inputs import loader
-from nonlocal_jax.runtime import distributed
+from nonlocal_jax.config import command_line, files
+from nonlocal_jax.config.command_line import Options
+from nonlocal_jax.inputs.loader import Inputs
+from nonlocal_jax.runtime import distributed, startup
+from nonlocal_jax.runtime.console import say
 from nonlocal_jax.runtime.preemption import Preemption
 from nonlocal_jax.training.loop import train
-from nonlocal_jax.training.run_log import say
-
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where checkpoints and logs go; by default runs/CONFIG_NAME."
-)
 
 
-def main() -> None:
+def define(values: flags.FlagValues) -> None:
+    """The command's own flags."""
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Where checkpoints and logs go; by default runs/CONFIG_NAME.",
+        flag_values=values,
+    )
+    command_line.define_process_flags(values)
+
+
+def main(options: Options) -> None:
     """Trains what `--config` describes."""
-    preemption = Preemption()
-    config = command_line.config()
-    workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / command_line.config_name())
-    with distributed.session():
+    preemption, config = Preemption(), options.config
+    startup.use_jax(config.precision)
+    workdir = pathlib.Path(options.flags.workdir or pathlib.Path("runs") / options.config_name)
+    with distributed.session(**options.processes):
         distributed.check_shared(workdir)
-        distributed.check_agreement(
-            config.to_json_best_effort(), functools.partial(loader.open_source, config)
-        )
+        settings = files.flatten(files.to_tree(config))
+        distributed.check_agreement(settings, Inputs.of(config).open)
         scores = train(config, workdir, preemption)
-        say(f"Finished: mIoU {scores.miou:.4f}. Everything is in {workdir}.")
+        say(f"Finished: mIoU {100 * scores.miou:.2f}. Everything is in {workdir}.")
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return command_line.run(main, define, config="required", argv=argv)
 
 
 if __name__ == "__main__":
-    distributed.define_flags()
-    command_line.run(main)
+    sys.exit(run())

@@ -7,6 +7,8 @@ compiles the train and the eval step for the slice with the TPU's own compiler, 
 """
 
 import pathlib
+import sys
+from collections.abc import Sequence
 
 import jax
 from absl import flags
@@ -34,19 +36,26 @@ def define(values: flags.FlagValues) -> None:
 def main(options: Options) -> None:
     """Plans `--config` for each `--topology`."""
     jax.config.update("jax_platforms", "cpu")  # only child processes deal with the TPU's library
-    if not options.topology:
+    if not options.flags.topology:
         raise UserError("--topology is missing: name a slice, such as --topology=v5e:4x4.")
-    for topology in options.topology:  # what can't be planned is said before anything is compiled
+    for (
+        topology
+    ) in options.flags.topology:  # what can't be planned is said before anything is compiled
         meshes.choose(options.config, chips.parse(topology).chips)
     plans = []
-    for topology in options.topology:
+    for topology in options.flags.topology:
         plans.append(plan.make(options.config, topology, cache_folder() / "plans"))
         say(plan.report(plans[-1]))
     say(plan.table(options.config_name, plans))
-    if options.json:
+    if options.flags.json:
         numbers = {"config": options.config_name, "plans": [plan.to_json(p) for p in plans]}
-        outputs.write_json(pathlib.Path(options.json), numbers)
+        outputs.write_json(pathlib.Path(options.flags.json), numbers)
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return command_line.run(main, define, config="required", argv=argv)
 
 
 if __name__ == "__main__":
-    command_line.run(main, define)
+    sys.exit(run())

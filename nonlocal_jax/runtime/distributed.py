@@ -34,7 +34,6 @@ from nonlocal_jax.runtime import cluster as clusters
 from nonlocal_jax.runtime import environment
 from nonlocal_jax.runtime.cluster import Cluster
 
-
 # Keys of the config that may differ from host to host: none changes what is computed.
 PER_HOST = ("data_dir", "data.num_threads", "data.num_workers", "data.source")
 SAMPLES = 8  # examples of a split that its fingerprint looks at
@@ -108,9 +107,7 @@ def join(cluster: Cluster, timeout: float) -> None:
     )
 
 
-def check_agreement(
-    settings: Mapping[str, object], open_source: Callable[[str], Source]
-) -> None:
+def check_agreement(settings: Mapping[str, object], open_source: Callable[[str], Source]) -> None:
     """Finds out whether all processes run the same: config, code, packages and data.
 
     Args:

@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from nonlocal_jax.errors import EXIT_PREEMPTED
 
+
 class Preempted(Exception):
     """Raised out of what can be given up, and made again, when the process is told to stop."""
 

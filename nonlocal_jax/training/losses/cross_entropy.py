@@ -27,7 +27,6 @@ BLOCK_BYTES = 4 * 2**20
 ROWS_MULTIPLE = 8
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Options(LossOptions):
     """Softmax cross entropy has nothing to set."""
