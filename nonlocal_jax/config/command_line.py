@@ -34,11 +34,8 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from nonlocal_jax.config import files, help_text, schema
-from nonlocal_jax.errors import UserError
+from nonlocal_jax.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 
-EXIT_BAD_IMAGES = 1
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
 PROCESS_FLAGS = ("coordinator", "num_processes", "process_id", "join_timeout")
 
 Define = Callable[[flags.FlagValues], None]
@@ -159,7 +156,7 @@ def run(
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # whoever read what is printed is gone, `head` for one
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return EXIT_ERROR
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     return 0
@@ -215,7 +212,7 @@ def exit_for_bad_images(reasons: Sequence[str], total: int) -> None:
     if reasons:
         listed = "".join(f"  {reason}\n" for reason in reasons)
         sys.stderr.write(f"nonlocal_jax: {len(reasons)} of {total} images failed:\n{listed}")
-        sys.exit(EXIT_BAD_IMAGES)
+        sys.exit(EXIT_ERROR)
 
 
 def _parse(words: list[str], define: Define, config: TakesConfig) -> Options | None:

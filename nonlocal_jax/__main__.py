@@ -1,0 +1,61 @@
+"""Lists the commands, or runs one: `python -m nonlocal_jax train ...`, `nonlocal-jax train ...`."""
+
+import importlib
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+
+from nonlocal_jax import __version__
+
+COMMANDS = {
+    "train": "Train a config, or go on with a run.",
+    "evaluate": "Score a checkpoint on its validation images.",
+    "predict": "Segment images with a checkpoint.",
+    "convert": "Bring a PyTorch checkpoint over, or one of ours back.",
+    "prepare": "Verify a data set, and prepare it for training.",
+    "browse": "See the training examples, and count their classes.",
+    "benchmark": "Measure training, inference and input here.",
+    "plan": "Whether a config fits a TPU slice, and what it takes there.",
+    "demo": "Train a small network with and without the non-local block.",
+}
+MODULES = {"train": "main"}  # of commands whose module has another name
+USAGE = "nonlocal-jax COMMAND [FLAGS]    or    python -m nonlocal_jax COMMAND [FLAGS]"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command that is named; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("help", "--help", "-h"):
+        sys.stdout.write(listing())
+        return 0
+    if words[0] == "--version":
+        sys.stdout.write(f"nonlocal_jax {__version__}\n")
+        return 0
+    name, *rest = words
+    if name not in COMMANDS and name != "main":
+        sys.stderr.write(
+            f"nonlocal_jax: {name!r} is no command; there are {', '.join(COMMANDS)}.\n"
+        )
+        return 2
+    module = importlib.import_module(f"nonlocal_jax.{MODULES.get(name, name)}")
+    return int(module.run(rest))
+
+
+def listing() -> str:
+    """The commands, a line each."""
+    width = min(shutil.get_terminal_size().columns, 100)
+    widest = max(map(len, COMMANDS))
+    lines = [
+        textwrap.fill(f"  {name:<{widest}}  {what}", width, subsequent_indent=" " * (widest + 4))
+        for name, what in COMMANDS.items()
+    ]
+    return "\n".join(
+        ["NonLocalNet for semantic segmentation in JAX and Flax.", "", USAGE, "", *lines, "", HINT]
+    )
+
+
+HINT = "nonlocal-jax COMMAND --help tells a command's flags and settings.\n"
+
+if __name__ == "__main__":
+    sys.exit(main())
