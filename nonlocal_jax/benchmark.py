@@ -62,7 +62,7 @@ def main(options: Options) -> None:
     if unknown:
         raise UserError(f"--what has {', '.join(sorted(unknown))}; it may be {', '.join(KINDS)}.")
     startup.use_jax("default" if options.flags.all_rows else options.config.precision)
-    size = parse_size(options.flags.size)
+    size, runs = parse_size(options.flags.size), options.flags.runs
     configs = rows() if options.flags.all_rows else {options.config_name: options.config}
     measured: list[measure.Measured] = []
     for name, config in configs.items():
@@ -71,7 +71,7 @@ def main(options: Options) -> None:
                 measure.inference(name, config, options.flags.batch, options.flags.runs, size)
             )
         if "training" in options.flags.what:
-            measured.append(measure.training(name, config, options.flags.runs))
+            measured.append(measure.training(name, config, runs))
         if "input" in options.flags.what:
             say(measure.input_report(config, options.flags.samples))
         if "evaluation" in options.flags.what:

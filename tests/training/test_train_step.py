@@ -4,26 +4,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_model import GOLDEN, assert_close, golden_variables, tiny_config
-from weights import fingerprint, images, labels
+from networks import (
+    GOLDEN,
+    assert_close,
+    fingerprint,
+    golden_batch,
+    golden_variables,
+    labels,
+    tiny_config,
+)
+from steps import optimizer, train_step
 
 from nonlocal_jax.checkpoints.pytorch import rules
 from nonlocal_jax.models.network import build_network
 from nonlocal_jax.ops import normalize
-from nonlocal_jax.training.optimizers.sgd import polynomial_schedule, sgd
-from nonlocal_jax.training.step import initial_state, make_train_step
+from nonlocal_jax.training.step import initial_state
 
 STEPS = 10
 ROWS = {"512": ({}, (48, 56)), "769": ({"align_corners": True}, (49, 57))}
 
 
-def optimizer():
-    schedule = polynomial_schedule(1e-3, min_learning_rate=1e-5, power=0.9, total_steps=20)
-    return sgd(schedule, momentum=0.9, weight_decay=5e-4)
-
-
-def torch_names(config, network):
-    entries = rules.torch_entries(network.shapes, config.model.backbone.variant)
+def torch_names(network):
+    entries = rules.torch_entries(network.shapes, network.torch_keys)
     return {name: (entry.key, entry.layout) for name, entry in entries.items()}
 
 
@@ -41,14 +43,11 @@ def check_ten_steps(row, golden, monkeypatch):
     network = build_network(config.model)
     # The golden images are normalised already.
     monkeypatch.setattr("nonlocal_jax.training.step.normalize", lambda image, _: image)
-    step = make_train_step(
-        network, optimizer(), align_corners=config.model.align_corners, auxiliary_weight=0.4
-    )
     variables = golden_variables(config, network)
     variables = {name: value.astype(jnp.float64) for name, value in variables.items()}
     state = initial_state(network, variables, optimizer())
     first = state
-    jitted = jax.jit(step)
+    jitted = train_step(network, align_corners=config.model.align_corners)
     history = []
     for t in range(STEPS):
         state, metrics = jitted(state, golden_batch(t, size))
@@ -64,17 +63,9 @@ def check_ten_steps(row, golden, monkeypatch):
         np.testing.assert_allclose([m[ours] for m in history], expected, rtol=1e-7)
     expected = golden[f"{row}/metric/decode.acc_seg"] / 100
     np.testing.assert_allclose([m["accuracy"] for m in history], expected, atol=1e-3)
-    for name, (key, layout) in torch_names(config, network).items():
+    for name, (key, layout) in torch_names(network).items():
         value = rules.to_torch(np.asarray(state.variables[name]), layout)
         assert_close(fingerprint(key, value), golden[f"{row}/after/{key}"], 1e-6)
-
-
-def golden_batch(step, size):
-    return {
-        "image": jnp.asarray(images(100 + step, (2, *size, 3)), float),
-        "label": jnp.asarray(labels(200 + step, (2, *size))),
-        "size": jnp.asarray([size, size], jnp.int32),
-    }
 
 
 def check_gradients(config, network, before, after, golden, row):
@@ -84,7 +75,7 @@ def check_gradients(config, network, before, after, golden, row):
         for leaf in jax.tree.leaves(after.optimizer, is_leaf=lambda x: isinstance(x, dict))
         if isinstance(leaf, dict)
     ]
-    for name, (key, layout) in torch_names(config, network).items():
+    for name, (key, layout) in torch_names(network).items():
         if name in network.trainable:
             gradient = np.asarray(momentum[name]) - 5e-4 * np.asarray(before.parameters[name])
             actual = fingerprint(key, rules.to_torch(gradient, layout))
@@ -106,7 +97,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counter():
     config = tiny_config(**{"backbone.depth": 18})
     network = build_network(config.model)
     variables = golden_variables(config, network)
-    step = jax.jit(make_train_step(network, optimizer(), align_corners=False, auxiliary_weight=0.4))
+    step = train_step(network)
     state = initial_state(network, variables, optimizer())
     poisoned = {**variables, "decode_head/classifier/bias": jnp.full(7, jnp.nan)}
     bad = initial_state(network, poisoned, optimizer())
@@ -124,18 +115,11 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
     variables = golden_variables(config, network)
     states = []
     for parts in (1, 2):
-        model_step = make_train_step(
-            network,
-            optimizer(),
-            align_corners=False,
-            auxiliary_weight=0.4,
-            accumulate_steps=parts,
-        )
         batch = small_batch(n=2)
         # The same image twice: the heads' batch statistics are those of either part.
         batch = {k: jnp.concatenate([v[:1], v[:1]]) for k, v in batch.items()}
         state = initial_state(network, variables, optimizer())
-        states.append(jax.jit(model_step)(state, batch)[0])
+        states.append(train_step(network, accumulate_steps=parts)(state, batch)[0])
     for name, value in states[0].parameters.items():
         assert_close(states[1].parameters[name], np.asarray(value), 1e-5)
 

@@ -1,0 +1,61 @@
+"""Runs of the training command, shrunk until they take seconds."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+from networks import TESTS, golden_variables, tiny_config
+
+from nonlocal_jax.checkpoints import model
+from nonlocal_jax.checkpoints.metadata import Metadata
+from nonlocal_jax.config import files
+from nonlocal_jax.models.network import build_network
+
+REPOSITORY = TESTS.parent
+SHRUNK = [
+    "--config.model.backbone.stem_channels=4",
+    "--config.model.backbone.base_channels=4",
+    "--config.model.decode_head.channels=8",
+    "--config.model.auxiliary_head.channels=4",
+    "--config.batch_size=2",
+    "--config.total_steps=8",
+    "--config.log_every=2",
+    "--config.checkpoint_every=2",
+    "--config.eval_every=8",
+    "--config.eval.batch_size=8",
+]
+ONE_DEVICE = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+
+
+def command(workdir, *extra):
+    """The words of a run of configs/demo.py that takes a few seconds."""
+    arguments = ["--config=configs/demo.py", f"--workdir={workdir}", *SHRUNK, *extra]
+    return [sys.executable, "-m", "nonlocal_jax.main", *arguments]
+
+
+def run(workdir, *extra):
+    """Its exit code, and what it wrote to standard output and standard error."""
+    done = subprocess.run(
+        command(workdir, *extra),
+        cwd=REPOSITORY,
+        env=ONE_DEVICE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def tiny(**overrides):
+    """A config with a network of depth 18 at base width 4; overrides are any of its keys."""
+    return files.override(tiny_config(**{"backbone.depth": 18}), **overrides)
+
+
+def saved_model(directory, config, kind="segmentor", only=""):
+    """Saves the golden weights of a config's network; returns those whose names begin with `only`."""
+    network = build_network(config.model)
+    variables = golden_variables(config, network)
+    chosen = {k: np.asarray(v) for k, v in variables.items() if k.startswith(only)}
+    model.save_model(directory, chosen, Metadata(kind=kind, config=config))
+    return chosen

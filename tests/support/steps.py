@@ -1,0 +1,20 @@
+"""The optimiser and the train step of golden/make_model.py."""
+
+import jax
+
+from nonlocal_jax.training.losses.cross_entropy import segmentation_loss
+from nonlocal_jax.training.optimizers import sgd
+from nonlocal_jax.training.schedules import polynomial
+from nonlocal_jax.training.step import make_train_step
+
+
+def optimizer():
+    """SGD from 1e-3 to 1e-5 over 20 steps."""
+    schedule = polynomial.build(polynomial.Options(min_learning_rate=1e-5), 1e-3, 20)
+    return sgd.build(sgd.Options(), schedule)
+
+
+def train_step(network, **options):
+    """The jitted step of that optimiser: (state, batch) -> (state, metrics)."""
+    options = {"align_corners": False, **options}
+    return jax.jit(make_train_step(network, optimizer(), segmentation_loss, **options))
