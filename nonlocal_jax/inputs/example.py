@@ -27,5 +27,8 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> Example: ...
 
+    def name(self, index: int) -> str:
+        """The name of an example, found without decoding it."""
+
     def image_size(self, index: int) -> tuple[int, int]:
         """Height and width of an image, found without decoding it where that can be."""

@@ -79,6 +79,10 @@ class EncodedSource(abc.ABC):
     def encoded(self, index: int) -> Encoded:
         """The bytes of an example."""
 
+    def name(self, index: int) -> str:
+        """The name of an example."""
+        return self.encoded(index).name
+
     @abc.abstractmethod
     def image_size(self, index: int) -> tuple[int, int]:
         """Height and width of an image, from its header where that suffices."""
@@ -120,6 +124,10 @@ class FolderSource(EncodedSource):
             label_at=str(pair.label_path),
             label_table=pair.label_table,
         )
+
+    def name(self, index: int) -> str:
+        """See EncodedSource."""
+        return self._pairs[index].name
 
     def image_size(self, index: int) -> tuple[int, int]:
         """See EncodedSource."""
@@ -215,6 +223,10 @@ class SkippingSource:
                 except UserError as error:
                     self._skip(candidate, error)
         raise UserError(f"All {len(self)} examples are bad; the log says what is wrong with each.")
+
+    def name(self, index: int) -> str:
+        """The name of the example at this index, good or bad."""
+        return self._source.name(index)
 
     def image_size(self, index: int) -> tuple[int, int]:
         """Height and width of the example at this index, good or bad."""

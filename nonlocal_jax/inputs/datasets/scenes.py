@@ -63,7 +63,11 @@ class SceneSource:
         return COUNTS[self._split]
 
     def __getitem__(self, index: int) -> Example:
-        return Example(*make_scene(self._split, index), f"{self._split}_{index}")
+        return Example(*make_scene(self._split, index), self.name(index))
+
+    def name(self, index: int) -> str:
+        """The split and the number of a scene."""
+        return f"{self._split}_{index}"
 
     def image_size(self, index: int) -> tuple[int, int]:
         """Height and width, the same for all."""
