@@ -7,8 +7,6 @@ the device, and every bucket's program is compiled once.
 import collections
 import concurrent.futures
 import contextlib
-import functools
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,14 +14,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int, UInt8
+from jaxtyping import Array, Int, UInt8
 
+from nonlocal_jax.config.schema import IGNORED
 from nonlocal_jax.evaluation import buckets
 from nonlocal_jax.evaluation.buckets import Bucket
-from nonlocal_jax.evaluation.inference import Protocol, Scaled
-from nonlocal_jax.inputs.transforms import IGNORED, resize_image
-from nonlocal_jax.runtime import compilation, sharding
-from nonlocal_jax.training import run_log
+from nonlocal_jax.evaluation.inference import Scaled
+from nonlocal_jax.evaluation.protocol import Protocol
+from nonlocal_jax.inputs import cores
+from nonlocal_jax.inputs.transforms import resize_image
+from nonlocal_jax.runtime import compilation, console, sharding
 
 # Roughly as many pixels as the network sees in the time that compiling it takes; on a CPU, reading
 # it from the cache: the sizes of a set are the same in its next evaluation.
@@ -38,22 +38,22 @@ Log = Callable[[str], None]
 Group = tuple[Bucket, tuple[int, ...]]  # a batch to be: its bucket, and which images it holds
 
 
-class Batch(NamedTuple):
+class EvaluationBatch(NamedTuple):
     """Images of one bucket on the device, padded to its shapes.
 
     Attributes:
       scales: the images at every scale that they are evaluated at.
-      sizes: int32 [n, 2], original height and width of each.
-      labels: uint8 [n, H, W], 255 in the padding.
+      sizes: original height and width of each.
+      labels: of the original images, 255 in the padding.
     """
 
     scales: tuple[Scaled, ...]
-    sizes: jax.Array
-    labels: jax.Array
+    sizes: Int[Array, "n 2"]
+    labels: UInt8[Array, "n H W"]
 
 
 class Row(NamedTuple):
-    """One image of a batch, on the host; see `Batch`."""
+    """One image of a batch, on the host; see `EvaluationBatch`."""
 
     images: tuple[Image, ...]
     input_sizes: Int[np.ndarray, "scales 2"]
@@ -75,7 +75,7 @@ class Result(NamedTuple):
 
 def run(
     function: jax.stages.Wrapped,
-    variables: dict[str, jax.Array],
+    constants: Any,
     read: Read,
     sizes: Sequence[Size],
     protocol: Protocol,
@@ -83,13 +83,13 @@ def run(
     batch_size: int,
     mesh: Mesh,
     log: Log,
-    made_from: object,
 ) -> Iterator[Result]:
     """Puts every image through `function` and yields what it gives, batch by batch.
 
     Args:
-      function: jitted; called as function(variables, batch, canvas=..., padded=...).
-      variables: of the network, on the mesh.
+      function: jitted; called as function(constants, batch, canvas=..., padded=...). What it was
+        compiled for once, it is not compiled for again.
+      constants: arrays on the mesh, which every batch needs: the network's variables.
       read: image and labels by index; None for labels that are all ignored, or for both where an
         image is to be left out.
       sizes: original height and width of every image.
@@ -97,12 +97,10 @@ def run(
       batch_size: images a step, over all processes.
       mesh: the devices.
       log: is told what is compiled, and how far it is.
-      made_from: what `function` was made from, see `compilation.find_or_compile`.
     """
     inputs = [protocol.input_sizes(size) for size in sizes]
-    platform = mesh.devices.flat[0].platform
-    on_cpu = platform == "cpu"
-    planned = buckets.plan(
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    planned = buckets.sort_into_buckets(
         sizes,
         inputs,
         batch_size=batch_size,
@@ -118,28 +116,31 @@ def run(
     made = make_batches(read, inputs, groups, batch_size, mesh)
     for (bucket, members), batch in zip(groups, made, strict=True):
         if bucket not in compiled:
-            static = {"canvas": bucket.canvas, "padded": protocol.meets_padding(bucket)}
-            which = f"program {len(compiled) + 1} of {len(planned)}"
-            with progress.compiling(which), jax.set_mesh(mesh):
-                compiled[bucket] = compilation.find_or_compile(
-                    "inference",
-                    (made_from, static, jax.tree.map(_kind, (variables, batch))),
-                    mesh,
-                    functools.partial(function.lower, variables, batch, **static),
-                )
+            with progress.compiling(f"program {len(compiled) + 1} of {len(planned)}"):
+                compiled[bucket] = compile_for(function, constants, batch, bucket, protocol, mesh)
         while len(waiting) > in_flight:
             yield waiting[0]
             progress.add(len(waiting.popleft().members))
-        waiting.append(Result(members, compiled[bucket](variables, batch)))
+        waiting.append(Result(members, compiled[bucket](constants, batch)))
     for result in waiting:
         yield result
         progress.add(len(result.members))
     progress.finish()
 
 
-def _kind(array: jax.Array) -> tuple[object, ...]:
-    """What a compiled program asks of an argument."""
-    return array.shape, array.dtype, array.sharding
+def compile_for(
+    function: jax.stages.Wrapped,
+    constants: Any,
+    batch: EvaluationBatch,
+    bucket: Bucket,
+    protocol: Protocol,
+    mesh: Mesh,
+) -> jax.stages.Compiled:
+    """The program of a bucket: (constants, batch) -> what `function` returns; see `run`."""
+    padded = protocol.meets_padding(bucket)
+    with jax.set_mesh(mesh):  # so that the network knows how it is split
+        lowered = function.lower(constants, batch, canvas=bucket.canvas, padded=padded)
+    return lowered.compile(compilation.compiler_options(mesh.devices.flat[0].platform))
 
 
 class Progress:
@@ -166,7 +167,7 @@ class Progress:
         if time.perf_counter() - self._said > self.every:
             self._said = time.perf_counter()
             rate = self._rate()
-            left = run_log.clock((self._total - self._done) / rate)
+            left = console.clock((self._total - self._done) / rate)
             self._log(f"{self._done}/{self._total} images  {rate:.2f} images/s  ETA {left}")
 
     def finish(self) -> None:
@@ -187,44 +188,53 @@ def make_batches(
     groups: Sequence[Group],
     batch_size: int,
     mesh: Mesh,
-) -> Iterator[Batch]:
+) -> Iterator[EvaluationBatch]:
     """The arrays of one group after the other; see `run`.
 
     Every process makes only the rows that its devices hold. A group with fewer than `batch_size`
     members is filled up with black images whose labels are all ignored.
     """
     rows = sharding.local_rows(mesh, batch_size)
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(cores.usable()) as pool:
+
+        def make(bucket: Bucket, index: int | None) -> Row:
+            loaded = None if index is None else read(index)
+            if index is None or loaded is None:
+                return _black_row(bucket)
+            image, label = loaded
+            return make_row(bucket, image, input_sizes[index], label)
 
         def start(group: Group) -> list[concurrent.futures.Future[Row]]:
             bucket, members = group
             indices = [members[row] if row < len(members) else None for row in rows]
-            return [pool.submit(_make_row, read, input_sizes, bucket, i) for i in indices]
+            return [pool.submit(make, bucket, index) for index in indices]
 
         pending = collections.deque(start(group) for group in groups[:AHEAD])
         for position in range(len(groups)):
             if position + AHEAD < len(groups):
                 pending.append(start(groups[position + AHEAD]))
-            yield _place([future.result() for future in pending.popleft()], mesh)
+            yield place([future.result() for future in pending.popleft()], mesh)
 
 
-def _make_row(
-    read: Read, input_sizes: Sequence[Sequence[Size]], bucket: Bucket, index: int | None
+def make_row(
+    bucket: Bucket, image: Image, input_sizes: Sequence[Size], label: Label | None = None
 ) -> Row:
-    """Reads, resizes and pads an image; a black one without labels where there is none."""
-    loaded = None if index is None else read(index)
-    label = np.full(bucket.canvas, IGNORED, np.uint8)
-    if index is None or loaded is None:
-        black = tuple(np.zeros((*size, 3), np.uint8) for size in bucket.inputs)
-        return Row(black, np.array(bucket.inputs), np.array(bucket.canvas), label)
-    image, given = loaded
-    if given is not None:
-        label[: given.shape[0], : given.shape[1]] = given
+    """An image of a bucket, resized and padded; without labels, all are ignored."""
+    canvas = np.full(bucket.canvas, IGNORED, np.uint8)
+    if label is not None:
+        canvas[: label.shape[0], : label.shape[1]] = label
     images = tuple(
         _pad(resize_image(image, size), shape)
-        for size, shape in zip(input_sizes[index], bucket.inputs, strict=True)
+        for size, shape in zip(input_sizes, bucket.inputs, strict=True)
     )
-    return Row(images, np.array(input_sizes[index]), np.array(image.shape[:2]), label)
+    return Row(images, np.array(input_sizes), np.array(image.shape[:2]), canvas)
+
+
+def _black_row(bucket: Bucket) -> Row:
+    """Takes the place of an image that is not there; its labels are all ignored."""
+    images = tuple(np.zeros((*size, 3), np.uint8) for size in bucket.inputs)
+    labels = np.full(bucket.canvas, IGNORED, np.uint8)
+    return Row(images, np.array(bucket.inputs), np.array(bucket.canvas), labels)
 
 
 def _pad(image: Image, shape: Size) -> Image:
@@ -236,23 +246,23 @@ def _pad(image: Image, shape: Size) -> Image:
     return padded
 
 
-def _place(rows: list[Row], mesh: Mesh) -> Batch:
+def place(rows: list[Row], mesh: Mesh) -> EvaluationBatch:
     """This process's rows as global arrays."""
 
-    def place(arrays: list[np.ndarray], dtype: type) -> jax.Array:
+    def put(arrays: list[np.ndarray], dtype: type) -> jax.Array:
         return sharding.put_images(np.stack(arrays).astype(dtype, copy=False), mesh)
 
     scales = tuple(
         Scaled(
-            place([row.images[scale] for row in rows], np.uint8),
-            place([row.input_sizes[scale] for row in rows], np.int32),
+            put([row.images[scale] for row in rows], np.uint8),
+            put([row.input_sizes[scale] for row in rows], np.int32),
         )
         for scale in range(len(rows[0].images))
     )
-    return Batch(
+    return EvaluationBatch(
         scales,
-        place([row.size for row in rows], np.int32),
-        place([row.label for row in rows], np.uint8),
+        put([row.size for row in rows], np.int32),
+        put([row.label for row in rows], np.uint8),
     )
 
 

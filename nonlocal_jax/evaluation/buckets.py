@@ -38,7 +38,7 @@ class Bucket:
     members: tuple[int, ...]
 
 
-def plan(
+def sort_into_buckets(
     sizes: Sequence[Size],
     inputs: Sequence[Sequence[Size]],
     *,

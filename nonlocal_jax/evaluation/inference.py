@@ -10,19 +10,16 @@ Images of different sizes share a batch: each is padded at the bottom and on the
 are traced values, and its result is the one it has alone. So a program serves a whole bucket.
 """
 
-import dataclasses
+import typing
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
-from nonlocal_jax.evaluation.buckets import Bucket
-from nonlocal_jax.inputs.transforms import test_sizes
-from nonlocal_jax.models.segmentor import Segmentor
+from nonlocal_jax.evaluation.protocol import Protocol
 from nonlocal_jax.ops import layout
 from nonlocal_jax.ops.normalize import normalize
 from nonlocal_jax.ops.resize import interpolation_matrix
@@ -33,71 +30,20 @@ Size = tuple[int, int]
 Logits = Float[Array, "n a b classes"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Windows:
-    """Overlapping windows that cover an image, `stride` apart; the last are moved back inside.
+@typing.runtime_checkable
+class Model(typing.Protocol):
+    """A network in eval mode, such as a Segmentor.
 
     Attributes:
-      size: height and width; a smaller image is its own only window.
-      stride: from window to window.
+      output_stride: an image of h x w pixels has ceil(h / stride) x ceil(w / stride) logits.
     """
 
-    size: Size
-    stride: Size
+    output_stride: int
 
-    def count(self, axis: int, length: int) -> int:
-        """How many windows cover an axis of `length` pixels."""
-        return -(-max(length - self.size[axis], 0) // self.stride[axis]) + 1
-
-    def starts(
-        self, axis: int, lengths: Int[Array, "*n"], longest: int
-    ) -> Int[Array, "*n windows"]:
-        """Where windows begin: as many as the longest axis needs; others repeat their last."""
-        places = jnp.arange(self.count(axis, longest)) * self.stride[axis]
-        return jnp.minimum(places, jnp.maximum(lengths[..., None] - self.size[axis], 0))
-
-    def cost(self, height: int, width: int) -> int:
-        """Pixels that the network sees of an image."""
-        rows, columns = min(height, self.size[0]), min(width, self.size[1])
-        return self.count(0, height) * self.count(1, width) * rows * columns
-
-
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """How class indices are found for an image.
-
-    Attributes:
-      scale: long and short side that the image is fitted into, its aspect kept.
-      align_corners: of both resizes of the logits.
-      ratios: each one gives a size to evaluate at, `scale` times it.
-      flip: every size is also evaluated mirrored. Several results are averaged as probabilities.
-      windows: what the network sees one at a time, or None for the whole image.
-    """
-
-    scale: Size
-    align_corners: bool
-    ratios: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    windows: Windows | None = None
-
-    def once(self) -> "Protocol":
-        """One pass over the whole image at `scale`: for what can't be averaged."""
-        return Protocol(self.scale, self.align_corners)
-
-    def input_sizes(self, size: Size) -> list[Size]:
-        """The sizes at which an image of an original `size` is evaluated, one per ratio."""
-        return test_sizes(*size, self.scale, self.ratios)
-
-    def cost(self, height: int, width: int) -> int:
-        """Pixels that the network sees of an input of this size."""
-        return height * width if self.windows is None else self.windows.cost(height, width)
-
-    def meets_padding(self, bucket: Bucket) -> bool:
-        """Whether some image of a bucket is smaller than the array that the network sees it in."""
-        seen = np.array(bucket.inputs)
-        if self.windows is not None:
-            seen = np.minimum(seen, self.windows.size)
-        return bool((np.array(bucket.smallest) < seen).any())
+    def __call__(
+        self, images: Float[Array, "n h w 3"], valid: Int[Array, "n 2"] | None = None
+    ) -> Logits:
+        """Logits of normalised images; `valid` is each one's size in a padded batch."""
 
 
 class Scaled(NamedTuple):
@@ -124,7 +70,7 @@ class LowResolution(NamedTuple):
 
 
 def low_resolution_scores(
-    model: Segmentor,
+    model: Model,
     scales: tuple[Scaled, ...],
     sizes: Int[Array, "n 2"],
     canvas: Size,
@@ -161,6 +107,7 @@ def low_resolution_scores(
                 sizes[:, axis],
                 axis,
                 lengths=(views.shape[2 + axis], images.shape[1 + axis], canvas[axis]),
+                stride=model.output_stride,
                 protocol=protocol,
             )
             for axis in (0, 1)
@@ -201,7 +148,7 @@ def mirror(images: Float[Array, "n h w c"], sizes: Int[Array, "n 2"]) -> Float[A
 
 
 def _network_logits(
-    model: Segmentor,
+    model: Model,
     images: Float[Array, "n h w 3"],
     sizes: Int[Array, "n 2"],
     protocol: Protocol,
@@ -238,11 +185,13 @@ def _axis_matrices(
     axis: int,
     *,
     lengths: tuple[int, int, int],
+    stride: int,
     protocol: Protocol,
 ) -> Float[Array, "n output logits"]:
     """Both resizes along one axis: from logits to the network's input, and on to the original.
 
-    `lengths` are those of the logits' axis, of the input's, and of the output's.
+    `lengths` are those of the logits' axis, of the input's, and of the output's; `stride` is the
+    network's.
     """
     logits_length, input_length, output_length = lengths
     align_corners, windows = protocol.align_corners, protocol.windows
@@ -256,11 +205,12 @@ def _axis_matrices(
             align_corners=align_corners,
         )
         if windows is None:
-            to_input = _enlarge(input_size, logits_length, input_length, align_corners)
+            to_input = _enlarge(input_size, logits_length, input_length, stride, align_corners)
         else:
             seen = min(windows.size[axis], input_length)
             a_window = logits_length // windows.count(axis, input_length)
-            enlarge = _enlarge(jnp.minimum(input_size, seen), a_window, seen, align_corners)
+            inside = jnp.minimum(input_size, seen)
+            enlarge = _enlarge(inside, a_window, seen, stride, align_corners)
             starts = windows.starts(axis, input_size, input_length)
             to_input = _average_windows(enlarge, starts, input_length)
         return jnp.matmul(to_output, to_input, precision=PRECISION)
@@ -269,14 +219,11 @@ def _axis_matrices(
 
 
 def _enlarge(
-    size: Int[Array, ""], logits_length: int, length: int, align_corners: bool
+    size: Int[Array, ""], logits_length: int, length: int, stride: int, align_corners: bool
 ) -> Float[Array, "{length} {logits_length}"]:
     """From the logits of an image or window of `size` pixels to those pixels."""
-    logits_size, halved = size, length
-    while halved > logits_length:
-        logits_size, halved = (logits_size + 1) // 2, (halved + 1) // 2
     return interpolation_matrix(
-        logits_size,
+        -(-size // stride),
         size,
         source_length=logits_length,
         target_length=length,

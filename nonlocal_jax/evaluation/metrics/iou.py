@@ -1,0 +1,25 @@
+"""Intersection over union."""
+
+from nonlocal_jax.evaluation.metrics.confusion import (
+    Confusion,
+    Metric,
+    PerClass,
+    labelled,
+    predicted,
+    ratio,
+    right,
+)
+
+TITLE = "IoU"
+MEAN_TITLE = "mIoU"
+
+
+def build() -> Metric:
+    """The function from a confusion matrix to the IoU of every class."""
+    return iou
+
+
+def iou(confusion: Confusion) -> PerClass:
+    """Pixels that were found, over those that are labelled or predicted as the class."""
+    found = right(confusion)
+    return ratio(found, labelled(confusion) + predicted(confusion) - found)

@@ -1,0 +1,142 @@
+"""Everything that is told of an evaluation, from one confusion matrix."""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Sequence
+from types import ModuleType
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from nonlocal_jax.config import schema, tables
+from nonlocal_jax.evaluation.metrics import confusion as counts
+from nonlocal_jax.evaluation.metrics.iou import iou
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """What the reference's benchmarks report, by class and as means.
+
+    Shares are between 0 and 1. Where a class makes one 0/0 - it is neither in the labels nor
+    predicted, say - it is NaN there, and the mean over classes leaves it out, as in MMSegmentation.
+    Where no pixel is labelled, everything is NaN.
+
+    Attributes:
+      confusion: counts of pixels, by label (row) and prediction (column).
+      class_names: one per class; numbers where there are none.
+      metrics: names of the table `metrics`, in the order of the columns.
+
+    Raises:
+      UserError: there is no such metric.
+    """
+
+    confusion: Integer[np.ndarray, "classes classes"]
+    class_names: Sequence[str] = ()
+    metrics: tuple[str, ...] = schema.Eval.metrics
+
+    def __post_init__(self) -> None:
+        count = len(self.confusion)
+        if not self.class_names:
+            object.__setattr__(self, "class_names", tuple(str(i) for i in range(count)))
+        if len(self.class_names) != count:
+            raise ValueError(f"{len(self.class_names)} names for {count} classes")
+        for name in self.metrics:
+            find_metric(name)
+
+    @property
+    def pixels(self) -> int:
+        """Number of labelled pixels that were evaluated."""
+        return int(self.confusion.sum())
+
+    @property
+    def aacc(self) -> float:
+        """Share of all labelled pixels that were right."""
+        found = counts.right(self.confusion).sum()
+        return float(counts.ratio(found, self.confusion.sum()))
+
+    @property
+    def iou(self) -> Float[np.ndarray, "classes"]:
+        """Intersection over union of every class."""
+        return iou(self.confusion)
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU over the classes that have one; what tells the best checkpoint of a run."""
+        return _mean(self.iou)
+
+    def per_class(self, metric: str) -> Float[np.ndarray, "classes"]:
+        """A score of every class, by its name in the table `metrics`."""
+        values: Float[np.ndarray, "classes"] = find_metric(metric).build()(self.confusion)
+        return values
+
+    def mean(self, metric: str) -> float:
+        """The mean of a score over the classes that have one."""
+        return _mean(self.per_class(metric))
+
+    def to_dict(self) -> dict[str, float]:
+        """The means, mIoU in any case, and the number of pixels."""
+        means = {key: value for key, _, value in self._means()}
+        return {"aacc": self.aacc, "miou": self.miou, **means, "pixels": self.pixels}
+
+    def details(self) -> dict[str, object]:
+        """Means, scores of every class and the matrix, as JSON can hold them: None for NaN."""
+        columns = {_key(name): self.per_class(name) for name in self.metrics}
+        classes = [
+            {"name": name, **{key: _jsonable(float(column[i])) for key, column in columns.items()}}
+            for i, name in enumerate(self.class_names)
+        ]
+        means = {name: _jsonable(value) for name, value in self.to_dict().items()}
+        return {**means, "classes": classes, "confusion": self.confusion.tolist()}
+
+    def summary(self) -> str:
+        """The means in percent, on one line."""
+        return "  ".join(f"{title} {_percent(value)}" for _, title, value in self._means())
+
+    def table(self) -> str:
+        """One line per class, in percent, and the means below."""
+        width = max(len("class"), *(len(name) for name in self.class_names))
+        columns = [self.per_class(name) for name in self.metrics]
+        head = "".join(f"{find_metric(name).TITLE:>10}" for name in self.metrics)
+        lines = [f"{'class':<{width}}{head}"]
+        for index, name in enumerate(self.class_names):
+            cells = "".join(f"{_percent(float(column[index])):>10}" for column in columns)
+            lines.append(f"{name:<{width}}{cells}")
+        return "\n".join([*lines, "", self.summary()])
+
+    def _means(self) -> list[tuple[str, str, float]]:
+        """Key, title and value of every mean that is told."""
+        found = [("aacc", "aAcc", self.aacc)]
+        for name in self.metrics:
+            title = find_metric(name).MEAN_TITLE
+            if title:
+                found.append((f"m{_key(name)}", title, self.mean(name)))
+        return found
+
+
+def find_metric(name: str) -> ModuleType:
+    """The module of a metric, by its name in the table `metrics`.
+
+    Raises:
+      UserError: there is none.
+    """
+    return tables.find("metrics", name, "eval.metrics")
+
+
+def _key(name: str) -> str:
+    """The name of a metric in JSON; of a module of your own, its last part."""
+    return name.rpartition(".")[2]
+
+
+def _mean(values: Float[np.ndarray, "classes"]) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a mean over no class: it is NaN
+        return float(np.nanmean(values))
+
+
+def _jsonable(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.2f}"

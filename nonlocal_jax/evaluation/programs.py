@@ -1,0 +1,153 @@
+"""What a device computes of a batch of images: counts, masks, logits or attention, a program each.
+
+Each function here returns a jitted one, (variables, batch, canvas=, padded=) -> results: see
+`batching.run`, which compiles it once for every bucket. A function that lives on is compiled for a
+bucket once, so whoever uses one again keeps it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from nonlocal_jax.config.schema import IGNORED, Size
+from nonlocal_jax.evaluation import inference
+from nonlocal_jax.evaluation.batching import EvaluationBatch
+from nonlocal_jax.evaluation.metrics.confusion import confusion_matrix
+from nonlocal_jax.evaluation.protocol import Protocol
+from nonlocal_jax.models.heads.head import AttentionMap
+from nonlocal_jax.models.network import Network
+from nonlocal_jax.ops import layout
+from nonlocal_jax.ops.normalize import normalize
+from nonlocal_jax.runtime import sharding
+
+Variables = dict[str, jax.Array]
+
+
+class Counts(NamedTuple):
+    """What is counted of a batch.
+
+    Attributes:
+      confusion: pixels by label (row) and prediction (column).
+      labelled: pixels that have a label: as many as `confusion` holds if all scores are finite.
+      masks: class indices, where they were asked for.
+    """
+
+    confusion: Int[Array, "classes classes"]
+    labelled: Int[Array, ""]
+    masks: UInt8[Array, "n H W"] | None
+
+
+class Segmentation(NamedTuple):
+    """What is predicted for a batch.
+
+    Attributes:
+      masks: class indices.
+      finite: whether all scores of an image were.
+      probabilities: where they were asked for.
+    """
+
+    masks: UInt8[Array, "n H W"]
+    finite: Bool[Array, "n"]
+    probabilities: Float[Array, "n classes H W"] | None
+
+
+class Decoded(NamedTuple):
+    """The decode head's logits.
+
+    Attributes:
+      logits: of the padded images.
+      sizes: height and width of each image's own part of them.
+    """
+
+    logits: Float[Array, "n h' w' classes"]
+    sizes: Int[Array, "n 2"]
+
+
+def counting(
+    network: Network, protocol: Protocol, num_classes: int, *, keep_masks: bool = False
+) -> jax.stages.Wrapped:
+    """Compares a batch with its labels; the results are `Counts`."""
+
+    def count(
+        variables: Variables, batch: EvaluationBatch, *, canvas: Size, padded: bool
+    ) -> Counts:
+        model = network.bind_for_inference(sharding.gathered(variables))
+        scores = inference.low_resolution_scores(
+            model, batch.scales, batch.sizes, canvas, protocol, padded=padded
+        )
+        masks = inference.class_indices(scores)
+        labels = layout.whole_rows(batch.labels)
+        confusion = confusion_matrix(masks, labels, num_classes)
+        labelled = jnp.sum(labels != IGNORED, dtype=jnp.int32)
+        return Counts(confusion, labelled, masks if keep_masks else None)
+
+    return _jit(count)
+
+
+def segmenting(
+    network: Network, protocol: Protocol, *, probabilities: bool = False
+) -> jax.stages.Wrapped:
+    """Segments a batch; the results are a `Segmentation`."""
+
+    def segment(
+        variables: Variables, batch: EvaluationBatch, *, canvas: Size, padded: bool
+    ) -> Segmentation:
+        model = network.bind_for_inference(sharding.gathered(variables))
+        scores = inference.low_resolution_scores(
+            model, batch.scales, batch.sizes, canvas, protocol, padded=padded
+        )
+        masks = inference.class_indices(scores)
+        finite = jnp.all(masks < scores[0].logits.shape[-1], axis=(1, 2))
+        volumes = inference.probabilities(scores) if probabilities else None
+        return Segmentation(masks, finite, volumes)
+
+    return _jit(segment)
+
+
+def decoding(network: Network) -> jax.stages.Wrapped:
+    """The logits of whole images at one scale; the results are `Decoded`."""
+
+    def decode(
+        variables: Variables, batch: EvaluationBatch, *, canvas: Size, padded: bool
+    ) -> Decoded:
+        del canvas
+        (scaled,) = batch.scales
+        model = network.bind_for_inference(sharding.gathered(variables))
+        images = normalize(scaled.images, scaled.sizes)
+        logits = model(images, scaled.sizes if padded else None)
+        return Decoded(logits, -(-scaled.sizes // model.output_stride))
+
+    return _jit(decode)
+
+
+def attending(network: Network) -> jax.stages.Wrapped:
+    """What the non-local block attends to in whole images at one scale: an `AttentionMap`.
+
+    Its first argument is (variables, point); the point is a row and a column of the original
+    images.
+    """
+
+    def attend(
+        constants: tuple[Variables, Int[Array, "2"]],
+        batch: EvaluationBatch,
+        *,
+        canvas: Size,
+        padded: bool,
+    ) -> AttentionMap:
+        del canvas
+        variables, point = constants
+        (scaled,) = batch.scales
+        relative = (point.astype(jnp.float32) + 0.5) / batch.sizes.astype(jnp.float32)
+        model = network.bind_for_inference(sharding.gathered(variables))
+        images = normalize(scaled.images, scaled.sizes)
+        return model.attention_map(images, relative, scaled.sizes if padded else None)
+
+    return _jit(attend)
+
+
+def _jit(function: Callable[..., Any]) -> jax.stages.Wrapped:
+    return jax.jit(function, static_argnames=("canvas", "padded"))
