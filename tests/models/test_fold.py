@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_model import tiny_config
+from networks import tiny_config
 
 from nonlocal_jax.models.fold import fold
 from nonlocal_jax.models.network import build_network

@@ -1,23 +1,14 @@
 """The network against the PyTorch reference's stored outputs (golden/make_model.py)."""
 
-import pathlib
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import GOLDEN, assert_close, fingerprint, golden_variables, images, tiny_config
 from plain import resize_bilinear
 
-from nonlocal_jax.checkpoints.pytorch import rules
-from nonlocal_jax.config import command_line
 from nonlocal_jax.models.network import build_network, build_segmentor, flat_variables
-
-GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
-sys.path.insert(0, str(GOLDEN))
-
-from weights import NUM_CLASSES, fingerprint, images, weights  # noqa: E402
 
 OVERRIDES = {
     "r50_d8": {},
@@ -45,42 +36,6 @@ SIZES = {
 }
 
 
-def tiny_config(**overrides):
-    """A row at base width 4, as golden/make_model.py builds the reference."""
-    tiny = {
-        "num_classes": NUM_CLASSES,
-        "backbone.stem_channels": 4,
-        "backbone.base_channels": 4,
-        "decode_head.channels": 16,
-        "decode_head.dropout": 0.0,
-        "auxiliary_head.channels": 8,
-        "auxiliary_head.dropout": 0.0,
-    }
-    values = {f"model.{key}": value for key, value in (tiny | overrides).items()}
-    return command_line.load_config("configs/ade20k_r50_80k.py", **values)
-
-
-def golden_variables(config, network):
-    """The weights of golden/weights.py under our names and in our layouts."""
-    entries = rules.torch_entries(network.shapes, config.model.backbone.variant)
-    shapes = {
-        entry.key: rules.torch_shape(network.shapes[name].shape, entry.layout)
-        for name, entry in entries.items()
-    }
-    values = weights(shapes)
-    return {
-        name: jnp.asarray(rules.to_ours(values[entry.key], entry.layout))
-        for name, entry in entries.items()
-    }
-
-
-def assert_close(actual, expected, tolerance):
-    """Within `tolerance` of the largest magnitude."""
-    assert actual.shape == expected.shape
-    error = np.abs(np.asarray(actual, np.float64) - expected).max()
-    assert error <= tolerance * np.abs(expected).max()
-
-
 @pytest.mark.parametrize("name", OVERRIDES)
 def test_every_output_equals_the_references(name):
     golden = np.load(GOLDEN / "model.npz")
@@ -95,7 +50,7 @@ def test_every_output_equals_the_references(name):
         model.eval()
         stages = model.backbone(x)
         before = model.decode_head.convs[0](stages["stage4"])
-        return stages, model.decode_head.non_local(before), model(x), model.training_logits(x)
+        return stages, model.decode_head.non_local(before), model(x), model.training_outputs(x)
 
     with jax.default_matmul_precision("highest"):
         # As users compile it: at the suite's level 0 sums round more, 1.2e-5 in 101 layers.
@@ -105,8 +60,8 @@ def test_every_output_equals_the_references(name):
         assert_close(fingerprint(stage, features), golden[f"{name}/{stage}"], 1e-5)
     assert_close(non_local, golden[f"{name}/non_local"], 1e-5)
     assert_close(decode, golden[f"{name}/decode"], 1e-5)
-    assert_close(both.decode, golden[f"{name}/decode"], 1e-5)
-    assert_close(both.auxiliary, golden[f"{name}/auxiliary"], 1e-5)
+    assert_close(both["decode"].logits, golden[f"{name}/decode"], 1e-5)
+    assert_close(both["auxiliary"].logits, golden[f"{name}/auxiliary"], 1e-5)
     logits = resize_bilinear(decode, SIZES[name], align_corners=config.model.align_corners)
     assert_close(logits[:1, ::3, ::3], golden[f"{name}/logits"], 1e-5)
 
@@ -155,7 +110,7 @@ def _statistics_around_a_training_pass(config, network):
     def forward(variables, x):
         model = network.bind(variables)
         model.train()
-        model.training_logits(x)
+        model.training_outputs(x)
         return flat_variables(model)
 
     return variables, forward(variables, images(3, (2, 33, 33, 3)))

@@ -2,21 +2,19 @@
 
 import functools
 import itertools
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nonlocal_jax.config import command_line
+from nonlocal_jax.config import files
 from nonlocal_jax.evaluation.inference import Protocol, Scaled, Windows, low_resolution_scores
 from nonlocal_jax.models.backbones.resnet import BLOCKS_PER_STAGE, STRIDES
 from nonlocal_jax.models.network import build_network, init_variables
-from nonlocal_jax.models.segmentor import valid_at
 from nonlocal_jax.ops.normalize import normalize
+from nonlocal_jax.ops.padding import at_stride
 
-CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "ade20k_r50_80k.py"
 CANVAS = (75, 93)
 SIZES = [(40, 33), (1, 1), (9, 93), (57, 71), (64, 64)]
 
@@ -31,8 +29,8 @@ NETWORKS = [
 
 
 def small_network(depth, output_stride, variant, mode="embedded_gaussian", **head):
-    config = command_line.load_config(
-        CONFIG,
+    config = files.load(
+        "ade20k_r50_80k",
         **{
             "model.num_classes": 5,
             "model.backbone.variant": variant,
@@ -169,11 +167,17 @@ def test_the_plain_head_zeroes_padding():
     assert_same_as_alone(*small_network(18, 8, "v1c", name="fcn"), [(40, 33)])
 
 
+@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("output_stride", STRIDES)
 @pytest.mark.parametrize("canvas", [(8, 100), (1, 100), (100, 1), (3, 50), (17, 64)])
-def test_valid_sizes_shrink_with_thin_images(canvas):
-    sizes = [canvas, (1, canvas[1] // 2 + 1), (canvas[0], 1)]
-    sizes = [(min(h, canvas[0]), min(w, canvas[1])) for h, w in sizes]
-    images = jnp.zeros((len(sizes), *canvas, 3))
-    features = jnp.zeros((len(sizes), -(-canvas[0] // 8), -(-canvas[1] // 8), 4))
-    valid = valid_at(jnp.array(sizes), images, features)
-    np.testing.assert_array_equal(valid, [[-(-h // 8), -(-w // 8)] for h, w in sizes])
+def test_feature_maps_are_as_large_as_their_stage_says(canvas, output_stride, depth):
+    network, _ = small_network(depth, output_stride, "v1c")
+    model = network.bind_for_inference(network.shapes)
+    images = jax.ShapeDtypeStruct((1, *canvas, 3), jnp.float32)
+    features = jax.eval_shape(model.backbone, images)
+    assert features.keys() == model.backbone.stages.keys()
+    for name, stage in model.backbone.stages.items():
+        size = np.asarray(at_stride(np.array([canvas]), stage.stride))[0]
+        assert features[name].shape == (1, *size, stage.features)
+    logits = jax.eval_shape(model, images)
+    assert logits.shape[1:3] == tuple(-(-side // model.output_stride) for side in canvas)

@@ -9,7 +9,7 @@ import sys
 import jax.numpy as jnp
 import pytest
 from conftest import REPOSITORY
-from test_model import tiny_config
+from networks import tiny_config
 
 from nonlocal_jax.models.network import build_network, for_platform
 from nonlocal_jax.ops.attention import softmax

@@ -1,14 +1,15 @@
 """Rematerialisation: the same step from fewer arrays in memory."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import sharded
 from flax import nnx
-from test_batch_norm import defined
-from test_model import assert_close, golden_variables, tiny_config
-from test_train_step import golden_batch, optimizer
+from networks import assert_close, golden_batch, golden_variables, tiny_config
+from plain import normalize_batch
 
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation import inference
@@ -54,8 +55,8 @@ def kept_bytes(remat):
         def logits(variables):
             model = network.bind(variables)
             model.train()
-            decode, auxiliary = model.training_logits(images, rngs=nnx.Rngs(dropout=0))
-            return jnp.sum(decode) + jnp.sum(auxiliary)
+            outputs = model.training_outputs(images, rngs=nnx.Rngs(dropout=0))
+            return jnp.sum(outputs["decode"].logits) + jnp.sum(outputs["auxiliary"].logits)
 
         return jax.vjp(logits, variables)[1]
 
@@ -70,7 +71,9 @@ def kept_bytes(remat):
 def test_norms_keep_convolutions_in_the_compute_dtype_and_blocks_keep_less(monkeypatch):
     none, norms, blocks = map(kept_bytes, ("none", "norms", "blocks"))
     monkeypatch.setattr(
-        layers, "normalize_batch", lambda x, mean, inverse, *more: defined(x.astype("f4"), *more)
+        layers,
+        "normalize_batch",
+        lambda x, mean, inverse, *more: normalize_batch(x.astype("f4"), *more),
     )
     step_by_step = sum(kept_bytes("none").values())  # as JAX differentiates batch norms itself
     total = sum(norms.values())
@@ -85,13 +88,13 @@ def test_accelerators_keep_less_than_a_cpu():
     model = tiny_config().model
     assert for_platform(model, "cpu").remat == "none"
     assert for_platform(model, "tpu").remat == for_platform(model, "gpu").remat == "norms"
-    model.remat = "blocks"
-    assert for_platform(model, "cpu").remat == "blocks"
+    blocks = dataclasses.replace(model, remat="blocks")
+    assert for_platform(blocks, "cpu").remat == "blocks"
 
 
 def test_an_unknown_value_is_refused():
     with pytest.raises(UserError, match=r"config\.model\.remat is 'all'; it must be one of"):
-        build_network(tiny_config(remat="all").model)
+        tiny_config(remat="all")
 
 
 @pytest.mark.parametrize(

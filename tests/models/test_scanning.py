@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_model import tiny_config
+from networks import lower_stage4, tiny_config
 
 from nonlocal_jax.models.backbones.resnet import BasicBlock, Bottleneck
 from nonlocal_jax.models.layers import BatchNorm, ConvNorm, freeze_statistics
@@ -66,18 +66,6 @@ def test_outputs_gradients_and_statistics_are_those_of_the_blocks(kind, case):
     before = jax.tree.leaves(nnx.state(blocks, nnx.BatchStat))
     moved = any((a != b).any() for a, b in zip(actual[-len(before) :], before, strict=True))
     assert moved == (case in ("train", "padded"))
-
-
-def lower_stage4(network, size):
-    """The backbone in evaluation, of one square image."""
-
-    def stage4(variables, images):
-        model = network.bind(variables)
-        model.eval()
-        return model.backbone(images)["stage4"]
-
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    return jax.jit(stage4).lower(network.shapes, images)
 
 
 def test_the_network_is_the_same_and_compiles_one_block_for_all_equal_ones():

@@ -3,16 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import plain
 import pytest
 
 from nonlocal_jax.ops.batch_norm import normalize_batch
-
-
-def defined(x, scale, bias):
-    axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axes)
-    inverse = 1 / jnp.sqrt(jnp.mean((x - mean) ** 2, axes) + 1e-5)
-    return (x - mean) * inverse * scale + bias
 
 
 def written_out(x, scale, bias):
@@ -27,7 +21,7 @@ def test_it_is_the_gradient_through_mean_and_variance(shape):
     with jax.enable_x64(True):
         x, grad = (jnp.asarray(rng.normal(3.0, 2.0, shape)) for _ in range(2))
         scale, bias = (jnp.asarray(rng.normal(size=shape[-1])) for _ in range(2))
-        results = [jax.vjp(f, x, scale, bias) for f in (written_out, defined)]
+        results = [jax.vjp(f, x, scale, bias) for f in (written_out, plain.normalize_batch)]
         np.testing.assert_allclose(results[0][0], results[1][0], atol=1e-12)
         for ours, theirs in zip(results[0][1](grad), results[1][1](grad), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-11)

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_model import tiny_config
-from test_scanning import lower_stage4
+from networks import lower_stage4, tiny_config
 
 from nonlocal_jax.models.network import build_network
 from nonlocal_jax.ops.residual import add_relu

@@ -3,6 +3,7 @@
 import pathlib
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,9 +15,7 @@ GOLDEN = TESTS / "golden"
 CONFIGS = TESTS.parent / "configs"
 sys.path.insert(0, str(GOLDEN))
 
-from weights import NUM_CLASSES, fingerprint, images, labels, weights  # noqa: E402
-
-__all__ = ["NUM_CLASSES", "fingerprint", "images", "labels", "weights"]
+from weights import NUM_CLASSES, fingerprint, images, labels, weights  # noqa: E402, F401
 
 
 def tiny_config(**overrides):
@@ -55,6 +54,18 @@ def golden_batch(step, size):
         "label": jnp.asarray(labels(200 + step, (2, *size))),
         "size": jnp.asarray([size, size], jnp.int32),
     }
+
+
+def lower_stage4(network, size):
+    """The backbone in evaluation, of one square image."""
+
+    def stage4(variables, images):
+        model = network.bind(variables)
+        model.eval()
+        return model.backbone(images)["stage4"]
+
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    return jax.jit(stage4).lower(network.shapes, images)
 
 
 def assert_close(actual, expected, tolerance):

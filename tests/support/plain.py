@@ -13,6 +13,13 @@ def resize_bilinear(x, size, *, align_corners):
     return jnp.einsum("Hh,nhwc,Ww->nHWc", rows, x, columns, precision=jax.lax.Precision.HIGHEST)
 
 
+def normalize_batch(x, scale, bias):
+    axes = tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, axes)
+    inverse = 1 / jnp.sqrt(jnp.mean((x - mean) ** 2, axes) + 1e-5)
+    return (x - mean) * inverse * scale + bias
+
+
 def loss_and_accuracy(logits, labels, align_corners):
     scores = resize_bilinear(logits, labels.shape[1:], align_corners=align_corners)
     counted = labels != 255

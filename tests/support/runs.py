@@ -53,7 +53,7 @@ def tiny(**overrides):
 
 
 def saved_model(directory, config, kind="segmentor", only=""):
-    """Saves the golden weights of a config's network; returns those whose names begin with `only`."""
+    """Saves the golden weights of a network whose names begin with `only`, and returns them."""
     network = build_network(config.model)
     variables = golden_variables(config, network)
     chosen = {k: np.asarray(v) for k, v in variables.items() if k.startswith(only)}

@@ -11,8 +11,9 @@ import sys
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from test_model import NUM_CLASSES, golden_variables, tiny_config
+from networks import NUM_CLASSES, golden_variables, tiny_config
 
+from nonlocal_jax.config import files
 from nonlocal_jax.models.backbones import resnet
 from nonlocal_jax.ops.attention import softmax
 from nonlocal_jax.runtime import sharding
@@ -41,11 +42,8 @@ def shrink(patch, depth=18):
 def config(**model):
     """Its optimiser's momentum after one step is the gradient."""
     small = tiny_config(**{"backbone.depth": 18, **model})
-    with small.unlocked():
-        small.batch_size = BATCH
-        small.data.crop_size = SIZE
-        small.optimizer.weight_decay = 0.0
-    return small
+    values = {"batch_size": BATCH, "data.crop_size": SIZE, "optimizer.weight_decay": 0.0}
+    return files.override(small, **values)
 
 
 def mesh_of(data, fsdp, spatial):

@@ -10,8 +10,8 @@ from nonlocal_jax.training.step import make_train_step
 
 def optimizer():
     """SGD from 1e-3 to 1e-5 over 20 steps."""
-    schedule = polynomial.build(polynomial.Options(min_learning_rate=1e-5), 1e-3, 20)
-    return sgd.build(sgd.Options(), schedule)
+    falling = polynomial.Options(min_learning_rate=1e-5)
+    return sgd.build(sgd.Options(schedule=falling), polynomial.build(falling, 1e-3, 20))
 
 
 def train_step(network, **options):
