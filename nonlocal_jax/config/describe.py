@@ -5,14 +5,11 @@ import dataclasses
 import functools
 import inspect
 import textwrap
-import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import annotated_types as at
-
-from nonlocal_jax.config import schema, tables
+from nonlocal_jax.config import ranges, schema, tables
 
 
 class Setting(NamedTuple):
@@ -56,27 +53,6 @@ def field_docs(cls: type) -> Mapping[str, str]:
     return docs
 
 
-def allowed(hint: Any) -> str:
-    """The values of a field's type, in words: "at least 1", "18, 34 or 50"."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return _either([str(choice) for choice in arguments])
-    if origin is typing.Annotated:
-        base, *constraints = arguments
-        bounds = [text for c in constraints if (text := _bound(c))]
-        return " and ".join(bounds) or allowed(base)
-    if origin is tuple:
-        inner = allowed(arguments[0])
-        count = "some" if arguments[-1] is Ellipsis else f"{len(arguments)}"
-        return f"{count} values, {inner} each"
-    if origin in (types.UnionType, typing.Union):
-        kinds = [allowed(a) for a in arguments if a is not types.NoneType]
-        return _either([*kinds, "nothing"])
-    if origin is dict:
-        return 'a mapping, like "{7: 0}"'
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[hint]
-
-
 def _settings(node: Any, prefix: str, table: str) -> Iterator[Setting]:
     """The settings of a section; its `name` is looked up in `table`, if that is not empty."""
     cls: type = type(node)
@@ -90,28 +66,11 @@ def _settings(node: Any, prefix: str, table: str) -> Iterator[Setting]:
             inner = "datasets" if key == "data" else field.metadata.get("table", "")
             yield from _settings(value, f"{key}.", inner)
         elif field.name == "name" and table:
-            choices = _either([*tables.TABLES[table], "a module of your own"])
+            choices = f"one of {', '.join(tables.TABLES[table])}, or a module of your own"
             yield Setting(key, value, choices, doc or "Which one.", False)
         else:
-            yield Setting(key, value, allowed(hints[field.name]), doc, False)
+            yield Setting(key, value, ranges.describe(hints[field.name]), doc, False)
 
 
 def _summary(cls: type) -> str:
     return (cls.__doc__ or "").partition("\n")[0]
-
-
-def _bound(constraint: object) -> str:
-    match constraint:
-        case at.Ge(ge):
-            return f"at least {ge}"
-        case at.Gt(gt):
-            return f"more than {gt}"
-        case at.Le(le):
-            return f"at most {le}"
-        case at.Lt(lt):
-            return f"less than {lt}"
-    return ""
-
-
-def _either(choices: list[str]) -> str:
-    return " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))

@@ -126,6 +126,9 @@ def validate(tree: Mapping[str, Any]) -> schema.Config:
         problems = schema.problems(config)
     if problems:
         raise UserError("\n".join(problems))
+    tables.check("datasets", config.data.name, "data.name")
+    for metric in config.eval.metrics:
+        tables.check("metrics", metric, "eval.metrics")
     if config.precision == "highest" and config.model.dtype == "auto":
         model = dataclasses.replace(config.model, dtype="float32")
         config = dataclasses.replace(config, model=model)

@@ -57,11 +57,8 @@ def find(table: str, name: str, key: str) -> ModuleType:
     Raises:
       UserError: there is no such name or module.
     """
-    known = TABLES[table]
-    if name not in known and "." not in name:
-        listed = ", ".join(known)
-        raise UserError(f"config.{key} is {name!r}; it must be one of {listed}, or a module.")
-    path = known.get(name, name)
+    check(table, name, key)
+    path = TABLES[table].get(name, name)
     try:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
@@ -70,3 +67,11 @@ def find(table: str, name: str, key: str) -> ModuleType:
         raise UserError(
             f"config.{key} is {name!r}, and there is no module of that name to import."
         ) from error
+
+
+def check(table: str, name: str, key: str) -> None:
+    """Raises a UserError if `name` is neither in a table nor that of a module; see `find`."""
+    known = TABLES[table]
+    if name not in known and "." not in name:
+        listed = ", ".join(known)
+        raise UserError(f"config.{key} is {name!r}; it must be one of {listed}, or a module.")
