@@ -65,6 +65,7 @@ def build(data: schema.Data, data_dir: str) -> Dataset:
         inner=("ADEChallengeData2016",),
         marker="annotations",
         list_pairs=list_pairs,
+        own_values=tuple(range(1, 151)),
         remedy=prepare_remedy("ade20k"),
     )
 

@@ -42,6 +42,7 @@ def build(data: schema.Data, data_dir: str) -> Dataset:
         roots=("data/cityscapes",),
         marker="leftImg8bit",
         list_pairs=list_pairs,
+        own_values=EVALUATED,
         remedy=prepare_remedy("cityscapes"),
     )
 

@@ -57,6 +57,8 @@ class Dataset:
       list_pairs: the images of a split with their masks, in order, from the tree's root and the
         split's name; None for images/SPLIT and labels/SPLIT, see `tree_pairs`.
       label_table: what that layout's masks hold, see Pair.
+      own_values: what the data set's own masks hold for each class, which its benchmark's server
+        expects, too; -1 where no value stands for a class. Empty where they hold the class itself.
       generate: for a data set that has no files: the examples of a split, by its name.
       remedy: a sentence on how to bring the data set, for those who don't have it.
     """
@@ -70,6 +72,7 @@ class Dataset:
     marker: str = "images"
     list_pairs: Callable[[pathlib.Path, str], Iterable[Pair]] | None = None
     label_table: LabelTable | None = dataclasses.field(default=None, repr=False)
+    own_values: tuple[int, ...] = dataclasses.field(default=(), repr=False)
     generate: Callable[[str], Source] | None = None
     remedy: str = ""
 

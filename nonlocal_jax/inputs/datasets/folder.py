@@ -11,7 +11,7 @@ of which all but "classes" may be left out. What the config sets as well must be
 import dataclasses
 import pathlib
 from collections.abc import Mapping
-from typing import Annotated, NotRequired, TypedDict
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Le, MinLen
@@ -37,13 +37,14 @@ _Byte = Annotated[int, Ge(0), Le(255)]
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
-class _Json(TypedDict):
+@dataclasses.dataclass(frozen=True)
+class _Json:
     """What classes.json may hold."""
 
     classes: list[Annotated[str, MinLen(1)]]
-    palette: NotRequired[list[tuple[_Byte, _Byte, _Byte]]]
-    label_map: NotRequired[schema.LabelMap]
-    reduce_zero_label: NotRequired[bool]
+    palette: list[tuple[_Byte, _Byte, _Byte]] | None = None
+    label_map: schema.LabelMap | None = None
+    reduce_zero_label: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,15 +82,17 @@ def build(data: schema.Data, data_dir: str) -> Dataset:
         said = data.reduce_zero_label or None
         _check_equal(listed, "reduce_zero_label", listed.reduce_zero_label, said)
         reduce_zero_label = listed.reduce_zero_label
-    table = None
+    table, own = None, ()
     if label_map or reduce_zero_label:
         table = _label_table(label_map, reduce_zero_label, listed)
+        own = _own_values(label_map, reduce_zero_label, table, len(listed.names))
     return Dataset(
         name="folder",
         class_names=listed.names,
         palette=listed.palette,
         roots=(FOLDER,),
         label_table=table,
+        own_values=own,
         remedy="Give the folder that holds images/train, images/val, labels/train, labels/val and "
         "classes.txt with --config.data_dir=DIR.",
     )
@@ -112,14 +115,14 @@ def read_class_list(root: pathlib.Path, classes_file: str = "") -> ClassList:
         if path.suffix == ".json":
             content = TypeAdapter(_Json).validate_json(text)
         else:
-            content = _Json(classes=[line.strip() for line in text.splitlines() if line.strip()])
+            content = _Json([line.strip() for line in text.splitlines() if line.strip()])
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise _no_list(path, f"{where}: {first['msg']}".removeprefix(": ")) from error
     except (OSError, ValueError) as error:
         raise _no_list(path, str(error)) from error
-    names, colours = tuple(content["classes"]), content.get("palette")
+    names, colours = tuple(content.classes), content.palette
     if not 2 <= len(names) < UNKNOWN:
         raise _no_list(path, f"it has {len(names)} classes; there may be 2 to {UNKNOWN - 1}")
     repeated = [name for name in names if names.count(name) > 1]
@@ -131,8 +134,8 @@ def read_class_list(root: pathlib.Path, classes_file: str = "") -> ClassList:
         path=path,
         names=names,
         palette=np.array(colours, np.uint8) if colours else distinct_colours(len(names)),
-        label_map=content.get("label_map"),
-        reduce_zero_label=content.get("reduce_zero_label"),
+        label_map=content.label_map,
+        reduce_zero_label=content.reduce_zero_label,
     )
 
 
@@ -181,3 +184,15 @@ def _label_table(
             )
         table[value] = label
     return without_zero(table) if reduce_zero_label else table
+
+
+def _own_values(
+    label_map: Mapping[int, int], reduce_zero_label: bool, table: LabelTable, classes: int
+) -> tuple[int, ...]:
+    """For each class the first value that the map names for it, else the one that it leaves."""
+    own = []
+    for label in range(classes):
+        unmapped = label + 1 if reduce_zero_label else label
+        values = [v for v in (*sorted(label_map), unmapped) if table[v] == label]
+        own.append(values[0] if values else -1)
+    return tuple(own)
