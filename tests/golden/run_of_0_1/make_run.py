@@ -20,6 +20,7 @@ import tarfile
 import tempfile
 
 from absl import flags
+
 from nonlocal_jax import checkpoints, cli, train
 
 HERE = pathlib.Path(__file__).resolve().parent

@@ -1,0 +1,127 @@
+"""Which checkpoint a path means: a run's folder, one of its steps, or an imported checkpoint."""
+
+import pathlib
+from os import PathLike
+from typing import Literal, NamedTuple
+
+from nonlocal_jax.checkpoints import folder as files
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.runtime.console import say
+
+Step = int | Literal["best", "latest"]
+CHECKPOINTS = "checkpoints"
+ATTEMPTS = 5  # while a run saves and removes
+
+
+class Found(NamedTuple):
+    """One checkpoint.
+
+    Attributes:
+      folder: of the checkpoint; it holds `model/`.
+      step: of the run; None for an imported checkpoint.
+      run: the run's folder; None for an imported checkpoint.
+    """
+
+    folder: pathlib.Path
+    step: int | None
+    run: pathlib.Path | None
+
+    def __str__(self) -> str:
+        return str(self.folder) if self.run is None else f"step {self.step} of {self.run}"
+
+    def renamed(self) -> str | None:
+        """What is wrong if the folder has the name of another step, or None."""
+        return None if self.run is None else files.renamed(self.folder)
+
+
+def parse_step(text: str) -> Step | None:
+    """The value of `--step`: "best", "latest", a number, or "" for the default.
+
+    Raises:
+      UserError: it is none of these.
+    """
+    if text == "best":
+        return "best"
+    if text == "latest":
+        return "latest"
+    if text and not (text.isascii() and text.isdecimal()):
+        raise UserError(f"--step is {text!r}; it must be best, latest or the number of a step.")
+    return int(text) if text else None
+
+
+def find(path: str | PathLike[str], step: Step | None = None) -> Found:
+    """The checkpoint that `path` means.
+
+    Args:
+      path: an imported checkpoint, a run's folder, its `checkpoints` folder, or one step in it.
+      step: of a run: a number, "latest", "best" by mIoU; by default the best, else the latest. A
+        damaged checkpoint is passed over, unless it is asked for by its number.
+
+    Raises:
+      UserError: there is none, or a newer version wrote it.
+    """
+    path = pathlib.Path(path).absolute()
+    if (path / "model").is_dir():
+        return _one(path, step)
+    for directory in (path / CHECKPOINTS, path):
+        for _ in range(ATTEMPTS):
+            found = _in_run(directory, step)
+            if found is None or found.folder.is_dir():
+                break
+        if found is not None:
+            return found
+    if not path.exists():
+        raise UserError(f"There is no checkpoint {path}.")
+    raise UserError(
+        f"{path} holds no checkpoint: neither a model/ of its own nor a checkpoints/STEP/ that is "
+        "whole. Name what `convert` or a training run wrote."
+    )
+
+
+def _one(path: pathlib.Path, step: Step | None) -> Found:
+    if path.name.isdecimal() and path.parent.name == CHECKPOINTS:
+        found = Found(path, int(path.name), path.parent.parent)
+    else:
+        found = Found(path, None, None)
+    if step is not None and step != found.step:
+        raise UserError(f"{path} is one checkpoint; a step is chosen in the folder of a run.")
+    return found
+
+
+def _in_run(directory: pathlib.Path, step: Step | None) -> Found | None:
+    """The chosen checkpoint in a folder of steps; None if the folder holds no step that is whole."""
+    steps = files.steps(directory)
+    if not steps:
+        return None
+    run = directory.parent if directory.name == CHECKPOINTS else directory
+    if isinstance(step, int):
+        if step not in steps:
+            listed = ", ".join(map(str, reversed(steps)))
+            raise UserError(f"{run} has no checkpoint of step {step}. It has: {listed}.")
+        return Found(directory / str(step), step, run)
+    for candidate in _in_order(directory, steps, step):
+        folder = directory / str(candidate)
+        files.refuse_newer(folder)
+        problem = files.damage(folder) or files.renamed(folder)
+        if problem is None:
+            return Found(folder, candidate, run)
+        if folder.is_dir():  # else the run has just removed it
+            say(f"Passed over {folder}: {problem}.")
+    return None
+
+
+def _in_order(
+    directory: pathlib.Path, steps: list[int], step: Literal["best", "latest"] | None
+) -> list[int]:
+    """The steps, newest first, from the one that is wanted most."""
+    if step == "latest":
+        return steps
+    try:
+        scores = {number: files.score(directory / str(number)) for number in steps}
+    except files.DamagedScoreError as error:
+        raise UserError(f"{error} Or name a step, or the latest one.") from error
+    scored = [number for number in steps if scores[number] is not None]
+    if step == "best" and not scored:
+        raise UserError(f"No checkpoint in {directory} has been evaluated: take the latest one.")
+    best = sorted(scored, key=lambda number: (scores[number], number), reverse=True)
+    return best if step == "best" else best + [n for n in steps if n not in scored]

@@ -1,0 +1,175 @@
+"""What a checkpoint says of itself: the config it was made with, its classes, where it is from.
+
+Format 2 holds the whole config. Format 1 held it for training runs only: an imported checkpoint had
+the network's settings and the config's name, from which the config is taken here.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import UInt8
+
+from nonlocal_jax.config import files, versions
+from nonlocal_jax.config.schema import Config, Model
+from nonlocal_jax.errors import UserError
+
+FORMAT = 2
+Kind = Literal["training", "segmentor", "backbone"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """What stands beside a checkpoint's arrays.
+
+    Attributes:
+      kind: a step of a run, an imported network, or an imported backbone.
+      config: it was made with; None for a backbone, and for an old import of a config that is not
+        installed.
+      model: settings of the network; those of `config`, if there is one.
+      network: name of the config or backbone that was imported: "ade20k_r50_80k".
+      step: of the run.
+      meta: CLASSES and PALETTE, and whatever else an imported file said.
+      source: name and SHA-256 of the imported file.
+      counters: PyTorch's `num_batches_tracked`, by PyTorch's keys.
+      recent: what the run's log lacks.
+    """
+
+    kind: Kind
+    config: Config | None = None
+    model: Model | None = None
+    network: str = ""
+    step: int | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    source: Mapping[str, str] = field(default_factory=dict)
+    counters: Mapping[str, int] = field(default_factory=dict)
+    recent: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.config is not None:
+            object.__setattr__(self, "model", self.config.model)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes by label; None if the checkpoint does not say."""
+        names = self.meta.get("CLASSES")
+        if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+            return None
+        return tuple(names)
+
+    @property
+    def palette(self) -> UInt8[np.ndarray, "classes 3"] | None:
+        """RGB of the classes; None if the checkpoint does not say."""
+        try:
+            colours = np.asarray(self.meta.get("PALETTE"))
+        except ValueError:  # rows of unequal length
+            return None
+        if colours.ndim != 2 or colours.shape[1] != 3 or colours.dtype.kind not in "iu":
+            return None
+        return colours.astype(np.uint8) if colours.min() >= 0 and colours.max() <= 255 else None
+
+    def needed_config(self, where: object) -> Config:
+        """The config.
+
+        Args:
+          where: the checkpoint, for the error.
+
+        Raises:
+          UserError: there is none.
+        """
+        if self.config is not None:
+            return self.config
+        if self.kind == "backbone":
+            raise UserError(f"{where} is a backbone ({self.network}), not a whole network.")
+        named = f"{self.network}, which is not installed" if self.network else "unknown"
+        raise UserError(
+            f"{where} does not hold the config it was made with (its name is {named}). Name the "
+            "config with --config=FILE."
+        )
+
+    def to_tree(self) -> dict[str, Any]:
+        """What JSON holds, and `from_json` reads.
+
+        Raises:
+          TypeError: JSON can't hold it.
+        """
+        tree = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if self.config is not None:
+            tree["config"], tree["model"] = files.to_tree(self.config), None
+        elif self.model is not None:
+            tree["model"] = dataclasses.asdict(self.model)
+        kept = {name: value for name, value in tree.items() if value or value == 0}
+        # What JSON can't hold is better found here than in a thread of Orbax.
+        return dict(json.loads(json.dumps({"format": FORMAT, **kept})))
+
+
+def from_json(text: str | bytes, where: object) -> Metadata:
+    """The metadata in a text of this format or of an older one.
+
+    Args:
+      text: of what `to_tree` made.
+      where: it stands, for errors.
+
+    Raises:
+      UserError: it is no metadata, or a newer version wrote it.
+    """
+    try:
+        tree = json.loads(text)
+        version = int(tree.get("format", 1))
+        kind = tree["kind"]
+        if kind not in get_args(Kind):
+            raise ValueError(f"its kind is {kind!r}")
+        values = {
+            "kind": kind,
+            "network": str(tree.get("network", "")),
+            "step": tree.get("step"),
+            "meta": dict(tree.get("meta", {})),
+            "source": dict(tree.get("source", {})),
+            "counters": dict(tree.get("counters", tree.get("num_batches_tracked", {}))),
+            "recent": tree.get("recent"),
+        }
+        given, model = tree.get("config"), tree.get("model")
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise UserError(f"The checkpoint {where} has no readable metadata: {error}.") from error
+    refuse_newer(version, where)
+    try:
+        config = _config(given, model, values["network"], version, where)
+        only = _model(model, version, where) if config is None and model else None
+    except UserError as error:
+        raise UserError(
+            f"The checkpoint {where} was made with a config that this version of nonlocal_jax "
+            f"can't read: {error}"
+        ) from error
+    return Metadata(**values, config=config, model=only)
+
+
+def refuse_newer(version: int, where: object) -> None:
+    """Raises a UserError if `version` is of a later version of this project."""
+    if version > FORMAT:
+        raise UserError(
+            f"The checkpoint {where} has format {version}, and this version of nonlocal_jax reads "
+            f"up to {FORMAT}: update nonlocal_jax."
+        )
+
+
+def _config(
+    given: Mapping[str, Any] | None,
+    model: Mapping[str, Any] | None,
+    name: str,
+    version: int,
+    where: object,
+) -> Config | None:
+    if given is not None:
+        return files.validate(files.complete(versions.migrate(given, version, where)))
+    if not model or name not in files.names():
+        return None
+    migrated = versions.migrate({"model": model}, version, where)
+    return files.validate(files.complete({**files.read(name).to_dict(), **migrated}))
+
+
+def _model(model: Mapping[str, Any], version: int, where: object) -> Model:
+    migrated = versions.migrate({"model": model}, version, where)
+    return files.validate(files.complete(migrated)).model

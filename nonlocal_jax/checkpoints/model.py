@@ -1,0 +1,99 @@
+"""Checkpoints of a network alone: what an import writes, and what is read of any checkpoint.
+
+A checkpoint is a folder with `model/` (Orbax's, arrays by name), `metadata/` (JSON), `digests.json`
+and, in a run, `optimizer/` and `score.json`; see folder.py.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from nonlocal_jax.checkpoints import folder as files
+from nonlocal_jax.checkpoints import locate
+from nonlocal_jax.checkpoints.metadata import Metadata
+from nonlocal_jax.errors import UserError
+
+Variables = Mapping[str, Any]
+Path = str | os.PathLike[str]
+ATTEMPTS = 5
+
+
+def save_model(directory: Path, variables: Variables, metadata: Metadata) -> None:
+    """Writes a network's variables as a checkpoint; either all of it appears, or nothing.
+
+    Args:
+      directory: a folder that does not exist yet.
+      variables: arrays by name.
+      metadata: of the checkpoint.
+
+    Raises:
+      UserError: the folder exists, or can't be written.
+      TypeError: JSON can't hold the metadata.
+    """
+    directory = pathlib.Path(directory).absolute()
+    if directory.exists():
+        raise UserError(f"{directory} exists already; remove it, or choose another folder.")
+    unfinished = directory.with_name(f".{directory.name}.unfinished")
+    items = ocp.args.Composite(
+        model=ocp.args.StandardSave(dict(variables)),
+        metadata=ocp.args.JsonSave(metadata.to_tree()),
+    )
+    try:
+        _remove(unfinished)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(unfinished, args=items)
+        files.write_digests(unfinished)
+        unfinished.rename(directory)
+    except (OSError, ValueError) as error:
+        raise files.unwritable(directory, error) from error
+    finally:
+        _remove(unfinished)
+
+
+def load_model(
+    path: Path, step: locate.Step | None = None
+) -> tuple[dict[str, np.ndarray], Metadata]:
+    """Variables (NumPy arrays by name) and metadata of a checkpoint.
+
+    Args:
+      path: an imported checkpoint, a run's folder, its `checkpoints` folder, or one step in it.
+      step: of a run: a number, "latest", "best" by mIoU; by default the best, else the latest.
+
+    Raises:
+      UserError: there is no checkpoint, it is damaged, or a newer version wrote it.
+    """
+    found = locate.find(path, step)
+    return load_found(found)
+
+
+def load_found(found: locate.Found) -> tuple[dict[str, np.ndarray], Metadata]:
+    """What `load_model` returns, of what `locate.find` returned.
+
+    Raises:
+      UserError: it is damaged, or a newer version wrote it.
+    """
+    metadata = files.read_metadata(found.folder)
+    problem = files.damage(found.folder) or found.renamed()
+    if problem:
+        raise UserError(
+            f"The checkpoint {found.folder} is damaged: {problem}. Restore it from a copy."
+        )
+    model = found.folder / "model"
+    # The handler's own method; the Checkpointer's warns that `model` is no checkpoint by itself.
+    structure = ocp.StandardCheckpointHandler().metadata(model)
+    host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), dict(structure.tree))
+    with ocp.StandardCheckpointer() as checkpointer:
+        variables = checkpointer.restore(model, host)
+    return {name: np.asarray(value) for name, value in variables.items()}, metadata
+
+
+def _remove(unfinished: pathlib.Path) -> None:
+    """Removes a folder, and what Orbax writes before it has that name."""
+    files.remove(unfinished)
+    files.remove(unfinished.with_name(f"{unfinished.name}.orbax-checkpoint-tmp"))

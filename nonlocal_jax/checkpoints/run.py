@@ -1,0 +1,350 @@
+"""The checkpoints of a training run: the latest ones, and the best by mIoU.
+
+Orbax's CheckpointManager writes them behind the training and removes them by its preservation
+policies. This adds what it does not have: digests, falling back to an older step that is whole, and
+scores that come after the arrays.
+
+A process may be killed at any moment. What is written is called `8.orbax-checkpoint-tmp` until all
+of it is there, its digests too. What is removed moves to `.removed` first. Neither has the name of
+a checkpoint.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import logging as standard_logging
+import math
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint import checkpoint_managers as policies
+
+from nonlocal_jax.checkpoints import folder as files
+from nonlocal_jax.checkpoints.metadata import Metadata
+from nonlocal_jax.checkpoints.model import Path, Variables
+from nonlocal_jax.errors import UserError, lost_peer
+
+REMOVED, UNFINISHED = ".removed", ".orbax-checkpoint-tmp"
+OLD_LEFTOVERS = (".*.unfinished*", ".*.removed*")  # of version 0.1
+
+
+def prepare(directory: Path) -> int | None:
+    """Makes a folder of checkpoints ready to go on from; to be called by one process alone.
+
+    Removes what a killed process left, and sets damaged checkpoints aside as `8.damaged`.
+
+    Returns:
+      The step of the newest checkpoint that is whole, or None if there is no checkpoint.
+
+    Raises:
+      UserError: none is whole, a newer version wrote one, or the folder can't be written.
+    """
+    directory = pathlib.Path(directory).absolute()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for pattern in (REMOVED, f"*{UNFINISHED}*", *OLD_LEFTOVERS):
+            for path in directory.glob(pattern):
+                shutil.rmtree(path, ignore_errors=True)
+        damaged: dict[int, str] = {}
+        for step in files.steps(directory):
+            folder = directory / str(step)
+            files.refuse_newer(folder)
+            problem = files.damage(folder) or files.renamed(folder)
+            if problem is None:
+                _set_aside(directory, damaged)
+                return step
+            damaged[step] = problem
+    except OSError as error:
+        raise UserError(f"Cannot use {directory} for checkpoints: {error}.") from error
+    if damaged:
+        listed = "\n".join(f"  {step}: {problem}" for step, problem in damaged.items())
+        raise UserError(
+            f"No checkpoint in {directory} is whole:\n{listed}\n"
+            "Restore one from a copy, or remove them to begin anew."
+        )
+    return None
+
+
+def is_scored(step: pathlib.Path) -> bool:
+    """Whether the mIoU of one checkpoint's folder is known."""
+    try:
+        return files.score(step) is not None
+    except files.DamagedScoreError:
+        return False
+
+
+class RunCheckpoints:
+    """The checkpoints of one run, saved asynchronously; to be used by all processes alike.
+
+    Args:
+      directory: after `prepare`.
+      keep: how many of the latest.
+    """
+
+    def __init__(self, directory: Path, *, keep: int):
+        self.directory = pathlib.Path(directory).absolute()
+        self._scores = _Scores.read(self.directory)
+        self._policy = policies.AnyPreservationPolicy([policies.LatestN(keep), self._scores])
+        self._writing: tuple[int, float | None] = 0, None
+        self._manager = _Manager(
+            self.directory,
+            options=policies.CheckpointManagerOptions(
+                preservation_policy=self._policy,
+                todelete_subdir=REMOVED,
+                save_root_metadata=False,
+                lightweight_initialize=True,
+                async_options=ocp.options.AsyncOptions(
+                    post_finalization_callback=self._seal, barrier_sync_fn=_barrier
+                ),
+            ),
+        )
+        self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        self._saving: tuple[int, concurrent.futures.Future[None]] | None = None
+        standard_logging.getLogger("absl").addFilter(_is_no_stack_of_orbax)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if lost_peer(error):  # which Orbax would wait for
+            self._thread.shutdown(wait=False)
+            return
+        try:
+            self.close()
+        except UserError as unsaved:
+            if error is None:
+                raise
+            logging.error("%s", unsaved)
+
+    def save(
+        self,
+        step: int,
+        variables: Variables,
+        optimizer: Any,
+        metadata: Metadata,
+        *,
+        miou: float | None = None,
+    ) -> None:
+        """Starts saving a step; the arrays may be donated as soon as this returns.
+
+        Raises:
+          UserError: this one, or the one before, can't be written.
+        """
+        self.wait()
+        items = ocp.args.Composite(
+            model=ocp.args.StandardSave(dict(variables)),
+            optimizer=ocp.args.StandardSave(optimizer),
+            metadata=ocp.args.JsonSave(dataclasses.replace(metadata, step=step).to_tree()),
+        )
+        self._writing = step, miou
+        if miou is not None:
+            self._scores.known[step] = miou
+        try:
+            self._manager.save(step, args=items, force=True)
+        except (OSError, ValueError) as error:
+            self._remove_unfinished(step)
+            raise files.unwritable(self.directory / str(step), error) from error
+        self._saving = step, self._thread.submit(self._finish, step)
+
+    def score(self, step: int, miou: float) -> None:
+        """Tells the mIoU of a step that was saved without.
+
+        Raises:
+          UserError: the step or its score can't be written.
+        """
+        self.wait()
+        self._scores.known[step] = miou
+        self._scores.damaged.discard(step)
+        if jax.process_index() == 0:
+            try:
+                files.write_score(self.directory / str(step), miou)
+            except OSError as error:
+                raise files.unwritable(self.directory / str(step), error) from error
+        steps = [_Step(saved) for saved in self._manager.all_steps()]
+        kept = self._policy.should_preserve(steps, context=policies.PreservationContext())
+        for outdone in [one.step for one, keep in zip(steps, kept, strict=True) if not keep]:
+            self._manager.delete(outdone)
+        self._empty_removed()
+
+    def restore(self, step: int, variables: Variables, optimizer: Any) -> tuple[Variables, Any]:
+        """Variables and optimiser state of a step.
+
+        Args:
+          step: as `prepare` gave it.
+          variables, optimizer: arrays, or jax.ShapeDtypeStructs with shardings, to restore like.
+
+        Raises:
+          UserError: it holds other arrays.
+        """
+        items = ocp.args.Composite(
+            model=ocp.args.StandardRestore(variables),
+            optimizer=ocp.args.StandardRestore(optimizer),
+        )
+        try:
+            restored = self._manager.restore(step, args=items)
+        except (OSError, ValueError, KeyError) as error:
+            if lost_peer(error):
+                raise
+            raise UserError(
+                f"The checkpoint {self.directory / str(step)} does not hold what this config needs "
+                f"({files.reason(error)}). Choose another --workdir."
+            ) from error
+        return restored["model"], restored["optimizer"]
+
+    def check(self) -> None:
+        """Raises a UserError if the step that is being saved is found not to have been."""
+        if self._saving is not None and self._saving[1].done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until everything is on disk.
+
+        Raises:
+          UserError: it can't be written.
+        """
+        if self._saving is None:
+            return
+        (step, future), self._saving = self._saving, None
+        try:
+            future.result()
+        except (OSError, ValueError) as error:
+            if lost_peer(error.__cause__):  # it is not the disk
+                raise error.__cause__ from error  # type: ignore[misc]
+            raise files.unwritable(self.directory / str(step), error) from error
+
+    def close(self) -> None:
+        """Waits until everything is on disk, and ends the threads that write.
+
+        Raises:
+          UserError: it can't be written.
+        """
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            with contextlib.suppress(OSError, ValueError):  # of a save that is told to have failed
+                self._manager.close()
+            standard_logging.getLogger("absl").removeFilter(_is_no_stack_of_orbax)
+
+    def _seal(self) -> None:
+        """Adds the digests to a step that Orbax has written, before it gets its name.
+
+        Orbax calls this in its own thread, in the first process.
+        """
+        step, miou = self._writing
+        unfinished = self.directory / f"{step}{UNFINISHED}"
+        files.write_digests(unfinished)
+        if miou is not None:
+            files.write_score(unfinished, miou)
+
+    def _finish(self, step: int) -> None:
+        """Waits for a step in a thread, and removes what the step makes superfluous."""
+        try:
+            self._manager.wait_until_finished()
+        except BaseException:
+            self._remove_unfinished(step)
+            raise
+        self._empty_removed()
+
+    def _remove_unfinished(self, step: int) -> None:
+        if jax.process_index() == 0:
+            files.remove(self.directory / f"{step}{UNFINISHED}")
+
+    def _empty_removed(self) -> None:
+        if jax.process_index() == 0:
+            files.remove(self.directory / REMOVED)
+
+
+class _Manager(ocp.CheckpointManager):  # type: ignore[misc]
+    """Leaves it to the loop to decide when to stop.
+
+    Orbax asks JAX with the number of the step, Preemption with the number of its question. JAX
+    takes the last number it was given as the place where all processes stop: mixed, none stops.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """A checkpoint as Orbax's policies see it."""
+
+    step: int
+    time: Any = None
+    metrics: Any = None
+
+
+@dataclasses.dataclass
+class _Scores(policies.PreservationPolicy):  # type: ignore[misc]
+    """Preserves the best step by mIoU, as Orbax's BestN does, with scores that come late.
+
+    It preserves steps whose score is damaged, too: any of them may be the best. All processes have
+    read the same scores at the start and are told of the same ones later, so that they agree.
+
+    Attributes:
+      known: mIoU by step.
+      damaged: steps whose score can't be told.
+    """
+
+    known: dict[int, float]
+    damaged: set[int]
+
+    @classmethod
+    def read(cls, directory: pathlib.Path) -> Self:
+        """The scores of all steps of a folder."""
+        found = cls({}, set())
+        for step in files.steps(directory):
+            try:
+                miou = files.score(directory / str(step))
+            except files.DamagedScoreError as error:
+                logging.error("%s The checkpoint is kept.", error)
+                found.damaged.add(step)
+            else:
+                found.known |= {} if miou is None else {step: miou}
+        return found
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: policies.PreservationContext
+    ) -> Sequence[bool]:
+        best = policies.BestN(
+            get_metric_fn=lambda miou: miou, n=1, keep_checkpoints_without_metrics=False
+        )
+        scored = [_Step(one.step, metrics=self._metric(one.step)) for one in checkpoints]
+        kept: Iterable[bool] = best.should_preserve(scored, context=context)
+        return [
+            keep or one.step in self.damaged for keep, one in zip(kept, checkpoints, strict=True)
+        ]
+
+    def _metric(self, step: int) -> float | None:
+        miou = self.known.get(step)
+        return miou if miou is not None and math.isfinite(miou) else None
+
+
+def _set_aside(directory: pathlib.Path, damaged: Mapping[int, str]) -> None:
+    for step, problem in damaged.items():
+        aside = directory / f"{step}.damaged"
+        logging.error("The checkpoint %s/%d: %s. Now %s.", directory, step, problem, aside.name)
+        shutil.rmtree(aside, ignore_errors=True)
+        (directory / str(step)).rename(aside)
+
+
+def _barrier(*, key: str, timeout_ms: int) -> None:
+    """Waits for the other processes, but not with an error of this one at hand.
+
+    Orbax ends every save with a barrier, a failed one too. The others wait at another barrier then.
+    """
+    if error := sys.exception():
+        raise error
+    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+
+
+def _is_no_stack_of_orbax(record: standard_logging.LogRecord) -> bool:
+    """Orbax logs the stacks of errors that it raises, and that are told of in a line here."""
+    return not (record.exc_info and "orbax" in record.pathname)
