@@ -31,7 +31,7 @@ from logging import INFO, getLogger
 from typing import Any, Literal
 
 from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, config_dict, config_flags
 
 from nonlocal_jax.config import files, help_text, schema
 from nonlocal_jax.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
@@ -176,7 +176,7 @@ def apply_overrides(
     """
     values = {key: word.partition("=")[2] for key, word in overrides.items()}
     tree = given.to_dict() if isinstance(given, ConfigDict) else given
-    whole = ConfigDict(files.complete(tree, files.chosen_names(values)))
+    whole = ConfigDict(_with_placeholders(files.complete(tree, files.chosen_names(values))))
     for key in overrides:
         files.check_key(whole, key)
     words = ["", *overrides.values()]
@@ -185,9 +185,22 @@ def apply_overrides(
         config_flags.DEFINE_config_dict("config", whole, flag_values=parsed, sys_argv=words)
         parsed(words)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        for key, word in overrides.items():
+            if word in str(error):
+                expected = files.range_of(whole, key)
+                raise UserError(
+                    f"config.{key} is {values[key]!r}; it must be {expected}."
+                ) from error
         raise UserError(f"{error}") from error
     # A section that was given as a whole may lack some of its settings.
     return files.validate(files.complete(parsed.config.to_dict()))
+
+
+def _with_placeholders(tree: Any) -> Any:
+    """A tree whose Nones can be overridden: by any literal, which is checked later."""
+    if isinstance(tree, Mapping):
+        return {key: _with_placeholders(value) for key, value in tree.items()}
+    return config_dict.placeholder(object) if tree is None else tree
 
 
 def define_process_flags(values: flags.FlagValues) -> None:

@@ -166,6 +166,21 @@ def check_key(config: Mapping[str, Any], key: str) -> None:
         raise UserError(f"The config has no key {key}.{_nearest(key, known)}")
 
 
+def range_of(tree: Mapping[str, Any], key: str) -> str:
+    """What the value at a dotted key of a whole tree may be, in words."""
+    cls: Any = schema.Config
+    node: Any = tree
+    *sections, leaf = key.split(".")
+    for index, name in enumerate(sections):
+        field = next(f for f in dataclasses.fields(cls) if f.name == name)
+        cls, node = _hints(cls)[name], node[name]
+        if "table" in field.metadata:
+            where = ".".join(sections[: index + 1])
+            cls = tables.find(field.metadata["table"], node["name"], f"{where}.name").Options
+    hint = _hints(cls)[leaf]
+    return "a section" if dataclasses.is_dataclass(hint) else ranges.describe(hint)
+
+
 def dotted_keys(node: Mapping[str, Any], prefix: str = "") -> list[str]:
     """All keys of a tree, sections among them."""
     keys = []

@@ -61,12 +61,14 @@ def test_overrides():
         "-1",
         "--config.data_dir=a=b",
         "--config.init_from=",
+        "--config.published.miou=3",
     ).config
     assert (config.seed, config.model.backbone.depth, config.data_dir) == (4, 34, "a=b")
     assert (config.data.crop_size, config.data.ratio_range) == ((32, 48), (1, 2))
     assert config.optimizer.learning_rate == 1.0
     assert config.model.align_corners and not config.eval.tta_flip
     assert config.data.label_map == {7: 0, 8: 255}
+    assert config.published.miou == 3 and config.published.fps is None
 
 
 def test_of_the_same_key_the_last_one_counts():
@@ -126,7 +128,12 @@ def test_what_a_config_is_called(tmp_path):
         (["--config=configs/common.py"], "There is no config configs/common.py."),
         (["--config=demo", "--config.model.backbone.dept=3"], "Did you mean model.backbone.depth?"),
         (["--config=demo", "--config.learning_rate=3"], "Did you mean optimizer.learning_rate?"),
-        (["--config=demo", "--config.model.backbone.depth=big"], "model.backbone.depth=big: "),
+        (
+            ["--config=demo", "--config.model.backbone.depth=big"],
+            "is 'big'; it must be one of 18, 34",
+        ),
+        (["--config=demo", "--config.seed=1.5"], "config.seed is '1.5'; it must be a whole number"),
+        (["--config=demo", "--config.eval.tta_flip=3"], "is '3'; it must be True or False."),
         (["--config=demo", "--config.model.backbone.depth=51"], "one of 18, 34, 50, 101, 152."),
         (["--config=demo", "--config.data.crop_size=512"], "config.data.crop_size is (512,); "),
         (["--config=demo", "--config.data.crop_size=a,b"], "config.data.crop_size is ('a,b',); "),
@@ -136,9 +143,9 @@ def test_what_a_config_is_called(tmp_path):
         (["--config=demo", "--config.batch_size=0"], "config.batch_size is 0; it must be "),
         (["--config=demo", "--config.data.num_workers=-5"], "num_workers is -5; it must be "),
         (["--config=demo", "--config.data.label_map={7: 99}"], "label_map has 7: 99; a label "),
-        (["--config=demo", "--config.data.label_map=7"], "label_map"),
-        (["--config=demo", "--config.model=3"], "model"),
-        (["--config=demo", "--config.published.miou=3"], "published.miou"),
+        (["--config=demo", "--config.data.label_map=7"], "is '7'; it must be a mapping like "),
+        (["--config=demo", "--config.model=3"], "config.model is '3'; it must be a section."),
+        (["--config=demo", "--config.published.miou=x"], "published.miou is 'x'; it must be a "),
         (["--config=demo", "--workdr=x"], "Unknown command line flag 'workdr'"),
         (["--config=demo", "--count=0"], "count"),
         (["--config=demo", "--count"], "Missing value for flag --count"),
