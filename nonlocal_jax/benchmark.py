@@ -9,7 +9,6 @@ for them. Compare figures taken in one run only: machines swing.
 """
 
 import dataclasses
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -21,9 +20,9 @@ from nonlocal_jax.config.command_line import Options
 from nonlocal_jax.config.schema import Config, Size
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.performance import measure
-from nonlocal_jax.reporting import outputs
 from nonlocal_jax.runtime import startup
 from nonlocal_jax.runtime.console import say
+from nonlocal_jax.runtime.files import write_json
 
 KINDS = ("inference", "training", "input", "evaluation")
 PUBLISHED_GPUS = 4  # which shared the batch of every row: the published memory is that of one
@@ -81,7 +80,7 @@ def main(options: Options) -> None:
         say(measure.table(measured, {name: c.published for name, c in configs.items()}))
     if options.flags.json:
         numbers = [dataclasses.asdict(one) for one in measured]
-        outputs.write_json(pathlib.Path(options.flags.json), numbers)
+        write_json(options.flags.json, numbers)
 
 
 def parse_size(text: str | None) -> Size | None:

@@ -6,7 +6,6 @@ compiles the train and the eval step for the slice with the TPU's own compiler, 
 --topology may be repeated. Times are a roofline, so a bound: no program reaches it.
 """
 
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -17,9 +16,9 @@ from nonlocal_jax.config import command_line
 from nonlocal_jax.config.command_line import Options
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.performance import chips, meshes, plan
-from nonlocal_jax.reporting import outputs
 from nonlocal_jax.runtime.compilation import cache_folder
 from nonlocal_jax.runtime.console import say
+from nonlocal_jax.runtime.files import write_json
 
 
 def define(values: flags.FlagValues) -> None:
@@ -49,7 +48,7 @@ def main(options: Options) -> None:
     say(plan.table(options.config_name, plans))
     if options.flags.json:
         numbers = {"config": options.config_name, "plans": [plan.to_json(p) for p in plans]}
-        outputs.write_json(pathlib.Path(options.flags.json), numbers)
+        write_json(options.flags.json, numbers)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -121,6 +121,12 @@ def for_platform(model: schema.Model, platform: str) -> schema.Model:
     )
 
 
+def without_auxiliary_head(model: schema.Model) -> schema.Model:
+    """A `model` section whose network has no auxiliary head, which only training sees."""
+    head = dataclasses.replace(model.auxiliary_head, loss_weight=0.0)
+    return dataclasses.replace(model, auxiliary_head=head)
+
+
 def build_network(model: schema.Model, *, platform: str | None = None) -> Network:
     """The network of a config's `model` section, without allocating anything.
 

@@ -16,6 +16,7 @@ import pathlib
 import re
 import sys
 import tempfile
+from typing import Any
 
 import jax
 
@@ -101,7 +102,7 @@ def _key(config: Config, a_slice: Slice, mesh: dict[str, int], step: str) -> str
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 
-def _from_json(content: dict) -> Compiled:
+def _from_json(content: dict[str, Any]) -> Compiled:
     kinds = tuple(hlo.Collective(**kind) for kind in content.pop("collectives"))
     return Compiled(**content, collectives=kinds)
 

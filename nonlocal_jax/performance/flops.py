@@ -25,7 +25,7 @@ def _of_equation(equation: core.JaxprEqn) -> float:
         (contracted, _), _ = parameters["dimension_numbers"]
         shape = _shape(equation.invars[0])
         products = math.prod(shape[axis] for axis in contracted)
-        return 2.0 * math.prod(_shape(equation.outvars[0])) * products
+        return float(2 * math.prod(_shape(equation.outvars[0])) * products)
     if name == "cond":  # the dearest branch: only one of them runs
         return max(count(branch.jaxpr) for branch in parameters["branches"])
     times = 1
@@ -69,7 +69,7 @@ def _convolution(equation: core.JaxprEqn) -> float:
         )
     images = result[numbers.out_spec[0]]
     channels = right[numbers.rhs_spec[0]] * right[numbers.rhs_spec[1]]
-    return 2.0 * images * channels * pairs
+    return float(2 * images * channels * pairs)
 
 
 def _pairs(

@@ -158,7 +158,7 @@ def to_json(plan: Plan) -> dict[str, object]:
         "train": dataclasses.asdict(plan.train),
         "eval": {**dataclasses.asdict(evaluation), "batch_size": eval_batch},
         "roofline_seconds": {
-            **dataclasses.asdict(plan.roofline),
+            **dataclasses.asdict(plan.bound),
             "step": plan.bound.step,
             "bound": plan.bound.bound,
         },

@@ -216,7 +216,8 @@ def _metadata(key: str) -> str:
     )
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.read().decode().strip()
+            text: str = answer.read().decode().strip()
+            return text
     except (urllib.error.URLError, OSError) as error:
         raise UserError(
             f"The Cloud TPU metadata server does not tell {key} ({error}), so the other hosts are "

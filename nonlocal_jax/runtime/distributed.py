@@ -29,7 +29,7 @@ from jax.experimental import multihost_utils
 
 from nonlocal_jax.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, lost_peer
 from nonlocal_jax.inputs.datasets.dataset import SPLITS
-from nonlocal_jax.inputs.sources import Source
+from nonlocal_jax.inputs.example import Source
 from nonlocal_jax.runtime import cluster as clusters
 from nonlocal_jax.runtime import environment
 from nonlocal_jax.runtime.cluster import Cluster

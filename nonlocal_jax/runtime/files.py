@@ -1,8 +1,11 @@
 """Writing a file whole: whoever reads it sees the old content or the new one, never a part."""
 
 import contextlib
+import json
 import os
 import pathlib
+
+from nonlocal_jax.errors import UserError
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
@@ -22,3 +25,15 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], content: object) -> None:
+    """Writes what JSON can hold to a file, whole.
+
+    Raises:
+      UserError: nothing can be written there.
+    """
+    try:
+        write_whole(path, json.dumps(content, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"{path} can't be written: {error.strerror or error}.") from error

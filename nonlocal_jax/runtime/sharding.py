@@ -163,7 +163,7 @@ def _variable_spec(shape: tuple[int, ...], parts: int) -> P:
 
 def _groups(mesh: Mesh) -> int:
     """How many parts a batch has: the devices of one share its images over `spatial`."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    return int(mesh.shape["data"] * mesh.shape["fsdp"])
 
 
 def _local_groups(mesh: Mesh) -> list[int]:

@@ -68,11 +68,12 @@ class TrainProgram:
             lambda v: initial_state(self.network, v, self.optimizer.transformation),
             self.network.shapes,
         )
-        return jax.tree.map(
+        placed: TrainState = jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             abstract,
             sharding.variable_shardings(self.mesh, abstract),
         )
+        return placed
 
     def first_state(self, variables: dict[str, Any]) -> TrainState:
         """The state at step 0 from a network's variables, on the mesh."""
@@ -81,7 +82,8 @@ class TrainProgram:
             lambda v: initial_state(self.network, v, self.optimizer.transformation),
             out_shardings=places,
         )
-        return first(sharding.place_variables(jax.device_get(variables), self.mesh))
+        state: TrainState = first(sharding.place_variables(jax.device_get(variables), self.mesh))
+        return state
 
     def trace(self) -> jax.stages.Traced:
         """The step before it is lowered: (state, batch) -> (state, metrics).
@@ -109,7 +111,8 @@ class TrainProgram:
     def compile(self) -> jax.stages.Compiled:
         """The step for devices that are here: (state, batch) -> (state, metrics)."""
         platform = self.mesh.devices.flat[0].platform
-        return self.trace().lower().compile(compiler_options(platform))
+        compiled: jax.stages.Compiled = self.trace().lower().compile(compiler_options(platform))
+        return compiled
 
 
 def network_on(config: Config, mesh: Mesh) -> Network:

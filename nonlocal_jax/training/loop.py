@@ -4,7 +4,7 @@ import contextlib
 import functools
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -43,7 +43,7 @@ class Start(NamedTuple):
 
     step: int
     evaluated: bool
-    recent: dict[str, Any] | None
+    recent: Mapping[str, Any] | None
 
 
 def train(config: Config, directory: pathlib.Path, preemption: Preemption | None = None) -> Scores:

@@ -75,7 +75,7 @@ def make_train_step(
         parameters: Variables, statistics: Variables, batch: Batch, key: jax.Array
     ) -> tuple[Float[Array, ""], tuple[Variables, Metrics]]:
         model = network.bind(gathered({**parameters, **statistics}))
-        model.train()
+        model.train()  # type: ignore[no-untyped-call]
         images = normalize(batch["image"], batch["size"])
         outputs = model.training_outputs(images, rngs=nnx.Rngs(dropout=key))
         metrics: Metrics = {}
@@ -139,6 +139,7 @@ def _all_finite(gradients: Variables) -> Bool[Array, ""]:
 
 def _split(batch: Batch, parts: int) -> Batch:
     """[n, ...] to [parts, n / parts, ...], every part spread over all devices."""
-    return jax.tree.map(
-        lambda x: jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1), batch
-    )
+    return {
+        name: jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+        for name, x in batch.items()
+    }

@@ -2,38 +2,37 @@
 
 import pytest
 import test_evaluate
-from conftest import REPOSITORY
-from test_model import tiny_config
+from networks import tiny_config
 
 from nonlocal_jax import benchmark
+from nonlocal_jax.config import files
+from nonlocal_jax.performance import chips, measure
 
 
 def small():
     config = tiny_config(**{"backbone.depth": 18, "num_classes": 5})
-    config.batch_size, config.data.crop_size = 8, (32, 40)
-    config.eval.scale = (64, 48)
-    return config
+    values = {"batch_size": 8, "data.crop_size": (32, 40), "eval.scale": (64, 48)}
+    return files.override(config, **values)
 
 
 def test_inference_and_training_in_one_table():
     measured = [
-        benchmark.inference("tiny_row", small(), 2, runs=1),
-        benchmark.training("tiny_row", small(), runs=1),
+        measure.inference("tiny_row", small(), 2, runs=1),
+        measure.training("tiny_row", small(), runs=1),
     ]
     assert [m.images for m in measured] == [2, 8]
     assert measured[0].size == (48, 64) and measured[1].size == (32, 40)
     # Training is forward, and twice as much again backward.
     per_pixel = [m.tflop / (m.images * m.size[0] * m.size[1]) for m in measured]
     assert 2.5 < per_pixel[1] / per_pixel[0] < 4
-    lines = benchmark.table(measured, {"tiny_row": small().published}).splitlines()
+    lines = measure.table(measured, {"tiny_row": small().published}).splitlines()
     assert len(lines) == 4 and "inference" in lines[2] and "training" in lines[3]
     assert small().published.memory_gb == 9.1 and "| 9.1 |" in lines[3]
 
 
-def test_all_rows_are_measured_beside_what_was_published(monkeypatch):
-    monkeypatch.chdir(REPOSITORY)
-    rows = benchmark._rows()
-    assert len(rows) == 16 and all(row.published for row in rows.values())
+def test_all_rows_are_measured_beside_what_was_published():
+    rows = benchmark.rows()
+    assert len(rows) == 16 and all(row.published.url for row in rows.values())
     # Published for one of four GPUs; here are eight devices.
     assert rows["ade20k_r50_80k"].batch_size == 4 * 8
     assert rows["cityscapes_r101_769x769_80k"].batch_size == 2 * 8
@@ -44,7 +43,7 @@ def test_evaluation_reads_and_scores_so_many_images_of_the_configs_own(tmp_path)
     config = test_evaluate.config_for(tmp_path, "whole")
     with config.unlocked():
         config.model.backbone.depth = 18
-    report = benchmark.evaluation_report("tiny_row", config, 3)
+    report = measure.evaluation_report("tiny_row", config, 3)
     assert "3 images at" in report and "of compiling" in report
 
 
@@ -52,4 +51,4 @@ def test_evaluation_reads_and_scores_so_many_images_of_the_configs_own(tmp_path)
     ("kind", "peak"), [("TPU v5 lite", 197e12), ("TPU v5p", 459e12), ("cpu", None)]
 )
 def test_the_share_of_a_known_device_s_peak(kind, peak):
-    assert benchmark._peak(kind) == peak
+    assert chips.peak(kind) == peak

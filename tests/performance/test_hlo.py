@@ -4,73 +4,27 @@ A narrow network on a large image has small arrays but for those two, so that th
 no program may hold is an array with a quarter of their elements.
 """
 
-import math
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import plain
 import pytest
-from jax.sharding import AxisType, Mesh
-from test_model import tiny_config
+from programs import (
+    CLASSES,
+    LIMIT,
+    N_BY_N,
+    POSITIONS,
+    SCORES,
+    SIZE,
+    config_of,
+    largest,
+    on_one,
+    train_program,
+)
 
-from nonlocal_jax import evaluate
-from nonlocal_jax.evaluation import batching, inference, predictor
-from nonlocal_jax.models.network import build_network
+from nonlocal_jax.evaluation import batching, predictor
 from nonlocal_jax.ops.attention.softmax import softmax_attention
-from nonlocal_jax.runtime import sharding
-from nonlocal_jax.training import compiled_step
 from nonlocal_jax.training.losses.cross_entropy import segmentation_loss
-
-SIZE, CLASSES = (513, 1025), 150
-POSITIONS = 65 * 129
-N_BY_N, SCORES = POSITIONS**2, math.prod(SIZE) * CLASSES
-LIMIT = min(N_BY_N, SCORES) // 4
-ARRAY = re.compile(r"\b(?:f64|f32|bf16|f16|s32|u32|s8|u8|pred)\[([\d,]+)\]")
-
-
-def largest(compiled):
-    """Elements of the largest array that a compiled program's text speaks of, fused ones too."""
-    shapes = ARRAY.findall(compiled.as_text())
-    return max(math.prod(map(int, dimensions.split(","))) for dimensions in shapes)
-
-
-def config_of(**overrides):
-    config = tiny_config(num_classes=CLASSES, **{"backbone.depth": 50, **overrides})
-    config.batch_size, config.data.crop_size = 1, SIZE
-    return config
-
-
-def on_one(device):
-    """A mesh of one device."""
-    shape = (1,) * len(sharding.AXES)
-    return Mesh(
-        np.array([device]).reshape(shape), sharding.AXES, axis_types=(AxisType.Auto,) * len(shape)
-    )
-
-
-def train_program(config, mesh):
-    network, optimizer = (
-        compiled_step.network_on(config, mesh),
-        compiled_step.make_optimizer(config),
-    )
-    with jax.set_mesh(mesh):
-        return compiled_step.compile_train_step(config, network, optimizer, mesh)
-
-
-def inference_network(config):
-    model = config.model.copy_and_resolve_references()
-    model.auxiliary_head.loss_weight = 0.0
-    return build_network(model)
-
-
-def scaled_batch():
-    return (
-        inference.Scaled(
-            jax.ShapeDtypeStruct((1, *SIZE, 3), np.uint8), jax.ShapeDtypeStruct((1, 2), np.int32)
-        ),
-    ), jax.ShapeDtypeStruct((1, 2), np.int32)
 
 
 @pytest.mark.parametrize("overrides", [{}, {"align_corners": True}])

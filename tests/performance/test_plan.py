@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 from jax import lax
-from test_train import SHRUNK
+from runs import SHRUNK
 
-from nonlocal_jax import plan
-from nonlocal_jax.config import command_line
+from nonlocal_jax import plan as command
+from nonlocal_jax.config import files
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.ops.attention import softmax
 from nonlocal_jax.ops.conv.conv2d import conv2d
-from nonlocal_jax.performance import chips, estimate, flops, hlo, meshes
+from nonlocal_jax.performance import chips, flops, hlo, meshes, plan, roofline
 from nonlocal_jax.performance.compiler import Compiled
 from nonlocal_jax.performance.hlo import Collective
 
@@ -78,7 +78,7 @@ allocation 5: size 38604800, color 1, preallocated-temp:
 
 
 def config_of(row="ade20k_r101_160k", **overrides):
-    return command_line.load_config(REPOSITORY / f"configs/{row}.py", **overrides)
+    return files.load(REPOSITORY / f"configs/{row}.py", **overrides)
 
 
 def run_plan(tmp_path, *arguments):
@@ -175,7 +175,7 @@ def test_roofline_by_hand():
             Collective("all-gather", 1, int(20e9), 1),
         ),
     )
-    found = estimate.roofline(compiled, chips.CHIPS["v5e"])
+    found = roofline.roofline(compiled, chips.CHIPS["v5e"])
     assert found.compute == pytest.approx(2.0)
     assert found.memory == pytest.approx(0.1)
     assert found.network == pytest.approx((2 * 10 + 20) / 200)
@@ -223,7 +223,7 @@ def test_more_chips_than_images_share_images():
 @pytest.mark.parametrize(
     ("overrides", "devices", "reason"),
     [
-        ({"mesh.data": 3}, 16, "does not fit 16 chips"),
+        ({"mesh.data": 3}, 16, "does not fit 16 devices"),
         ({"mesh.data": 32}, 32, "config.batch_size = 16"),
         ({"data.crop_size": (64, 64)}, 256, "a smaller slice"),
     ],
@@ -255,11 +255,11 @@ def test_without_the_compiler_the_command_that_installs_it_is_named(monkeypatch)
         plan.make(config_of(), "v5e:4x4", REPOSITORY / "nowhere")
 
 
-def test_what_can_not_be_planned_is_said_in_a_sentence(tmp_path):
-    code, _, err = run_plan(tmp_path, "--config=configs/demo.py", "--topology=v5e:3")
-    assert code == 2 and err.startswith("nonlocal_jax: --topology=v5e:3")
-    code, _, err = run_plan(tmp_path, "--config=configs/demo.py")
-    assert code == 2 and "--topology is missing" in err
+def test_what_can_not_be_planned_is_said_in_a_sentence(capsys):
+    assert command.run(["--config=demo", "--topology=v5e:3"]) == 2
+    assert capsys.readouterr().err.startswith("nonlocal_jax: --topology=v5e:3")
+    assert command.run(["--config=demo"]) == 2
+    assert "--topology is missing" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

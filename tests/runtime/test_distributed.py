@@ -15,7 +15,8 @@ import pytest
 from conftest import REPOSITORY
 
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs.sources import Example, SceneSource
+from nonlocal_jax.inputs.datasets.scenes import SceneSource
+from nonlocal_jax.inputs.example import Example
 from nonlocal_jax.runtime import cluster, distributed
 from nonlocal_jax.runtime.cluster import Cluster
 
@@ -188,13 +189,14 @@ PROGRAM = """
 import json, os, pathlib, time
 from absl import flags
 from jax.experimental import multihost_utils
-from nonlocal_jax import cli, distributed
+from nonlocal_jax.config import command_line, files
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs.sources import SceneSource
+from nonlocal_jax.inputs.datasets.scenes import SceneSource
+from nonlocal_jax.runtime import distributed
 
-def main():
-    with distributed.session():
-        does = json.loads(options.does)
+def main(options):
+    with distributed.session(**options.processes):
+        does = json.loads(options.flags.does)
         distributed.check_shared(pathlib.Path(does["workdir"]))
         def open_source(split):
             if "data" in does:
@@ -202,7 +204,7 @@ def main():
             return SceneSource(does.get("split", split))
         if "code" in does:
             distributed._code_facts = lambda: {"the code of nonlocal_jax": does["code"]}
-        distributed.check_agreement(json.dumps(does["config"]), open_source)
+        distributed.check_agreement(files.flatten(does["config"]), open_source)
         if "first" in does:
             def fail():
                 raise UserError(does["first"])
@@ -217,11 +219,12 @@ def main():
             raise RuntimeError(does["error"])
         print("agreed", flush=True)
 
-distributed.define_flags()
-flags.DEFINE_string("does", "", "What this process is given.")
-options = flags.FLAGS
+def define(values):
+    command_line.define_process_flags(values)
+    flags.DEFINE_string("does", "", "What this process is given.", flag_values=values)
+
 distributed.SHARED_SECONDS = 1.0
-cli.run(main, needs_config=False)
+raise SystemExit(command_line.run(main, define))
 """
 
 

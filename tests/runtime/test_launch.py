@@ -12,7 +12,7 @@ import time
 import pytest
 import yaml
 from conftest import REPOSITORY
-from test_train import SHRUNK
+from runs import SHRUNK
 
 LAUNCH = REPOSITORY / "launch"
 SCRIPTS = sorted(path for path in LAUNCH.glob("*.sh") if path.name != "lib.sh")

@@ -15,15 +15,17 @@ import sharded
 import test_evaluate
 from conftest import REPOSITORY
 from jax.sharding import PartitionSpec as P
-from test_model import golden_variables
+from networks import golden_variables
 
-from nonlocal_jax import evaluate
-from nonlocal_jax.checkpoints import training
+from nonlocal_jax.checkpoints import run
+from nonlocal_jax.checkpoints.metadata import Metadata
+from nonlocal_jax.config import files, schema
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs import loader
+from nonlocal_jax.inputs.loader import Inputs
 from nonlocal_jax.ops import layout
 from nonlocal_jax.runtime import sharding
-from nonlocal_jax.training import compiled_step, loop
+from nonlocal_jax.training import loop
+from nonlocal_jax.training.compiled_step import TrainProgram, network_on
 
 # Every mode and both resizes, on one device and on meshes of 2, 4 and 8: (data, fsdp, spatial).
 CASES = {
@@ -109,7 +111,7 @@ def excess(program, sizes, mode="embedded_gaussian"):
     """
     data, fsdp, spatial = sizes
     keys = sharded.POSITIONS * sharded.KEY_CHANNELS[mode]
-    network = compiled_step.network_on(sharded.config(), sharded.mesh_of(1, 1, 1))
+    network = network_on(sharded.config(), sharded.mesh_of(1, 1, 1))
     variables = max(math.prod(shape.shape) for shape in network.shapes.values())
     assert variables < sharded.BATCH * keys
     allowed = max(variables, keys * sharded.BATCH // (data * fsdp) if spatial > 1 else 0)
@@ -145,11 +147,7 @@ def test_a_matrix_of_pairs_would_be_seen():
 
 def test_variables_and_optimiser_are_split_over_fsdp():
     config, mesh = sharded.config(), sharded.mesh_of(2, 4, 1)
-    network, optimizer = (
-        compiled_step.network_on(config, mesh),
-        compiled_step.make_optimizer(config),
-    )
-    state = compiled_step.abstract_state(network, optimizer, mesh)
+    state = TrainProgram.of(config, mesh).abstract_state()
     shapes = {"decode_head/conv_cat/conv/kernel": P(None, None, "fsdp")}
     for name, spec in shapes.items():
         assert state.parameters[name].sharding.spec == spec
@@ -172,21 +170,13 @@ def test_variables_and_optimiser_are_split_over_fsdp():
 def test_evaluation_on_a_mesh_gives_the_same_counts(tmp_path, sizes, mode):
     test_evaluate.write_folder(tmp_path, test_evaluate.mixed_examples(5))
     config = test_evaluate.config_for(tmp_path, mode.partition("_")[0])
-    with config.unlocked():
-        config.model.backbone.depth = 18
-        config.eval.tta_ratios = (1.0,)
+    config = files.override(config, **{"model.backbone.depth": 18, "eval.tta_ratios": (1.0,)})
     results = []
     for mesh in (sharded.mesh_of(1, 1, 1), sharded.mesh_of(*sizes)):
-        network, masks = compiled_step.network_on(config, mesh), {}
+        network, masks = network_on(config, mesh), {}
         variables = sharding.place_variables(golden_variables(config, network), mesh)
-        scores = evaluate.evaluate(
-            network,
-            variables,
-            config,
-            mesh=mesh,
-            tta=mode.endswith("tta"),
-            on_mask=masks.__setitem__,
-        )
+        evaluation = Evaluation.of(config, network, mesh, tta=mode.endswith("tta"))
+        scores = evaluation.run(variables, on_mask=masks.__setitem__)
         results.append((scores.confusion, masks))
     (alone, alone_masks), (together, masks) = results
     assert together.sum() == alone.sum()
@@ -203,7 +193,12 @@ def on_processes(count, output):
         address = f"localhost:{free.getsockname()[1]}"
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY)}
-    program = [sys.executable, str(REPOSITORY / "tests" / "sharded.py"), address, str(count)]
+    program = [
+        sys.executable,
+        str(REPOSITORY / "tests" / "support" / "sharded.py"),
+        address,
+        str(count),
+    ]
     processes = [
         subprocess.Popen(
             [*program, str(rank), str(output)],
@@ -258,25 +253,23 @@ def test_processes_that_share_images_feed_the_same_rows(monkeypatch):
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 1), (1, 4, 1)], ids=str)
 def test_a_checkpoint_of_eight_devices_goes_on_elsewhere(tmp_path, sizes):
-    config = sharded.config()
-    config.init_from = ""
-    eight, mesh = sharded.mesh_of(2, 4, 1), sharded.mesh_of(*sizes)
-    network, optimizer = (
-        compiled_step.network_on(config, mesh),
-        compiled_step.make_optimizer(config),
+    config = files.override(sharded.config(), init_from="")
+    eight, program = (
+        TrainProgram.of(config, mesh)
+        for mesh in (sharded.mesh_of(2, 4, 1), sharded.mesh_of(*sizes))
     )
-    training.prepare(tmp_path)
-    with training.TrainingCheckpoints(tmp_path, keep=1) as saved:
-        state = loop._first_state(config, network, optimizer, saved, 0, eight)
+    run.prepare(tmp_path)
+    with run.RunCheckpoints(tmp_path, keep=1) as saved:
+        state = loop._first_state(config, eight, saved, 0)
         # A momentum of zeros would tell nothing.
         moved = jax.tree.map(lambda x: x + jnp.ones((), x.dtype), state)
-        saved.save(7, moved.variables, moved.optimizer, {"kind": "training"})
-    with training.TrainingCheckpoints(tmp_path, keep=1) as found:
-        restored = loop._first_state(config, network, optimizer, found, 7, mesh)
+        saved.save(7, moved.variables, moved.optimizer, Metadata(kind="training", config=config))
+    with run.RunCheckpoints(tmp_path, keep=1) as found:
+        restored = loop._first_state(config, program, found, 7)
     assert int(restored.step) == 7
     expected = moved._replace(step=np.int32(7))
     jax.tree.map(np.testing.assert_array_equal, restored, expected)
-    abstract = compiled_step.abstract_state(network, optimizer, mesh)
+    abstract = program.abstract_state()
     places = jax.tree.map(
         lambda x, like: x.sharding.is_equivalent_to(like.sharding, x.ndim), restored, abstract
     )
@@ -284,17 +277,22 @@ def test_a_checkpoint_of_eight_devices_goes_on_elsewhere(tmp_path, sizes):
 
 
 def test_the_next_batches_are_the_same_on_other_devices():
-    config = sharded.config()
-    with config.unlocked():
-        config.data.name, config.data.crop_size, config.data.scale = "scenes", (64, 96), (512, 64)
-        config.model.num_classes = 5
-        config.data.num_threads, config.data.num_workers = 1, 0
-    whole = loader.train_batches(config, start_step=7)
+    scenes = {
+        "data.name": "scenes",
+        "data.crop_size": (64, 96),
+        "data.scale": (512, 64),
+        "data.num_threads": 1,
+        "data.num_workers": 0,
+        "model.num_classes": 5,
+    }
+    config = files.override(sharded.config(), **scenes)
+    inputs = Inputs.of(config)
+    whole = inputs.train_batches(start_step=7)
     expected = [next(whole) for _ in range(2)]
     for sizes in [(1, 1, 1), (2, 1, 2), (2, 2, 2)]:
         mesh = sharded.mesh_of(*sizes)
         rows = sharding.local_rows(mesh, config.batch_size)
-        batches = loader.train_batches(config, start_step=7, rows=rows)
+        batches = inputs.train_batches(start_step=7, rows=rows)
         for batch in expected:
             placed = sharding.put_batch(next(batches), mesh)
             jax.tree.map(np.testing.assert_array_equal, placed, batch)
@@ -302,7 +300,7 @@ def test_the_next_batches_are_the_same_on_other_devices():
 
 def test_a_mesh_that_does_not_fit_is_explained():
     with pytest.raises(UserError, match="does not fit 8 devices"):
-        sharding.make_mesh(data=3)
-    mesh = sharding.make_mesh(data=-1, fsdp=2)
+        sharding.make_mesh(schema.Mesh(data=3))
+    mesh = sharding.make_mesh(schema.Mesh(data=-1, fsdp=2))
     with pytest.raises(UserError, match="make it a multiple of 8"):
         sharding.check_batch_size(mesh, 12, "config.batch_size")

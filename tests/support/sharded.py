@@ -13,12 +13,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from networks import NUM_CLASSES, golden_variables, tiny_config
 
-from nonlocal_jax.config import files
+from nonlocal_jax.config import files, schema
 from nonlocal_jax.models.backbones import resnet
-from nonlocal_jax.ops.attention import softmax
+from nonlocal_jax.ops.attention import chunked
 from nonlocal_jax.runtime import sharding
-from nonlocal_jax.training import compiled_step
-from nonlocal_jax.training.step import initial_state
+from nonlocal_jax.training.compiled_step import TrainProgram
 
 BATCH = 16
 SIZE = (89, 73)  # odd at every stride, down to 12 x 10
@@ -35,8 +34,8 @@ MESHES_OF_PROCESSES = [(4, 1, 1), (1, 2, 2), (1, 1, 4)]
 def shrink(patch, depth=18):
     """One block a stage, and several chunks of queries; `patch` sets items and attributes."""
     patch.setitem(resnet.BLOCKS_PER_STAGE, depth, (1, 1, 1, 1))
-    patch.setattr(softmax, "MIN_CHUNK", 8)
-    patch.setattr(softmax, "CHUNK_BYTES", 0)
+    patch.setattr(chunked, "MIN_CHUNK", 8)
+    patch.setattr(chunked, "CHUNK_BYTES", 0)
 
 
 def config(**model):
@@ -49,7 +48,8 @@ def config(**model):
 def mesh_of(data, fsdp, spatial):
     """A mesh over the first devices; all of them, if there are several processes."""
     count = data * fsdp * spatial
-    return sharding.make_mesh(data=data, fsdp=fsdp, spatial=spatial, devices=jax.devices()[:count])
+    axes = schema.Mesh(data=data, fsdp=fsdp, spatial=spatial)
+    return sharding.make_mesh(axes, jax.devices()[:count])
 
 
 def batch(rows=None):
@@ -66,21 +66,12 @@ def batch(rows=None):
 
 
 def compile_step(config, mesh):
-    network, optimizer = (
-        compiled_step.network_on(config, mesh),
-        compiled_step.make_optimizer(config),
-    )
-    lowered = compiled_step.lower_train_step(config, network, optimizer, mesh)
-    return lowered.compile(QUICK)
+    return TrainProgram.of(config, mesh).trace().lower().compile(QUICK)
 
 
 def first_state(config, mesh):
-    network, optimizer = (
-        compiled_step.network_on(config, mesh),
-        compiled_step.make_optimizer(config),
-    )
-    variables = golden_variables(config, network)
-    return sharding.place_variables(initial_state(network, variables, optimizer), mesh)
+    program = TrainProgram.of(config, mesh)
+    return program.first_state(golden_variables(config, program.network))
 
 
 def results(compiled, config, mesh):
@@ -122,7 +113,7 @@ def main():
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.distributed.initialize(coordinator, int(count), int(rank))
     resnet.BLOCKS_PER_STAGE[18] = (1, 1, 1, 1)
-    softmax.MIN_CHUNK, softmax.CHUNK_BYTES = 8, 0
+    chunked.MIN_CHUNK, chunked.CHUNK_BYTES = 8, 0
     found = {}
     for sizes in MESHES_OF_PROCESSES:
         mesh, small = mesh_of(*sizes), config()

@@ -50,6 +50,6 @@ def scaled(schedule: optax.Schedule, scale: float, warmup_steps: int) -> optax.S
 
     def ramped(step: jax.typing.ArrayLike) -> jax.Array:
         ramp = (jnp.asarray(step, jnp.result_type(float)) + 1) / (warmup_steps + 1)
-        return scale * jnp.minimum(ramp, 1.0) * schedule(step)
+        return jnp.asarray(scale * jnp.minimum(ramp, 1.0) * schedule(step))
 
     return ramped
