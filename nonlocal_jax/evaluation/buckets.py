@@ -91,6 +91,22 @@ def sort_into_buckets(
     return sorted(buckets, key=lambda bucket: -max(h * w for h, w in bucket.inputs))
 
 
+def alone(size: Size, inputs: Sequence[Size]) -> Bucket:
+    """The bucket of a single image: its sizes rounded up, by an eighth at most.
+
+    Images that come one at a time, of many sizes, so share a program with others now and then.
+    """
+    rounded = tuple((_round_up(height), _round_up(width)) for height, width in inputs)
+    canvas = (_round_up(size[0]), _round_up(size[1]))
+    return Bucket(canvas, rounded, tuple(inputs), (0,))
+
+
+def _round_up(length: int) -> int:
+    """To one of eight lengths between two powers of two; to a multiple of 8 at least."""
+    step = max(2 ** (length.bit_length() - 4), 8)
+    return -(-length // step) * step
+
+
 def batches(buckets: Iterable[Bucket], batch_size: int) -> list[tuple[Bucket, tuple[int, ...]]]:
     """Every image once, in batches of one bucket each; a bucket's last may be incomplete."""
     return [

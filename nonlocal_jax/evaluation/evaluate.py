@@ -162,7 +162,7 @@ def eval_batch_size(batch_size: int, mesh: Mesh) -> int:
 
     Elsewhere `batch_size` or, if it does not split over the mesh, the next that does.
     """
-    groups = mesh.shape["data"] * mesh.shape["fsdp"]
+    groups: int = mesh.shape["data"] * mesh.shape["fsdp"]
     if mesh.devices.flat[0].platform == "cpu":
         return groups
     return -(-batch_size // groups) * groups

@@ -32,13 +32,11 @@ Logits = Float[Array, "n a b classes"]
 
 @typing.runtime_checkable
 class Model(typing.Protocol):
-    """A network in eval mode, such as a Segmentor.
+    """A network in eval mode, such as a Segmentor."""
 
-    Attributes:
-      output_stride: an image of h x w pixels has ceil(h / stride) x ceil(w / stride) logits.
-    """
-
-    output_stride: int
+    @property
+    def output_stride(self) -> int:
+        """An image of h x w pixels has ceil(h / stride) x ceil(w / stride) logits."""
 
     def __call__(
         self, images: Float[Array, "n h w 3"], valid: Int[Array, "n 2"] | None = None

@@ -1,124 +1,131 @@
 """For notebooks: a checkpoint as something that takes images.
 
-    from nonlocal_jax import api
+    import nonlocal_jax
 
-    model = api.load("configs/ade20k_r50_80k.py", "checkpoints/ade20k_r50_80k")
+    model = nonlocal_jax.load("runs/ade20k_r50_80k")
     mask = model.predict(image)                   # uint8 [h, w], class indices
     names = [model.class_names[i] for i in np.unique(mask)]
     weights = model.attention(image, (120, 80))   # what the pixel in row 120, column 80 attends to
 
-Images are RGB, uint8 [h, w, 3]; `inputs.decode.decode_image` reads files. Every new image size
-compiles a program, which the next image of that size uses again.
+Images are RGB, uint8 [h, w, 3]; `inputs.decode.decode_image` reads files. Images of similar sizes
+share a compiled program; those that were used last are kept.
 """
 
 import os
-from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
-from ml_collections import ConfigDict
+from jaxtyping import Float, UInt8
 
-from nonlocal_jax.checkpoints import training
-from nonlocal_jax.config import command_line
+from nonlocal_jax.checkpoints import locate
+from nonlocal_jax.checkpoints.folder import read_metadata
+from nonlocal_jax.config import files, schema
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.evaluation.inference import (
-    LowResolution,
-    Protocol,
-    Scaled,
-    Windows,
-    class_indices,
-    low_resolution_scores,
-    probabilities,
-)
-from nonlocal_jax.inputs import loader
-from nonlocal_jax.inputs.datasets.datasets import Dataset
-from nonlocal_jax.inputs.transforms import resize_image
-from nonlocal_jax.models.fold import fold
-from nonlocal_jax.models.network import Network, build_network
-from nonlocal_jax.ops.normalize import normalize
-from nonlocal_jax.runtime.compilation import compiler_options
+from nonlocal_jax.evaluation import batching, buckets, programs
+from nonlocal_jax.evaluation.protocol import Protocol
+from nonlocal_jax.evaluation.restore import Restored, restore
+from nonlocal_jax.runtime import sharding
 
 Image = UInt8[np.ndarray, "h w 3"]
-Size = tuple[int, int]
-Variables = dict[str, jax.Array]
+KEPT_PROGRAMS = 8  # of each kind
 
 
 def load(
-    config: ConfigDict | str | os.PathLike[str],
     checkpoint: str | os.PathLike[str],
+    config: schema.Config | str | os.PathLike[str] | None = None,
     *,
     tta: bool = False,
+    step: locate.Step | None = None,
     **overrides: object,
 ) -> "Predictor":
     """A checkpoint, ready to predict with.
 
     Args:
-      config: of the row it was trained with: a file of configs/, or what `cli.load_config` gave.
-      checkpoint: what `python -m nonlocal_jax.convert` or a training run wrote.
+      checkpoint: what `nonlocal-jax convert` or a training run wrote: a run's folder, or a
+        checkpoint's.
+      config: another one than the checkpoint's own: a name, a file, or what `files.load` gave.
       tta: average over the config's scales and mirrored images.
-      **overrides: of the config's values, where a file is named: `**{"eval.scale": (1024, 512)}`.
+      step: of a run: a number, "best" or "latest"; None for the best by mIoU, else the latest.
+      **overrides: of the config's values: `**{"eval.scale": (1024, 512)}`.
 
     Raises:
-      UserError: the config or the checkpoint is not there, or they do not belong together.
+      UserError: the checkpoint or the config is not there, or they do not belong together.
     """
-    if not isinstance(config, ConfigDict):
-        config = command_line.load_config(config, **overrides)
-    return Predictor(*restore(config, checkpoint), config, tta=tta)
+    found = locate.find(checkpoint, step)
+    if config is None:
+        config = read_metadata(found.folder).needed_config(found)
+    elif not isinstance(config, schema.Config):
+        config = files.load(config)
+    config = files.override(config, **overrides)
+    return Predictor(restore(found, config, departing=overrides.keys()), tta=tta)
 
 
 class Predictor:
     """A network with its weights and its protocol; see `load`.
 
+    Args:
+      restored: a checkpoint.
+      tta: average over the config's scales and mirrored images.
+
     Attributes:
       class_names: one per class index.
       palette: RGB of each class, uint8 [classes, 3].
+      config: the checkpoint's, or what departs from it.
+      found: the checkpoint's folder, and its step.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        variables: Mapping[str, np.ndarray],
-        config: ConfigDict,
-        *,
-        tta: bool = False,
-    ):
-        dataset = dataset_of(config)
-        self.class_names, self.palette = dataset.class_names, dataset.palette
-        self._network, self._variables = network, jax.device_put(variables)
-        self._protocol = protocol(config, tta)
+    def __init__(self, restored: Restored, *, tta: bool = False):
+        self.class_names, self.palette = restored.class_names, restored.palette
+        self.config, self.found = restored.config, restored.found
+        network = restored.network
+        mesh = sharding.make_mesh(schema.Mesh(), jax.devices()[:1])
+        self._variables = sharding.place_variables(restored.variables, mesh)
+        protocol = Protocol.of(self.config.eval, self.config.model.align_corners, tta)
         self._segment, self._distribute = (
-            jax.jit(
-                partial(self._at_size, reduce),
-                static_argnames="canvas",
-                compiler_options=compiler_options(jax.default_backend()),
-            )
-            for reduce in (class_indices, probabilities)
+            _Program(programs.segmenting(network, protocol, probabilities=volumes), protocol, mesh)
+            for volumes in (False, True)
         )
-        self._logits, self._attention = jax.jit(self._decode), jax.jit(self._attend)
+        self._decode, self._attend = (
+            _Program(make(network), protocol.once(), mesh)
+            for make in (programs.decoding, programs.attending)
+        )
 
     def predict(self, image: Image) -> UInt8[np.ndarray, "h w"]:
-        """The class index of every pixel, by the protocol of the config's benchmark."""
+        """The class index of every pixel, by the protocol of the config's benchmark.
+
+        Raises:
+          UserError: it is no RGB image, or the network's scores are not finite.
+        """
         image = check_image(image)
-        inputs = self._inputs(image)
-        return np.asarray(self._segment(self._variables, *inputs, canvas=image.shape[:2])[0])
+        height, width = image.shape[:2]
+        result = self._segment(self._variables, image)
+        _check_finite(result)
+        return np.asarray(result.masks[0])[:height, :width]
 
     def probabilities(self, image: Image) -> Float[np.ndarray, "h w classes"]:
-        """The probability of every class in every pixel; float32 at full resolution is large."""
+        """The probability of every class in every pixel; float32 at full resolution is large.
+
+        Raises:
+          UserError: it is no RGB image, or the network's scores are not finite.
+        """
         image = check_image(image)
-        inputs = self._inputs(image)
-        volume = self._distribute(self._variables, *inputs, canvas=image.shape[:2])
-        return np.moveaxis(np.asarray(volume[0]), 0, -1)
+        height, width = image.shape[:2]
+        result = self._distribute(self._variables, image)
+        _check_finite(result)
+        return np.moveaxis(np.asarray(result.probabilities[0])[:, :height, :width], 0, -1)
 
     def logits(self, image: Image) -> Float[np.ndarray, "h' w' classes"]:
         """What the decode head says of the image at the config's scale, at its output stride.
 
         This is one pass over the whole image, also where the protocol slides or averages.
+
+        Raises:
+          UserError: it is no RGB image.
         """
-        return np.asarray(self._logits(self._variables, self._at_scale(check_image(image)))[0])
+        result = self._decode(self._variables, check_image(image))
+        rows, columns = np.asarray(result.sizes[0])
+        return np.asarray(result.logits[0])[:rows, :columns]
 
     def attention(self, image: Image, point: tuple[int, int]) -> Float[np.ndarray, "h' w'"]:
         """What the non-local block attends to at a pixel: weights over its feature map.
@@ -139,46 +146,31 @@ class Predictor:
                 f"Row {point[0]}, column {point[1]} is not in an image of {height} rows and "
                 f"{width} columns."
             )
-        relative = ((np.array([point]) + 0.5) / (height, width)).astype(np.float32)
-        return np.asarray(self._attention(self._variables, self._at_scale(image), relative)[0])
+        result = self._attend((self._variables, np.array(point, np.int32)), image)
+        rows, columns = np.asarray(result.sizes[0])
+        return np.asarray(result.weights[0])[:rows, :columns]
 
-    def _inputs(self, image: Image) -> tuple[tuple[Scaled, ...], Int[np.ndarray, "1 2"]]:
-        size = image.shape[:2]
-        scales = tuple(
-            Scaled(jnp.asarray(resize_image(image, scaled)[None]), jnp.array([scaled], jnp.int32))
-            for scaled in self._protocol.input_sizes(size)
+
+class _Program:
+    """A function of `programs` for images one at a time, compiled for the sizes it met last."""
+
+    def __init__(self, function: jax.stages.Wrapped, protocol: Protocol, mesh: jax.sharding.Mesh):
+        self._function, self._protocol, self._mesh = function, protocol, mesh
+        self._compiled: dict[object, jax.stages.Compiled] = {}
+
+    def __call__(self, constants: Any, image: Image) -> Any:
+        height, width = image.shape[:2]
+        inputs = self._protocol.input_sizes((height, width))
+        bucket = buckets.alone((height, width), inputs)
+        batch = batching.place([batching.make_row(bucket, image, inputs)], self._mesh)
+        key = bucket.canvas, bucket.inputs, self._protocol.meets_padding(bucket)
+        compiled = self._compiled.pop(key, None) or batching.compile_for(
+            self._function, constants, batch, bucket, self._protocol, self._mesh
         )
-        return scales, np.array([size], np.int32)
-
-    def _at_scale(self, image: Image) -> UInt8[np.ndarray, "1 h w 3"]:
-        size = self._protocol.once().input_sizes(image.shape[:2])[0]
-        return resize_image(image, size)[None]
-
-    def _at_size(
-        self,
-        reduce: Callable[[list[LowResolution]], Array],
-        variables: Variables,
-        scales: tuple[Scaled, ...],
-        sizes: Int[Array, "1 2"],
-        *,
-        canvas: Size,
-    ) -> Array:
-        model = self._network.bind_for_inference(variables)
-        return reduce(
-            low_resolution_scores(model, scales, sizes, canvas, self._protocol, padded=False)
-        )
-
-    def _decode(self, variables: Variables, images: UInt8[Array, "n h w 3"]) -> Array:
-        return self._network.bind_for_inference(variables)(normalize(images))
-
-    def _attend(
-        self,
-        variables: Variables,
-        images: UInt8[Array, "n h w 3"],
-        relative: Float[Array, "n 2"],
-    ) -> Array:
-        model = self._network.bind_for_inference(variables)
-        return model.attention_map(normalize(images), relative).weights
+        self._compiled[key] = compiled  # the last in order is the last used
+        if len(self._compiled) > KEPT_PROGRAMS:
+            del self._compiled[next(iter(self._compiled))]
+        return compiled(constants, batch)
 
 
 def check_image(image: Image) -> Image:
@@ -196,83 +188,8 @@ def check_image(image: Image) -> Image:
     return image
 
 
-def restore(
-    config: ConfigDict, checkpoint: str | os.PathLike[str]
-) -> tuple[Network, dict[str, np.ndarray]]:
-    """The network of a config for inference, and a checkpoint's variables for it.
-
-    The auxiliary head, which only training sees, is left out of both, and batch norms are folded.
-
-    Raises:
-      UserError: there is no checkpoint, or it is not one of this config.
-    """
-    model = config.model.copy_and_resolve_references()
-    model.auxiliary_head.loss_weight = 0.0
-    network = build_network(model)
-    loaded, metadata = training.load_model(checkpoint)
-    variables = {k: v for k, v in loaded.items() if not k.startswith("auxiliary_head/")}
-    problem = _difference(variables, network.shapes) or _other_meaning(metadata, config.model)
-    if problem:
-        origin = f" (it was made for {metadata['network']})" if "network" in metadata else ""
-        raise UserError(f"{checkpoint} is of another network than the config{origin}: {problem}.")
-    shapes = network.shapes
-    return fold(network, {k: np.asarray(v, shapes[k].dtype) for k, v in variables.items()})
-
-
-def dataset_of(config: ConfigDict) -> Dataset:
-    """Names and colours of the classes of a config.
-
-    Raises:
-      UserError: the model has another number of classes.
-    """
-    dataset = loader.dataset(config)
-    if dataset.num_classes != config.model.num_classes:
+def _check_finite(result: programs.Segmentation) -> None:
+    if not result.finite[0]:
         raise UserError(
-            f"config.model.num_classes is {config.model.num_classes}, and {config.data.name} has "
-            f"{dataset.num_classes} classes."
+            "The network's scores are not finite: the checkpoint holds NaN or infinite values."
         )
-    return dataset
-
-
-def protocol(config: ConfigDict, tta: bool = False) -> Protocol:
-    """The evaluation protocol of a config, with or without its test-time augmentation."""
-    sliding = {"whole": False, "slide": True}.get(config.eval.mode)
-    if sliding is None:
-        raise UserError(f"config.eval.mode is {config.eval.mode!r}; it must be whole or slide.")
-    return Protocol(
-        scale=tuple(config.eval.scale),
-        align_corners=config.model.align_corners,
-        ratios=tuple(config.eval.tta_ratios) if tta else (1.0,),
-        flip=tta and config.eval.tta_flip,
-        windows=Windows(tuple(config.eval.window), tuple(config.eval.stride)) if sliding else None,
-    )
-
-
-def _difference(
-    variables: Mapping[str, np.ndarray], expected: Mapping[str, jax.ShapeDtypeStruct]
-) -> str:
-    """What keeps `variables` from being those of a network, in a few words; empty for nothing."""
-    classifier = "decode_head/classifier/kernel"
-    if classifier in variables:
-        classes = variables[classifier].shape[-1], expected[classifier].shape[-1]
-        if classes[0] != classes[1]:
-            return f"it has {classes[0]} classes, the config {classes[1]}"
-    missing, extra = sorted(expected.keys() - variables), sorted(variables.keys() - expected)
-    if missing or extra:
-        example = f"no {missing[0]}" if missing else f"{extra[0]}, which the config has not"
-        return f"of {len(missing)} missing and {len(extra)} further arrays, it has {example}"
-    for name, variable in variables.items():
-        if variable.shape != expected[name].shape:
-            return f"{name} is {variable.shape} there, and {expected[name].shape} in the config"
-    return ""
-
-
-def _other_meaning(metadata: Mapping[str, Any], model: ConfigDict) -> str:
-    """What makes the same arrays another network, in a few words; empty for nothing."""
-    theirs = ConfigDict(metadata.get("model", {}))
-    for key in ("align_corners", "decode_head.mode", "decode_head.use_scale"):
-        part, _, name = key.rpartition(".")
-        here, there = (tree.get(part, tree) for tree in (model, theirs))
-        if name in there and here[name] != there[name]:
-            return f"config.model.{key} was {there[name]} for it, and is {here[name]} here"
-    return ""

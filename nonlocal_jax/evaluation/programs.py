@@ -5,7 +5,6 @@ Each function here returns a jitted one, (variables, batch, canvas=, padded=) ->
 bucket once, so whoever uses one again keeps it.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -93,6 +93,11 @@ class Network:
         return self._abstract.output_stride
 
     @property
+    def has_attention(self) -> bool:
+        """Whether the decode head tells what it attends to."""
+        return self._abstract.has_attention
+
+    @property
     def torch_keys(self) -> TorchKeys:
         """Which tensor of a PyTorch file is which variable."""
         return self._abstract.torch_keys

@@ -52,6 +52,11 @@ class Segmentor(nnx.Module):
         return self.backbone.stages[self.decode_head.reads[-1]].stride
 
     @property
+    def has_attention(self) -> bool:
+        """Whether `attention_map` tells something."""
+        return type(self.decode_head).attention_map is not Head.attention_map
+
+    @property
     def torch_keys(self) -> TorchKeys:
         """Which tensor of a PyTorch file is which variable."""
         backbone = self.backbone.torch_keys

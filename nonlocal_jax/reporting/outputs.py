@@ -1,17 +1,20 @@
 """Predictions as files: index masks, what the benchmarks' servers take, pictures with a legend."""
 
+import io
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Integer, UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
-from nonlocal_jax.evaluation.metrics import Scores
-from nonlocal_jax.inputs.datasets.datasets import Dataset
+from nonlocal_jax.errors import UserError
 from nonlocal_jax.reporting import pictures
+from nonlocal_jax.runtime.files import write_whole
 
 Mask = UInt8[np.ndarray, "h w"]
+Palette = UInt8[np.ndarray, "classes 3"]
 Picture = UInt8[np.ndarray, "h w 3"]
 
 
@@ -22,12 +25,14 @@ def check_folder(folder: pathlib.Path) -> None:
       UserError: nothing can be written there.
     """
     probe = folder / ".writable"
-    with pictures.writing(probe):
-        probe.touch()
+    try:
+        write_whole(probe, "")
         probe.unlink()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from error
 
 
-def write_mask(path: pathlib.Path, mask: Mask, palette: UInt8[np.ndarray, "k 3"]) -> None:
+def write_mask(path: pathlib.Path, mask: Mask, palette: Palette) -> None:
     """A PNG of class indices; a viewer shows them in the classes' colours.
 
     Raises:
@@ -35,33 +40,60 @@ def write_mask(path: pathlib.Path, mask: Mask, palette: UInt8[np.ndarray, "k 3"]
     """
     picture = Image.fromarray(mask).convert("P")
     picture.putpalette(palette.tobytes())
-    _save(path, picture)
+    pictures.save_png(path, picture)
 
 
-def write_server_mask(path: pathlib.Path, mask: Mask, dataset: Dataset) -> None:
+def server_values(
+    own_values: Sequence[int], class_names: Sequence[str]
+) -> UInt8[np.ndarray, "classes"]:
+    """The number that a data set's own masks, and its benchmark's server, have for each class.
+
+    Those are ids for Cityscapes, the class plus one for ADE20K, what a label map says for your own
+    data, and the class itself for others.
+
+    Args:
+      own_values: of the data set; empty for the class itself.
+      class_names: one per class.
+
+    Raises:
+      UserError: no value of the masks stands for some class.
+    """
+    values = list(own_values) or list(range(len(class_names)))
+    if -1 in values:
+        label = values.index(-1)
+        raise UserError(
+            f"No value of the data set's own masks stands for class {label} "
+            f"({class_names[label]}), so that it can't be written in their numbers."
+        )
+    return np.array(values, np.uint8)
+
+
+def write_server_mask(path: pathlib.Path, mask: Mask, values: UInt8[np.ndarray, "classes"]) -> None:
     """A PNG in the numbers of the data set's own masks, which its benchmark server expects.
 
-    Those are ids for Cityscapes, the class plus one for ADE20K, and the class itself for others.
+    Args:
+      path: of the file.
+      mask: class of each pixel.
+      values: what `server_values` gives.
 
     Raises:
       UserError: it can't be written.
     """
-    if dataset.label_table is not None:
-        own = [np.argmax(dataset.label_table == label) for label in range(dataset.num_classes)]
-        mask = np.array(own, np.uint8)[mask]
-    _save(path, Image.fromarray(mask))
+    pictures.save_png(path, Image.fromarray(values[mask]))
 
 
-def write_overlay(path: pathlib.Path, image: Picture, mask: Mask, dataset: Dataset) -> None:
+def write_overlay(
+    path: pathlib.Path, image: Picture, mask: Mask, class_names: Sequence[str], palette: Palette
+) -> None:
     """The image tinted by class, above the legend of the classes that occur.
 
     Raises:
       UserError: it can't be written.
     """
     present = np.unique(mask)
-    names = [dataset.class_names[label] for label in present]
-    legend = pictures.legend(names, dataset.palette[present], width=image.shape[1])
-    tinted = pictures.overlay(image, mask, dataset.palette)
+    names = [class_names[label] for label in present]
+    legend = pictures.legend(names, palette[present], width=image.shape[1])
+    tinted = pictures.overlay(image, mask, palette)
     pictures.write_png(path, pictures.stack([tinted, legend]))
 
 
@@ -73,34 +105,36 @@ def write_probabilities(
     Raises:
       UserError: it can't be written.
     """
-    volume = np.moveaxis(probabilities, 0, -1).astype(np.float16)
-    with pictures.writing(path):
-        np.savez_compressed(path, probabilities=volume)
+    encoded = io.BytesIO()
+    np.savez_compressed(encoded, probabilities=np.moveaxis(probabilities, 0, -1).astype(np.float16))
+    pictures.write(path, encoded.getvalue())
 
 
-def write_confusion(path: pathlib.Path, scores: Scores) -> None:
+def write_confusion(
+    path: pathlib.Path,
+    confusion: Integer[np.ndarray, "classes classes"],
+    class_names: Sequence[str],
+    title: str = "",
+) -> None:
     """A picture of the confusion matrix: for each label (row), the share of each prediction.
 
     Raises:
       UserError: it can't be written.
     """
-    count = len(scores.confusion)
+    count = len(confusion)
     side = min(max(4.0, 0.28 * count + 2), 24.0)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    share = scores.confusion / np.maximum(scores.confusion.sum(axis=1, keepdims=True), 1)
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(share, cmap="viridis", vmin=0, vmax=1)
     size = min(8.0, 60 * side / count)
-    axes.set_xticks(range(count), scores.class_names, rotation=90, fontsize=size)
-    axes.set_yticks(range(count), scores.class_names, fontsize=size)
+    # A name is a name: "$100_$ bill" is no formula.
+    axes.set_xticks(range(count), class_names, rotation=90, fontsize=size, parse_math=False)
+    axes.set_yticks(range(count), class_names, fontsize=size, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
-    axes.set_title(scores.summary(), fontsize=9)
+    axes.set_title(title, fontsize=9)
     figure.colorbar(image, shrink=0.6, label="share of the label's pixels")
-    with pictures.writing(path):
-        figure.savefig(path, dpi=120)
-
-
-def _save(path: pathlib.Path, picture: Image.Image) -> None:
-    with pictures.writing(path):
-        picture.save(path, "PNG")
+    encoded = io.BytesIO()
+    figure.savefig(encoded, format="png", dpi=120)
+    pictures.write(path, encoded.getvalue())

@@ -3,20 +3,20 @@
 Everything takes and gives RGB, uint8 [h, w, 3].
 """
 
-import contextlib
+import io
 import math
 import os
-import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from nonlocal_jax.config.schema import IGNORED
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.runtime.files import write_whole
 
-IGNORED = 255
 BACKGROUND = 255  # grey level of sheets and legends: white
 _MARGIN = 4  # pixels between pictures
 _SWATCH = 16  # pixels, of a legend's colours
@@ -149,19 +149,23 @@ def write_png(path: str | os.PathLike[str], picture: Picture) -> None:
     Raises:
       UserError: it cannot be written there.
     """
-    with writing(path):
-        Image.fromarray(picture).save(path, "PNG")
+    save_png(path, Image.fromarray(picture))
 
 
-@contextlib.contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Makes the folder of a file that is written inside.
+def save_png(path: str | os.PathLike[str], image: Image.Image) -> None:
+    """Writes a picture of any mode; see `write_png`."""
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG")
+    write(path, encoded.getvalue())
+
+
+def write(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Writes a file whole, making its folder.
 
     Raises:
       UserError: it cannot be written there.
     """
     try:
-        pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-        yield
+        write_whole(path, content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error

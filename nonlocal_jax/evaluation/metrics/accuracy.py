@@ -1,6 +1,13 @@
 """Accuracy of a class, which is its recall."""
 
-from nonlocal_jax.evaluation.metrics.confusion import Confusion, Metric, PerClass, labelled, ratio, right
+from nonlocal_jax.evaluation.metrics.confusion import (
+    Confusion,
+    Metric,
+    PerClass,
+    labelled,
+    ratio,
+    right,
+)
 
 TITLE = "Acc"
 MEAN_TITLE = "mAcc"

@@ -1,6 +1,13 @@
 """Precision: how much of what is predicted as a class is of it."""
 
-from nonlocal_jax.evaluation.metrics.confusion import Confusion, Metric, PerClass, predicted, ratio, right
+from nonlocal_jax.evaluation.metrics.confusion import (
+    Confusion,
+    Metric,
+    PerClass,
+    predicted,
+    ratio,
+    right,
+)
 
 TITLE = "Precision"
 MEAN_TITLE = ""  # its mean is not told, as in MMSegmentation's usual table

@@ -67,8 +67,8 @@ class Scores:
 
     def per_class(self, metric: str) -> Float[np.ndarray, "classes"]:
         """A score of every class, by its name in the table `metrics`."""
-        values: Float[np.ndarray, "classes"] = find_metric(metric).build()(self.confusion)
-        return values
+        compute: counts.Metric = find_metric(metric).build()
+        return compute(self.confusion)
 
     def mean(self, metric: str) -> float:
         """The mean of a score over the classes that have one."""

@@ -1,0 +1,108 @@
+"""Evaluates a checkpoint, and writes its scores and its predictions to a folder."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import UInt8
+
+from nonlocal_jax.checkpoints import compare
+from nonlocal_jax.evaluation.evaluate import Evaluation, OnMask
+from nonlocal_jax.evaluation.metrics.scores import Scores
+from nonlocal_jax.evaluation.restore import Restored
+from nonlocal_jax.inputs.loader import Inputs
+from nonlocal_jax.reporting import outputs, pictures
+from nonlocal_jax.runtime import sharding
+from nonlocal_jax.runtime.console import say
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """An evaluation that is done.
+
+    Attributes:
+      scores: of the images that could be read.
+      left_out: why, for each of the others that this process was to read.
+      images: in the split.
+    """
+
+    scores: Scores
+    left_out: list[str]
+    images: int
+
+
+def evaluate_to_folder(
+    restored: Restored,
+    output: pathlib.Path,
+    *,
+    mesh: Mesh,
+    tta: bool = False,
+    limit: int | None = None,
+    images: Sequence[str] | None = None,
+    predictions: bool = False,
+    overlays: bool = False,
+) -> Result:
+    """Evaluates a checkpoint on the validation split of its config.
+
+    The folder gets scores.json and confusion.png, from the first process; and what is asked for of
+    each image, from the process that has it.
+
+    Args:
+      restored: the checkpoint.
+      output: the folder.
+      mesh: the devices.
+      tta: average over the config's scales and mirrored images.
+      limit: only so many images, the first ones.
+      images: only those of these names.
+      predictions: write PNGs that the benchmark's server takes.
+      overlays: write images tinted by predicted class.
+
+    Raises:
+      UserError: see `Evaluation.run`; or a file can't be written.
+    """
+    evaluation = Evaluation.of(restored.config, restored.network, mesh, tta=tta)
+    dataset = evaluation.inputs.dataset
+    if warning := compare.classes(restored.metadata, dataset.class_names):
+        say(warning)
+    left_out: list[str] = []
+    scores = evaluation.run(
+        sharding.place_variables(restored.variables, mesh),
+        limit=limit,
+        images=images,
+        on_mask=_writer(evaluation.inputs, output, predictions, overlays),
+        on_bad=left_out.append,
+    )
+    if jax.process_index() == 0:
+        about = {"checkpoint": str(restored.found.folder), "step": restored.found.step, "tta": tta}
+        content = json.dumps({**about, **scores.details()}, indent=1)
+        pictures.write(output / "scores.json", content)
+        outputs.write_confusion(
+            output / "confusion.png", scores.confusion, scores.class_names, scores.summary()
+        )
+    return Result(scores, left_out, len(evaluation.inputs.open("val")))
+
+
+def _writer(
+    inputs: Inputs, output: pathlib.Path, predictions: bool, overlays: bool
+) -> OnMask | None:
+    """What writes each image's prediction below `output`, or None if nothing is asked for."""
+    if not (predictions or overlays):
+        return None
+    dataset, source = inputs.dataset, inputs.open("val")
+    values = outputs.server_values(dataset.own_values, dataset.class_names) if predictions else None
+
+    def write(index: int, mask: UInt8[np.ndarray, "h w"]) -> None:
+        file = f"{pathlib.PurePosixPath(source.name(index)).with_suffix('')}.png"
+        if values is not None:
+            outputs.write_server_mask(output / "predictions" / file, mask, values)
+        if overlays:
+            image = source[index].image
+            outputs.write_overlay(
+                output / "overlays" / file, image, mask, dataset.class_names, dataset.palette
+            )
+
+    return write

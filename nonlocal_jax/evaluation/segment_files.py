@@ -1,0 +1,235 @@
+"""Segments image files, whatever their sizes: masks, overlays, probabilities, attention maps."""
+
+import collections
+import glob
+import hashlib
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.evaluation import batching, programs
+from nonlocal_jax.evaluation.batching import Image, Size
+from nonlocal_jax.evaluation.protocol import Protocol
+from nonlocal_jax.evaluation.restore import Restored
+from nonlocal_jax.inputs import decode
+from nonlocal_jax.reporting import outputs, pictures
+from nonlocal_jax.runtime import sharding
+from nonlocal_jax.runtime.console import say
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+LONGEST_NAME = 200  # bytes; file systems take 255, and the suffix is yet to come
+
+
+class ImageFiles:
+    """Image files by number; those that can't be read are kept apart, with the reason.
+
+    Attributes:
+      paths: the files whose size is known.
+      sizes: height and width of each.
+      bad: the reason by path.
+    """
+
+    def __init__(self, paths: list[pathlib.Path]):
+        self.paths: list[pathlib.Path] = []
+        self.sizes: list[Size] = []
+        self.bad: dict[pathlib.Path, str] = {}
+        for path in paths:
+            try:
+                size = decode.image_size(_read(path), str(path))
+            except UserError as error:
+                self.report(path, _first_sentence(error))
+                continue
+            self.paths.append(path)
+            self.sizes.append(size)
+
+    def read(self, index: int) -> tuple[Image, None] | None:
+        """An image by number, or None if it can't be decoded; there are no labels."""
+        try:
+            return self.image(self.paths[index]), None
+        except UserError as error:
+            self.report(self.paths[index], _first_sentence(error))
+            return None
+
+    def image(self, path: pathlib.Path) -> Image:
+        """An image.
+
+        Raises:
+          UserError: it can't be decoded.
+        """
+        return decode.decode_image(_read(path), str(path))
+
+    def report(self, path: pathlib.Path, reason: str) -> None:
+        """Counts an image among the bad ones, and says why."""
+        self.bad[path] = reason
+        say(f"Left out: {reason}")
+
+
+def find_images(pattern: str) -> list[pathlib.Path]:
+    """The image files that a pattern names: one file, those below a folder, or those of a glob.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = pathlib.Path(pattern)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise UserError(f"{path} holds no image ({', '.join(SUFFIXES)}).")
+        return found
+    found = sorted(pathlib.Path(p) for p in glob.glob(pattern, recursive=True))
+    found = [p for p in found if p.is_file()]
+    if not found:
+        raise UserError(f"There is no image {pattern}; give a file, a folder, or a quoted pattern.")
+    return found
+
+
+def segment_files(
+    files: ImageFiles,
+    output: pathlib.Path,
+    restored: Restored,
+    *,
+    mesh: Mesh,
+    tta: bool = False,
+    probabilities: bool = False,
+) -> None:
+    """Writes the mask and the overlay of every image below `output`.
+
+    Args:
+      files: what to segment; those that prove unreadable are added to `files.bad`.
+      output: the folder.
+      restored: the checkpoint.
+      mesh: the devices.
+      tta: average over the config's scales and mirrored images.
+      probabilities: write class probabilities, too.
+
+    Raises:
+      UserError: a file can't be written, or scores are not finite.
+    """
+    config = restored.config
+    protocol = Protocol.of(config.eval, config.model.align_corners, tta)
+    function = programs.segmenting(restored.network, protocol, probabilities=probabilities)
+    variables = sharding.place_variables(restored.variables, mesh)
+    names = output_names(files.paths)
+    for members, result in _run(function, variables, files, protocol, mesh):
+        for row, index in enumerate(members):
+            path, name, (height, width) = files.paths[index], names[index], files.sizes[index]
+            if path in files.bad:
+                continue
+            if not result.finite[row]:
+                raise UserError(
+                    f"The network's scores for {path} are not finite: the checkpoint holds NaN or "
+                    "infinite values."
+                )
+            mask = np.asarray(result.masks[row])[:height, :width]
+            outputs.write_mask(output / "masks" / f"{name}.png", mask, restored.palette)
+            outputs.write_overlay(
+                output / "overlays" / f"{name}.png",
+                files.image(path),
+                mask,
+                restored.class_names,
+                restored.palette,
+            )
+            if result.probabilities is not None:
+                volume = np.asarray(result.probabilities[row])[:, :height, :width]
+                outputs.write_probabilities(output / "probabilities" / f"{name}.npz", volume)
+
+
+def write_attention(
+    files: ImageFiles,
+    folder: pathlib.Path,
+    restored: Restored,
+    point: tuple[int, int],
+    *,
+    mesh: Mesh,
+) -> None:
+    """For every image, a picture of what its pixel at `point` (row, column) attends to.
+
+    The image is seen whole, at the config's scale. One without such a pixel is added to
+    `files.bad`; the others are as in `segment_files`.
+
+    Raises:
+      UserError: the network has no non-local block, or a file can't be written.
+    """
+    config = restored.config
+    protocol = Protocol.of(config.eval, config.model.align_corners).once()
+    variables = sharding.place_variables(restored.variables, mesh)
+    constants = variables, np.array(point, np.int32)
+    names = output_names(files.paths)
+    results = _run(programs.attending(restored.network), constants, files, protocol, mesh)
+    for members, attention in results:
+        for row, index in enumerate(members):
+            path, (height, width) = files.paths[index], files.sizes[index]
+            if path in files.bad:
+                continue
+            if not (point[0] < height and point[1] < width):
+                files.report(path, f"{path} has no row {point[0]}, column {point[1]}.")
+                continue
+            rows, columns = np.asarray(attention.sizes[row])
+            weights = np.asarray(attention.weights[row])[:rows, :columns]
+            picture = pictures.attention_overlay(files.image(path), weights, point)
+            pictures.write_png(folder / f"{names[index]}.png", picture)
+
+
+def output_names(paths: list[pathlib.Path]) -> list[str]:
+    """A name for each image's results, none of them twice.
+
+    That is the image's stem; where stems are equal, as much of its path as tells it apart. Upper
+    and lower case are the same here, as on some file systems.
+    """
+    names = [path.stem for path in paths]
+    for more in (lambda p: p.name, lambda p: "__".join(p.absolute().parts[1:]), _short_name):
+        counts = collections.Counter(name.casefold() for name in names)
+        names = [
+            name if counts[name.casefold()] == 1 and _fits(name) else more(path)
+            for name, path in zip(names, paths, strict=True)
+        ]
+    return names
+
+
+def _short_name(path: pathlib.Path) -> str:
+    """The start of a file's name, and a digest of its whole path."""
+    digest = hashlib.sha256(str(path.absolute()).encode(errors="surrogateescape")).hexdigest()
+    return f"{path.stem[:40]}-{digest[:16]}"
+
+
+def _fits(name: str) -> bool:
+    return len(name.encode(errors="surrogateescape")) <= LONGEST_NAME
+
+
+def _run(
+    function: jax.stages.Wrapped,
+    constants: Any,
+    files: ImageFiles,
+    protocol: Protocol,
+    mesh: Mesh,
+) -> Iterator[batching.Result]:
+    """Puts the files through `function`, an image a device."""
+    return batching.run(
+        function,
+        constants,
+        files.read,
+        files.sizes,
+        protocol,
+        batch_size=mesh.shape["data"] * mesh.shape["fsdp"],
+        mesh=mesh,
+        log=say,
+    )
+
+
+def _read(path: pathlib.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _first_sentence(error: UserError) -> str:
+    """Without the remedies for data sets that follow it."""
+    return str(error).partition(". ")[0].removesuffix(".") + "."
