@@ -1,14 +1,15 @@
 """Whether a checkpoint is of a network: its arrays, what shapes don't say, and its classes."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.config import files
 from nonlocal_jax.config.schema import Model
 from nonlocal_jax.errors import UserError
 
-Shape = tuple[int, ...]
+Array = Any  # has a shape: an array, a jax.ShapeDtypeStruct
 SHOWN = 20
 # Settings of the network, by the last part of their key, that change no output of a checkpoint.
 FREE = (
@@ -17,24 +18,29 @@ FREE = (
 )
 
 
-def difference(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> list[str]:
-    """How arrays differ from those of a network, a line each.
+def difference(found: Mapping[str, Array], expected: Mapping[str, Array]) -> list[str]:
+    """How arrays differ in name and shape from those of a network, a line each.
 
     Args:
-      found: shapes by name.
+      found: arrays by name, or what stands for them.
       expected: of the network.
     """
     lines = [f"missing: {name}" for name in sorted(set(expected) - set(found))]
     lines += [f"unexpected: {name}" for name in sorted(set(found) - set(expected))]
     return lines + [
-        f"{name}: {shape} there, {expected[name]} here"
-        for name, shape in found.items()
-        if name in expected and tuple(shape) != tuple(expected[name])
+        f"{name}: {tuple(array.shape)} there, {tuple(expected[name].shape)} here"
+        for name, array in found.items()
+        if name in expected and tuple(array.shape) != tuple(expected[name].shape)
     ]
 
 
-def meaning(metadata: Metadata, model: Model) -> dict[str, str]:
-    """Settings of a network that a checkpoint was made with, and that are others now.
+def meaning(metadata: Metadata, model: Model, *, auxiliary_head: bool = True) -> dict[str, str]:
+    """Settings with which a checkpoint's arrays are another function than they were made to be.
+
+    Args:
+      metadata: of the checkpoint.
+      model: settings of the network.
+      auxiliary_head: whether that head matters; inference does without.
 
     Returns:
       A line by key, as {"model.backbone.variant": "config.model.backbone.variant was v1c, is v1d"}.
@@ -43,20 +49,24 @@ def meaning(metadata: Metadata, model: Model) -> dict[str, str]:
         return {}
     before = files.flatten(dataclasses.asdict(metadata.model), "model.")
     now = files.flatten(dataclasses.asdict(model), "model.")
+    skipped = () if auxiliary_head else ("model.auxiliary_head.",)
     return {
         key: f"config.{key} was {before.get(key)}, is {now.get(key)}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not _is_free(key, metadata.model, model)
+        if before.get(key) != now.get(key)
+        and key.rpartition(".")[2] not in FREE
+        and not key.startswith(skipped)
     }
 
 
 def check(
     where: object,
     metadata: Metadata,
-    found: Mapping[str, Shape],
+    found: Mapping[str, Array],
     model: Model,
-    expected: Mapping[str, Shape],
+    expected: Mapping[str, Array],
     *,
+    auxiliary_head: bool = True,
     departing: Collection[str] = (),
 ) -> None:
     """Refuses a checkpoint that is of another network.
@@ -64,22 +74,22 @@ def check(
     Args:
       where: the checkpoint.
       metadata: what it says.
-      found: shapes of its arrays.
+      found: its arrays.
       model: settings of the network.
-      expected: shapes of the network's arrays.
+      expected: the network's arrays.
+      auxiliary_head: whether that head's settings matter; inference does without.
       departing: dotted keys of the config that were given another value on purpose.
 
     Raises:
       UserError: with every difference.
     """
-    settings = [line for key, line in meaning(metadata, model).items() if key not in departing]
-    refuse(where, settings, difference(found, expected))
+    told = meaning(metadata, model, auxiliary_head=auxiliary_head)
+    refuse(where, [told[key] for key in told if key not in departing], difference(found, expected))
 
 
-def refuse(where: object, settings: Iterable[str], arrays: Iterable[str]) -> None:
+def refuse(where: object, settings: Sequence[str], arrays: Sequence[str]) -> None:
     """Raises a UserError with the lines of `meaning` and `difference`, if there are any."""
-    lines, arrays = list(settings), list(arrays)
-    lines += arrays[:SHOWN] + ["..."] * (len(arrays) > SHOWN)
+    lines = [*settings, *arrays[:SHOWN], *["..."] * (len(arrays) > SHOWN)]
     if lines:
         listed = "\n  ".join(lines)
         raise UserError(f"{where} is of another network than config.model:\n  {listed}")
@@ -105,11 +115,3 @@ def classes(metadata: Metadata, names: Sequence[str]) -> str | None:
     shown = ", ".join(others[:5] + ["..."] * (len(others) > 5))
     what = "order of classes" if sorted(theirs) == sorted(names) else "names of classes"
     return f"The checkpoint has another {what}: label {shown}."
-
-
-def _is_free(key: str, *models: Model) -> bool:
-    """Whether a key changes no output: for itself, or since its head is built in neither."""
-    if key.rpartition(".")[2] in FREE:
-        return True
-    unbuilt = not any(model.auxiliary_head.loss_weight for model in models)
-    return unbuilt and key.startswith("model.auxiliary_head.")

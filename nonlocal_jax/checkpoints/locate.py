@@ -89,7 +89,7 @@ def _one(path: pathlib.Path, step: Step | None) -> Found:
 
 
 def _in_run(directory: pathlib.Path, step: Step | None) -> Found | None:
-    """The chosen checkpoint in a folder of steps; None if the folder holds no step that is whole."""
+    """The chosen checkpoint in a folder of steps; None if no step in it is whole."""
     steps = files.steps(directory)
     if not steps:
         return None

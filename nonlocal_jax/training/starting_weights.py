@@ -1,33 +1,45 @@
 """The weights that a run starts from: random ones, under an imported backbone or checkpoint."""
 
+import os
 import pathlib
+from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from nonlocal_jax.checkpoints import training
+from nonlocal_jax.checkpoints import compare
+from nonlocal_jax.checkpoints.metadata import Metadata
+from nonlocal_jax.checkpoints.model import load_model
+from nonlocal_jax.config.schema import Config
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.network import Network, init_variables
-from nonlocal_jax.training.run_log import say
+from nonlocal_jax.runtime.console import say
+
+# What a run may train otherwise than its starting weights were: it is said, and no error.
+RETRAINED = (
+    "model.align_corners",
+    "model.num_classes",
+    "model.backbone.output_stride",
+    "model.backbone.contract_dilation",
+)
 
 
-def check(config: ConfigDict) -> None:
+def check(path: str | os.PathLike[str]) -> None:
     """Raises a UserError if `config.init_from` is not there, with the command that brings it."""
-    path = config.init_from
     if not path or pathlib.Path(path).exists():
         return
     name = pathlib.Path(path).name
-    command = f"python -m nonlocal_jax.convert --backbone={name} --output={path}"
+    command = f"nonlocal-jax convert --backbone={name} --output={path}"
     if not name.startswith("resnet"):
-        command = f"python -m nonlocal_jax.convert --config=configs/ROW.py --output={path}"
+        command = f"nonlocal-jax convert --config=ROW --output={path}"
     raise UserError(
         f"config.init_from is {path}, which is not there. Bring it with\n    {command}\n"
         "or start from random weights with --config.init_from=''"
     )
 
 
-def initial_variables(config: ConfigDict, network: Network) -> dict[str, jax.Array]:
+def initial_variables(config: Config, network: Network) -> dict[str, jax.Array]:
     """All variables of `network`: random by `config.seed`, then those of `config.init_from`.
 
     Raises:
@@ -37,48 +49,49 @@ def initial_variables(config: ConfigDict, network: Network) -> dict[str, jax.Arr
     variables = init_variables(config.model, config.seed)
     if not config.init_from:
         return variables
-    loaded, metadata = training.load_model(config.init_from)
+    loaded, metadata = load_model(config.init_from)
     if config.init_skip_classifier:
         loaded = {
-            name: value
-            for name, value in loaded.items()
-            if "/classifier/" not in name or value.shape == variables[name].shape
+            name: value for name, value in loaded.items() if _is_taken(name, value, variables)
         }
-    _check(config.init_from, loaded, network, metadata, config.init_skip_classifier)
+    _check(config, metadata, loaded, network)
     say(f"Starting from {config.init_from}: {len(loaded)} of {len(variables)} arrays.")
-    return {**variables, **{k: _like(v, variables[k]) for k, v in loaded.items()}}
+    return {
+        **variables,
+        **{name: jnp.asarray(value, variables[name].dtype) for name, value in loaded.items()},
+    }
 
 
-def _like(value: np.ndarray, variable: jax.Array) -> jax.Array:
-    return jax.numpy.asarray(value, variable.dtype)
+def _is_classifier(name: str) -> bool:
+    return "/classifier/" in name
+
+
+def _is_taken(name: str, value: np.ndarray, variables: Mapping[str, jax.Array]) -> bool:
+    """Whether an array is taken over; a classifier only where this network has one of its shape."""
+    if not _is_classifier(name):
+        return True
+    return name in variables and value.shape == variables[name].shape
 
 
 def _check(
-    path: str,
-    loaded: dict[str, np.ndarray],
-    network: Network,
-    metadata: dict[str, object],
-    skip_classifier: bool,
+    config: Config, metadata: Metadata, loaded: Mapping[str, np.ndarray], network: Network
 ) -> None:
-    shapes = network.shapes
+    path, skip = config.init_from, config.init_skip_classifier
     expected = {
-        name
-        for name in shapes
-        if (metadata.get("kind") != "backbone" or name.startswith("backbone/"))
-        and not (skip_classifier and "/classifier/" in name)
+        name: leaf
+        for name, leaf in network.shapes.items()
+        if (metadata.kind != "backbone" or name.startswith("backbone/"))
+        and (name in loaded or not (skip and _is_classifier(name)))
     }
-    lines = [f"missing: {name}" for name in sorted(expected - set(loaded))]
-    lines += [f"unexpected: {name}" for name in sorted(set(loaded) - set(shapes))]
-    lines += [
-        f"{name}: {value.shape} there, {shapes[name].shape} here"
-        for name, value in loaded.items()
-        if name in shapes and value.shape != shapes[name].shape
-    ]
-    if lines and all("/classifier/" in line for line in lines):
+    arrays = compare.difference(loaded, expected)
+    if arrays and all(_is_classifier(line) for line in arrays):
         raise UserError(
             f"{path} has another number of classes than config.model.num_classes. To leave the "
             "classifiers at random, set --config.init_skip_classifier=True."
         )
-    if lines:
-        shown = "\n  ".join(lines[:20] + ["..."] * (len(lines) > 20))
-        raise UserError(f"{path} is of another network than config.model:\n  {shown}")
+    settings = compare.meaning(metadata, config.model)
+    refused = [line for key, line in settings.items() if key not in RETRAINED]
+    compare.refuse(path, refused, arrays)
+    for key in RETRAINED:
+        if key in settings:
+            say(f"{path} was made otherwise: {settings[key]}.")

@@ -1,16 +1,19 @@
 """A run's folder: which config it belongs to, and what was on the machine.
 
-Nothing in it is touched before it is known that it belongs to this config.
+A folder belongs to a run once the run's first checkpoint or log line is there. Until then another
+config may take it: a start that fails claims nothing.
 """
 
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
-from ml_collections import ConfigDict
-
+from nonlocal_jax.checkpoints.metadata import Metadata
+from nonlocal_jax.checkpoints.run import UNFINISHED
+from nonlocal_jax.config import files, versions
+from nonlocal_jax.config.schema import Config
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.runtime.files import write_whole
 
 # What may change when a run goes on: none of it changes what is learned.
 FREE = (
@@ -28,52 +31,68 @@ FREE = (
     "published",
     "skip_nonfinite_steps",
 )
+CONFIG, ENVIRONMENT = "config.json", "environment.json"
 OF_A_RUN = ("metrics.jsonl", "checkpoints", "model")  # never there before config.json
+TOTAL_STEPS = (
+    "The learning rate falls over config.total_steps, so a run can't be made longer. To go on from "
+    "its weights, start another run: --config.init_from={folder}, and --workdir for its folder."
+)
 
 
-def claim(workdir: pathlib.Path, config: ConfigDict, environment: Mapping[str, object]) -> None:
-    """Creates the folder with the resolved config, or checks that it belongs to this config.
+def claim(workdir: pathlib.Path, config: Config, environment: Mapping[str, object]) -> None:
+    """Creates the folder with the config, or checks that it belongs to this config.
 
     Raises:
       UserError: the folder holds a run of another config, or one that is unknown, or can't be
         written.
     """
-    text = config.to_json_best_effort(indent=2)
-    file = workdir / "config.json"
+    file = workdir / CONFIG
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if file.exists():
-            _refuse(f"{workdir} holds a run", _read(file), json.loads(text))
-        else:
+        if not file.exists():
             _refuse_unknown(workdir)
-        _replace(file, text)
-        _replace(workdir / "environment.json", json.dumps(environment, indent=2))
+        elif _has_begun(workdir):
+            _refuse(f"{workdir} holds a run", workdir, _read(file), config)
+        text = json.dumps(versions.with_format(files.to_tree(config)), indent=2)
+        write_whole(file, text + "\n")
+        write_whole(workdir / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
     except OSError as error:
         raise UserError(
             f"Cannot use {workdir} as the workdir: {error}. Choose another with --workdir."
         ) from error
 
 
-def check_checkpoint(folder: pathlib.Path, metadata: Mapping[str, Any], config: ConfigDict) -> None:
+def check_checkpoint(folder: pathlib.Path, metadata: Metadata, config: Config) -> None:
     """Raises a UserError if a checkpoint's metadata tell of another config."""
-    if "config" in metadata:
-        ours = json.loads(config.to_json_best_effort())
-        _refuse(f"{folder} is a checkpoint", metadata["config"], ours)
+    if metadata.config is not None:
+        _refuse(f"{folder} is a checkpoint", folder.parent.parent, metadata.config, config)
 
 
-def _replace(file: pathlib.Path, text: str) -> None:
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text(text + "\n")
-    unfinished.rename(file)
+def _has_begun(workdir: pathlib.Path) -> bool:
+    """Whether the folder holds a log line or a checkpoint, or something called like them."""
+    return any(_holds_something(workdir / name) for name in OF_A_RUN if (workdir / name).exists())
 
 
-def _read(file: pathlib.Path) -> object:
+def _holds_something(path: pathlib.Path) -> bool:
+    if path.is_dir():
+        return any(not p.name.startswith(".") and UNFINISHED not in p.name for p in path.iterdir())
+    return path.stat().st_size > 0
+
+
+def _read(file: pathlib.Path) -> Config:
+    """The config of a run, made by whatever version."""
     try:
-        return json.loads(file.read_text())
+        json.loads(file.read_text())
     except ValueError as error:
         raise UserError(
             f"{file} is damaged ({error}): it is unknown which config {file.parent} belongs to. "
             "Restore the file from a copy, or choose another --workdir."
+        ) from error
+    try:
+        return files.validate(files.complete(versions.read_json(file)))
+    except UserError as error:
+        raise UserError(
+            f"{file} holds a config that this version of nonlocal_jax can't read: {error}"
         ) from error
 
 
@@ -81,34 +100,27 @@ def _refuse_unknown(workdir: pathlib.Path) -> None:
     found = [name for name in OF_A_RUN if (workdir / name).exists()]
     if found:
         raise UserError(
-            f"{workdir} holds {' and '.join(found)} but no config.json: it is unknown which config "
+            f"{workdir} holds {' and '.join(found)} but no {CONFIG}: it is unknown which config "
             "they belong to. Choose another --workdir, or remove them."
         )
 
 
-def _refuse(what: str, theirs: object, ours: object) -> None:
+def _refuse(what: str, workdir: pathlib.Path, theirs: Config, ours: Config) -> None:
     """Raises a UserError that says `what` and its differences, if there are any."""
-    before, now = _flatten(theirs), _flatten(ours)
-    changed = [
-        f"config.{key} was {before.get(key)}, is {now.get(key)}"
-        for key in sorted(set(before) | set(now))
+    before, now = (files.flatten(files.to_tree(config)) for config in (theirs, ours))
+    changed = {
+        key: f"config.{key} was {before.get(key)}, is {now.get(key)}"
+        for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not _is_free(key)
-    ]
-    if changed:
-        raise UserError(
-            f"{what} of another config:\n  " + "\n  ".join(changed) + "\n"
-            "Choose another --workdir, or remove that one."
-        )
+    }
+    if not changed:
+        return
+    advice = "Choose another --workdir, or remove that one."
+    if list(changed) == ["total_steps"]:
+        advice = TOTAL_STEPS.format(folder=workdir)
+    listed = "\n  ".join(changed.values())
+    raise UserError(f"{what} of another config:\n  {listed}\n{advice}")
 
 
 def _is_free(key: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in FREE)
-
-
-def _flatten(node: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(node, dict):
-        return {prefix.removesuffix("."): node}
-    flat: dict[str, object] = {}
-    for key, value in node.items():
-        flat.update(_flatten(value, f"{prefix}{key}."))
-    return flat
