@@ -1,6 +1,7 @@
 """Whether a checkpoint is of a network: its arrays, what shapes don't say, and its classes."""
 
 import dataclasses
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from nonlocal_jax.config import files
 from nonlocal_jax.config.schema import Model
 from nonlocal_jax.errors import UserError
 
-Array = Any  # has a shape: an array, a jax.ShapeDtypeStruct
+Array = Any  # an array, a jax.ShapeDtypeStruct, or a shape alone
 SHOWN = 20
 # Settings of the network, by the last part of their key, that change no output of a checkpoint.
 FREE = (
@@ -28,9 +29,9 @@ def difference(found: Mapping[str, Array], expected: Mapping[str, Array]) -> lis
     lines = [f"missing: {name}" for name in sorted(set(expected) - set(found))]
     lines += [f"unexpected: {name}" for name in sorted(set(found) - set(expected))]
     return lines + [
-        f"{name}: {tuple(array.shape)} there, {tuple(expected[name].shape)} here"
+        f"{name}: {_shape(array)} there, {_shape(expected[name])} here"
         for name, array in found.items()
-        if name in expected and tuple(array.shape) != tuple(expected[name].shape)
+        if name in expected and _shape(array) != _shape(expected[name])
     ]
 
 
@@ -45,14 +46,18 @@ def meaning(metadata: Metadata, model: Model, *, auxiliary_head: bool = True) ->
     Returns:
       A line by key, as {"model.backbone.variant": "config.model.backbone.variant was v1c, is v1d"}.
     """
-    if metadata.model is None:
-        return {}
-    before = files.flatten(dataclasses.asdict(metadata.model), "model.")
     now = files.flatten(dataclasses.asdict(model), "model.")
+    if metadata.kind == "backbone":
+        before, keys = _backbone(metadata.network), set(_backbone(metadata.network))
+    elif metadata.model is not None:
+        before = files.flatten(dataclasses.asdict(metadata.model), "model.")
+        keys = before.keys() | now.keys()
+    else:
+        return {}
     skipped = () if auxiliary_head else ("model.auxiliary_head.",)
     return {
         key: f"config.{key} was {before.get(key)}, is {now.get(key)}"
-        for key in sorted(before.keys() | now.keys())
+        for key in sorted(keys)
         if before.get(key) != now.get(key)
         and key.rpartition(".")[2] not in FREE
         and not key.startswith(skipped)
@@ -115,3 +120,15 @@ def classes(metadata: Metadata, names: Sequence[str]) -> str | None:
     shown = ", ".join(others[:5] + ["..."] * (len(others) > 5))
     what = "order of classes" if sorted(theirs) == sorted(names) else "names of classes"
     return f"The checkpoint has another {what}: label {shown}."
+
+
+def _shape(array: Array) -> tuple[int, ...]:
+    return tuple(getattr(array, "shape", array))
+
+
+def _backbone(name: str) -> dict[str, Any]:
+    """What the name of an imported backbone says, as "resnet50_v1c"."""
+    match = re.fullmatch(r"resnet(\d+)_(v1[cd])", name)
+    if match is None:
+        return {}
+    return {"model.backbone.depth": int(match[1]), "model.backbone.variant": match[2]}
