@@ -13,7 +13,7 @@ g, theta, phi and W_z are linear in the channels. Four choices of f and its norm
     concatenation       ReLU(w . [theta(x_i), phi(x_j)])     N
 
 `pairwise_weights` writes f / C down as a matrix. The block itself never forms that matrix: it
-calls ops/attention.py and ops/concatenation.py, which compute the same sums.
+calls ops/attention/, which computes the same sums.
 """
 
 import math
@@ -29,7 +29,9 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.layers import KAIMING_FAN_OUT, NORMAL_001, BatchNorm
 from nonlocal_jax.models.torch_keys import Row
 from nonlocal_jax.ops.attention.concatenation import concatenation_attention
-from nonlocal_jax.ops.attention.softmax import count_keys, dot_product_attention, softmax_attention
+from nonlocal_jax.ops.attention.dot_product import dot_product_attention
+from nonlocal_jax.ops.attention.keys import count_keys
+from nonlocal_jax.ops.attention.softmax import softmax_attention
 from nonlocal_jax.ops.layout import on_each_device, whole_rows
 from nonlocal_jax.ops.padding import valid_mask, zero_outside
 

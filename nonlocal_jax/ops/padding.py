@@ -1,8 +1,10 @@
 """Images of different sizes in one array: what is image, and what is padding.
 
 A batch is padded at the bottom and on the right; `valid` holds each image's own (height, width).
-The same two numbers follow the feature maps down the network, halved wherever it strides.
+The same two numbers follow the feature maps down the network, divided wherever it strides.
 """
+
+from typing import overload
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +13,20 @@ from jaxtyping import Array, Bool, Float, Int
 Valid = Int[Array, "n 2"]
 
 
-def at_stride(valid: Valid, stride: int) -> Valid:
-    """Sizes in a feature map with a pixel for every `stride` pixels: rounded up."""
-    return -(-jnp.asarray(valid) // stride)
+@overload
+def at_stride(valid: Valid, stride: int) -> Valid: ...
+@overload
+def at_stride(valid: None, stride: int) -> None: ...
+@overload
+def at_stride(valid: Valid | None, stride: int) -> Valid | None: ...
+def at_stride(valid: Valid | None, stride: int) -> Valid | None:
+    """Sizes in a feature map with a pixel for every `stride` pixels: rounded up.
 
-
-def halve(valid: Valid | None) -> Valid | None:
-    """Sizes after a stride of 2, rounding up, as padding by half a window makes it."""
-    return None if valid is None else (valid + 1) // 2
+    That is what layers make that pad by half a window.
+    """
+    if valid is None or stride == 1:
+        return valid
+    return (valid + stride - 1) // stride
 
 
 def valid_mask(valid: Int[Array, "n ndim"], space: tuple[int, ...]) -> Bool[Array, "n *space 1"]:

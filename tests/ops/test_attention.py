@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nonlocal_jax.ops.attention import softmax
-from nonlocal_jax.ops.attention.softmax import dot_product_attention, softmax_attention
+from nonlocal_jax.ops.attention import chunked
+from nonlocal_jax.ops.attention.dot_product import dot_product_attention
+from nonlocal_jax.ops.attention.softmax import softmax_attention
 
 SCALE = 0.25
 
@@ -45,8 +46,8 @@ def value_and_gradients(function, *arrays):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks of 8 queries at most, so that small arrays take several."""
-    monkeypatch.setattr(softmax, "MIN_CHUNK", 8)
-    monkeypatch.setattr(softmax, "CHUNK_BYTES", 0)
+    monkeypatch.setattr(chunked, "MIN_CHUNK", 8)
+    monkeypatch.setattr(chunked, "CHUNK_BYTES", 0)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_softmax_in_chunks_equals_the_direct_formula(small_chunks, queries, mask
 
 def test_each_chunk_holds_every_so_manyth_query(small_chunks):
     """A query axis sharded over devices is so in equal parts in every chunk."""
-    chunks = softmax._interleaved_chunks(jnp.arange(10.0)[None, :, None], 3)
+    chunks = chunked._interleaved_chunks(jnp.arange(10.0)[None, :, None], 3)
     expected = [[0, 3, 6, 9], [1, 4, 7, 0], [2, 5, 8, 0]]
     np.testing.assert_array_equal(chunks[:, 0, :, 0], expected)
 
@@ -125,7 +126,7 @@ def test_memory_is_far_under_the_matrix_of_all_pairs(length):
     function = jax.jit(partial(value_and_gradients, softmax_attention))
     compiled = function.lower(shape, shape, shape).compile()
     # One chunk's logits, weights and their gradients, and a few arrays of the inputs' size.
-    bound = 4 * softmax.CHUNK_BYTES + 12 * length * 64 * 4
+    bound = 4 * chunked.CHUNK_BYTES + 12 * length * 64 * 4
     assert compiled.memory_analysis().temp_size_in_bytes < bound < length**2 * 4 / 2
     assert f"{length},{length}" not in compiled.as_text()
 

@@ -27,7 +27,7 @@ from nonlocal_jax.models.scanning import scan_blocks
 from nonlocal_jax.models.torch_keys import Row, TorchKeys
 from nonlocal_jax.models.tracing import traced_once
 from nonlocal_jax.ops import layout
-from nonlocal_jax.ops.padding import Valid, halve, valid_mask, zero_outside
+from nonlocal_jax.ops.padding import Valid, at_stride, valid_mask, zero_outside
 from nonlocal_jax.ops.residual import add_relu
 
 BLOCKS_PER_STAGE = {
@@ -168,7 +168,7 @@ class BasicBlock(nnx.Module):
 
     def __call__(self, x: Features, valid: Valid | None = None) -> Features:
         """Returns the block's output; `valid` is the size of each image in the input."""
-        valid_out = valid if self.stride == 1 else halve(valid)
+        valid_out = at_stride(valid, self.stride)
         y = self.conv2(self.conv1(x, valid=valid_out))
         return _add_shortcut(y, x, self.downsample, valid, valid_out)
 
@@ -203,7 +203,7 @@ class Bottleneck(nnx.Module):
 
     def __call__(self, x: Features, valid: Valid | None = None) -> Features:
         """Returns the block's output; `valid` is the size of each image in the input."""
-        valid_out = valid if self.stride == 1 else halve(valid)
+        valid_out = at_stride(valid, self.stride)
         y = self.conv2(self.conv1(x, valid=valid), valid=valid_out)
         return _add_shortcut(self.conv3(y), x, self.downsample, valid, valid_out)
 
@@ -270,13 +270,13 @@ class ResNet(Backbone):
         """See Backbone."""
         x = layout.split(zero_outside(images, valid))
         x = rematerialized(_apply_stem, self.remat)(self.stem, x, valid)
-        valid = halve(halve(valid))
+        valid = at_stride(valid, STEM_STRIDE)
         apply_block = traced_once(rematerialized(_apply_block, self.remat))
         outputs = {}
         for name in ("stage1", "stage2", "stage3", "stage4"):
             first, *equal = getattr(self, name)
             x = apply_block(first, x, valid)
-            valid = valid if first.stride == 1 else halve(valid)
+            valid = at_stride(valid, first.stride)
             if self.scan_blocks and len(equal) > 1:
                 x = scan_blocks(apply_block, equal, x, valid)
             else:
@@ -314,11 +314,11 @@ def _count_blocks(keys: Iterable[str], stage: int) -> int:
 
 def _apply_stem(stem: nnx.List, x: Images, valid: Valid | None) -> Features:
     """The stem's convolutions and max-pooling; `valid` is the size of each image in the input."""
-    valid = halve(valid)
+    valid = at_stride(valid, 2)
     for conv_norm in stem:
         x = conv_norm(x, valid=valid)
     # A window that begins in the image and ends in the padding leaves a value beyond `valid`.
-    return zero_outside(max_pool(x), halve(valid))
+    return zero_outside(max_pool(x), at_stride(valid, 2))
 
 
 def _apply_block(block: BasicBlock | Bottleneck, x: Features, valid: Valid | None) -> Features:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from nonlocal_jax.ops.attention.softmax import count_keys
+from nonlocal_jax.ops.attention.keys import count_keys
 
 Scores = Float[Array, "n q"]
 KeyScores = Float[Array, "n k"]

@@ -3,7 +3,7 @@
 What computes it depends on the platform. On a CPU, 3x3 convolutions of many channels and their
 gradients are Winograd's matrix products, and other weight gradients one matrix product per kernel
 tap: XLA's own are two and four times slower. On GPUs, the weight gradient of a dilated convolution
-goes over its phases (see ops/dilated.py), because XLA's is not cuDNN's but a convolution with a
+goes over its phases (see dilated.py), because XLA's is not cuDNN's but a convolution with a
 window as large as the image. Everything else is XLA's.
 """
 
@@ -12,14 +12,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
 
 from nonlocal_jax.ops.conv import dilated
+from nonlocal_jax.ops.conv.direct import Images, Kernel, direct_conv2d
+from nonlocal_jax.ops.conv.products import weight_gradient_by_taps
 from nonlocal_jax.ops.conv.winograd import winograd_conv2d, winograd_weight_gradient
-from nonlocal_jax.ops.dtypes import wide
-
-Images = Float[Array, "n h w i"]
-Kernel = Float[Array, "k k i o"]
 
 # Winograd's transforms cost as much as they save with fewer channels or pixels.
 WINOGRAD_CHANNELS, WINOGRAD_PIXELS = 64, 1024
@@ -37,23 +34,11 @@ def conv2d(x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1) -> 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv2d(x: Images, kernel: Kernel, stride: int, dilation: int) -> Images:
-    direct = partial(_direct, stride=stride, dilation=dilation)
+    direct = partial(direct_conv2d, stride=stride, dilation=dilation)
     if not _suits_winograd(x, kernel, stride):
         return direct(x, kernel)
     winograd = partial(winograd_conv2d, dilation=dilation)
     return lax.platform_dependent(x, kernel, cpu=winograd, default=direct)
-
-
-def _direct(x: Images, kernel: Kernel, stride: int, dilation: int) -> Images:
-    padding = dilation * (kernel.shape[0] // 2)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=[(padding, padding)] * 2,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
 
 
 def _may_round() -> bool:
@@ -90,15 +75,15 @@ def _backward(
     x, kernel = residuals
 
     def of_input(x: Images, kernel: Kernel, grad: Images) -> Images:
-        forward = partial(_direct, kernel=kernel, stride=stride, dilation=dilation)
+        forward = partial(direct_conv2d, kernel=kernel, stride=stride, dilation=dilation)
         return jax.linear_transpose(forward, x)(grad)[0]
 
     def native(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
-        forward = partial(_direct, x, stride=stride, dilation=dilation)
+        forward = partial(direct_conv2d, x, stride=stride, dilation=dilation)
         return of_input(x, kernel, grad), jax.linear_transpose(forward, kernel)(grad)[0]
 
     def by_taps(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
-        of_kernel = _weight_gradient_by_taps(x, grad, kernel.shape[0], stride, dilation)
+        of_kernel = weight_gradient_by_taps(x, grad, kernel.shape[0], stride, dilation)
         return of_input(x, kernel, grad), of_kernel
 
     def winograd(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
@@ -118,27 +103,3 @@ def _backward(
 
 
 _conv2d.defvjp(_forward, _backward)
-
-
-def _weight_gradient_by_taps(
-    x: Images, grad: Images, size: int, stride: int, dilation: int
-) -> Kernel:
-    """Each tap of the kernel met one shifted, strided view of the input: a matrix product each."""
-    padding = dilation * (size // 2)
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    batch, height, width, _ = grad.shape
-    accumulator = wide(x.dtype)
-
-    def tap(row: int, column: int) -> Float[Array, "i o"]:
-        top, left = row * dilation, column * dilation
-        view = lax.slice(
-            x,
-            (0, top, left, 0),
-            (batch, top + (height - 1) * stride + 1, left + (width - 1) * stride + 1, x.shape[3]),
-            (1, stride, stride, 1),
-        )
-        product = jnp.einsum("nhwi,nhwo->io", view, grad, preferred_element_type=accumulator)
-        return product.astype(x.dtype)
-
-    taps = [[tap(row, column) for column in range(size)] for row in range(size)]
-    return jnp.stack([jnp.stack(row) for row in taps])

@@ -14,7 +14,7 @@ from jax.sharding import AxisType
 
 from nonlocal_jax.models.non_local import NonLocal2d
 from nonlocal_jax.ops import layout
-from nonlocal_jax.ops.attention import flash, softmax
+from nonlocal_jax.ops.attention import cudnn, softmax
 from nonlocal_jax.ops.attention.softmax import softmax_attention
 from nonlocal_jax.runtime import sharding
 
@@ -146,7 +146,7 @@ def test_what_cudnn_supports(monkeypatch, dtype, channels, values, capability, s
 
     monkeypatch.setattr(jax, "devices", lambda: [Device()])
     query, value = jnp.zeros((1, 4, channels), dtype), jnp.zeros((1, 4, values), dtype)
-    assert flash.cudnn_supports(query, value) == supported
+    assert cudnn.cudnn_supports(query, value) == supported
 
 
 def test_refuses_an_unknown_implementation():

@@ -1,0 +1,20 @@
+"""The convolution as XLA computes it: on every platform, unless something else is faster."""
+
+from jax import lax
+from jaxtyping import Array, Float
+
+Images = Float[Array, "n h w i"]
+Kernel = Float[Array, "k k i o"]
+
+
+def direct_conv2d(x: Images, kernel: Kernel, stride: int, dilation: int) -> Images:
+    """[n, ceil(h / stride), ceil(w / stride), o], padded by dilation * (k // 2) zeros."""
+    padding = dilation * (kernel.shape[0] // 2)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=[(padding, padding)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
