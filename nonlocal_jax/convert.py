@@ -1,52 +1,90 @@
 """Brings published PyTorch checkpoints over, and ours back.
 
-    python -m nonlocal_jax.convert --config=configs/ROW.py --output=DIR [--input=FILE.pth]
+    python -m nonlocal_jax.convert --config=ade20k_r50_80k --output=DIR [--input=FILE.pth]
     python -m nonlocal_jax.convert --backbone=resnet50_v1c --output=checkpoints/resnet50_v1c
-    python -m nonlocal_jax.convert --config=configs/ROW.py --input=DIR --output=FILE.pth --export
+    python -m nonlocal_jax.convert --export --input=CHECKPOINT --output=FILE.pth [--step=best]
 
-Without `--input`, an import downloads the row's published file.
+Without `--input`, an import downloads the row's published file. An export takes the network from
+the checkpoint; CHECKPOINT is a run's folder or what an import wrote.
 """
+
+import sys
+from collections.abc import Sequence
 
 from absl import flags
 
-from nonlocal_jax.checkpoints.pytorch import command
+from nonlocal_jax.checkpoints import locate
+from nonlocal_jax.checkpoints.folder import read_metadata
+from nonlocal_jax.checkpoints.pytorch import convert
 from nonlocal_jax.config import command_line
+from nonlocal_jax.config.command_line import Options
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.models.network import build_network
-
-_INPUT = flags.DEFINE_string("input", "", "What to convert; by default the published file.")
-_OUTPUT = flags.DEFINE_string(
-    "output", "", "The checkpoint folder, or with --export the .pth file."
-)
-_BACKBONE = flags.DEFINE_string("backbone", "", "Import ImageNet weights, e.g. resnet50_v1c.")
-_EXPORT = flags.DEFINE_bool("export", False, "Write a checkpoint of ours for PyTorch.")
-_LEGACY = flags.DEFINE_bool("legacy", False, "Export in the form before PyTorch 1.6.")
-_ALLOW_NAN = flags.DEFINE_bool("allow_nan", False, "Import weights that are NaN or infinite, too.")
+from nonlocal_jax.runtime import startup
 
 
-def main() -> None:
+def define(values: flags.FlagValues) -> None:
+    """The command's own flags."""
+    flags.DEFINE_string(
+        "input", "", "What to convert; by default the published file.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "output", "", "The checkpoint folder, or with --export the .pth file.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "backbone", "", "Import ImageNet weights, e.g. resnet50_v1c.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "export", False, "Write a checkpoint of ours for PyTorch.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "step",
+        "",
+        "With --export, which checkpoint of a run: best, latest or a number; by default the best "
+        "by mIoU, else the latest.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool("legacy", False, "Export in the form before PyTorch 1.6.", flag_values=values)
+    flags.DEFINE_bool(
+        "allow_nan", False, "Convert weights that are NaN or infinite, too.", flag_values=values
+    )
+
+
+def main(options: Options) -> None:
     """Converts as the flags say."""
-    if _EXPORT.value and _BACKBONE.value:
-        raise UserError("--export writes whole networks: give --config instead of --backbone.")
-    output = command.new_path(_OUTPUT.value)
-    if _BACKBONE.value:
-        target = command.backbone_target(_BACKBONE.value)
+    given = options.flags
+    if given.export and given.backbone:
+        raise UserError(
+            "--export writes whole networks: name one with --input instead of --backbone."
+        )
+    output = convert.new_path(given.output)
+    startup.use_jax()
+    if given.export:
+        if not given.input:
+            raise UserError("--input is missing: name the checkpoint folder to export.")
+        found = locate.find(given.input, locate.parse_step(given.step))
+        config = options.config_over(
+            None if options.names_config else read_metadata(found.folder).needed_config(found)
+        )
+        convert.export(
+            found,
+            config,
+            output,
+            departing=options.overridden,
+            legacy=given.legacy,
+            allow_nan=given.allow_nan,
+        )
+        return
+    if given.backbone:
+        target = convert.backbone_target(given.backbone)
     else:
-        target = _config_target()
-    if _EXPORT.value:
-        command.export(target, _INPUT.value, output, legacy=_LEGACY.value)
-    else:
-        command.import_(target, _INPUT.value, output, allow_nan=_ALLOW_NAN.value)
+        target = convert.config_target(options.config, options.config_name)
+    convert.import_(target, given.input, output, allow_nan=given.allow_nan)
 
 
-def _config_target() -> command.Target:
-    config, name = command_line.config(), command_line.config_name()
-    network = build_network(config.model)
-    shapes = {key: leaf.shape for key, leaf in network.shapes.items()}
-    url = config.published.get("url", "")
-    model = config.model.to_dict()
-    return command.Target(name, "segmentor", network.torch_keys, shapes, url, model)
+def run(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return command_line.run(main, define, config="optional", argv=argv)
 
 
 if __name__ == "__main__":
-    command_line.run(main, needs_config=False)  # a backbone has none
+    sys.exit(run())

@@ -123,7 +123,7 @@ def classes(metadata: Metadata, names: Sequence[str]) -> str | None:
 
 
 def _shape(array: Array) -> tuple[int, ...]:
-    return tuple(getattr(array, "shape", array))
+    return tuple(array.shape if hasattr(array, "shape") else array)
 
 
 def _backbone(name: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.checkpoints.pytorch import difference, rules
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.torch_keys import TorchKeys
@@ -13,7 +14,7 @@ from nonlocal_jax.models.torch_keys import TorchKeys
 
 def export_checkpoint(
     variables: Mapping[str, np.ndarray],
-    metadata: Mapping[str, Any],
+    metadata: Metadata,
     expected: Mapping[str, tuple[int, ...]],
     *,
     keys: TorchKeys,
@@ -36,7 +37,7 @@ def export_checkpoint(
     )
     if differences:
         raise UserError(differences)
-    counters = metadata.get("num_batches_tracked", {})
+    counters = metadata.counters
     state: OrderedDict[str, np.ndarray] = OrderedDict()
     for name, entry in rules.torch_entries(expected, keys).items():
         state[entry.key] = rules.to_torch(np.asarray(variables[name]), entry.layout)
@@ -59,9 +60,9 @@ def _torch_shapes(
         raise UserError(f"it has a variable that PyTorch's network has not: {error}") from error
 
 
-def _meta(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _meta(metadata: Metadata) -> dict[str, Any]:
     """The imported file's `meta`, with the tuple of class names that JSON made a list."""
-    meta = dict(metadata.get("meta", {}))
+    meta = dict(metadata.meta)
     if isinstance(meta.get("CLASSES"), list):
         meta["CLASSES"] = tuple(meta["CLASSES"])
     return meta

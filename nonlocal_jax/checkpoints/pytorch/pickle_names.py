@@ -126,7 +126,7 @@ def _parameter(data: object, *_: object) -> TensorView:
     return data
 
 
-def _ordered_dict() -> OrderedDict:
+def _ordered_dict() -> OrderedDict[object, object]:
     """collections.OrderedDict, always empty here: its items follow as instructions."""
     return OrderedDict()
 

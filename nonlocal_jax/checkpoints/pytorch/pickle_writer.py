@@ -2,6 +2,7 @@
 
 import struct
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,7 +59,7 @@ class _Writer:
         else:
             self.parts.append(_scalar(value))
 
-    def _sequence(self, start: bytes, values: list | tuple, end: bytes) -> None:
+    def _sequence(self, start: bytes, values: Sequence[object], end: bytes) -> None:
         self.parts.append(start)
         for value in values:
             self.write(value)

@@ -1,25 +1,28 @@
-"""The steps of `python -m nonlocal_jax.convert`, as functions of paths."""
+"""PyTorch's files to our checkpoints and back: whole and verified, or not at all."""
 
 import os
 import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from flax import nnx
 
-from nonlocal_jax.checkpoints import training
+from nonlocal_jax.checkpoints import compare, locate, model
+from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.checkpoints.pytorch import download, torch_file
 from nonlocal_jax.checkpoints.pytorch.exporter import export_checkpoint
 from nonlocal_jax.checkpoints.pytorch.importer import ImportResult, import_checkpoint
+from nonlocal_jax.checkpoints.pytorch.pickle_names import printable
+from nonlocal_jax.config.schema import Config
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.backbones.resnet import BLOCKS_PER_STAGE, Options, ResNet
-from nonlocal_jax.models.network import flat_variables
+from nonlocal_jax.models.network import build_network, flat_variables
 from nonlocal_jax.models.numerics import Numerics
 from nonlocal_jax.models.torch_keys import TorchKeys, under
 
@@ -30,19 +33,31 @@ class Target:
 
     Attributes:
       name: of the config ("ade20k_r50_80k") or of the backbone ("resnet50_v1c").
-      kind: "segmentor" or "backbone".
+      kind: of checkpoint.
       keys: which tensor of a PyTorch file is which variable.
       shapes: of all its variables, by name.
       url: of its published file; empty if there is none.
-      model: the config's section; empty for a backbone.
+      config: of the network; None for a backbone.
     """
 
     name: str
-    kind: str
+    kind: Literal["segmentor", "backbone"]
     keys: TorchKeys
     shapes: Mapping[str, tuple[int, ...]]
-    url: str
-    model: Mapping[str, Any] = field(default_factory=dict)
+    url: str = ""
+    config: Config | None = None
+
+
+def config_target(config: Config, name: str) -> Target:
+    """The network of a config.
+
+    Args:
+      config: its own.
+      name: of the config.
+    """
+    network = build_network(config.model)
+    shapes = {key: leaf.shape for key, leaf in network.shapes.items()}
+    return Target(name, "segmentor", network.torch_keys, shapes, config.published.url, config)
 
 
 def backbone_target(name: str) -> Target:
@@ -103,39 +118,52 @@ def import_(target: Target, source: str, output: Path, *, allow_nan: bool = Fals
     except UserError as error:
         raise UserError(f"{file} does not fit {target.name}: {error}") from error
     _check_finite(file, result.not_finite, allow_nan)
-    metadata = {
-        "kind": target.kind,
-        "network": target.name,
-        "model": dict(target.model),
-        "source": {"file": file.name, "sha256": digest},
-        "meta": result.meta,
-        "num_batches_tracked": result.counters,
-    }
+    metadata = Metadata(
+        kind=target.kind,
+        config=target.config,
+        network=target.name,
+        source={"file": file.name, "sha256": digest},
+        meta=result.meta,
+        counters=result.counters,
+    )
     _save_verified(output, result.variables, metadata)
     print(_summary(file, digest, result))
     print(f"Written to {output} and read back: every value is the file's.")
 
 
-def export(target: Target, source: str, output: Path, *, legacy: bool = False) -> None:
-    """Writes the PyTorch file `output` from a checkpoint folder of ours.
+def export(
+    found: locate.Found,
+    config: Config,
+    output: Path,
+    *,
+    departing: Collection[str] = (),
+    legacy: bool = False,
+    allow_nan: bool = False,
+) -> None:
+    """Writes the PyTorch file `output` from a checkpoint of ours, and says what is in it.
 
     Args:
-      target: the network that the checkpoint must fit exactly.
-      source: an imported checkpoint, or a training workdir.
+      found: the checkpoint.
+      config: its own, or another one whose network is the same.
       output: a file that does not exist yet.
+      departing: dotted keys of the config that were given another value on purpose.
       legacy: write the form before PyTorch 1.6.
+      allow_nan: accept values that are NaN or infinite.
 
     Raises:
-      UserError: there is no such checkpoint, or it is of another network. Then nothing is left at
-        `output`.
+      UserError: the checkpoint is damaged, is of another network, or holds values that are not
+        finite. Then nothing is left at `output`.
     """
-    if not source:
-        raise UserError("--input is missing: name the checkpoint folder to export.")
-    variables, metadata = training.load_model(source)
+    variables, metadata = model.load_found(found)
+    target = config_target(config, metadata.network)
+    settings = compare.meaning(metadata, config.model)
+    compare.refuse(found, [settings[key] for key in settings if key not in departing], [])
     try:
         tree = export_checkpoint(variables, metadata, target.shapes, keys=target.keys)
     except UserError as error:
-        raise UserError(f"{source} does not fit {target.name}: {error}") from error
+        raise UserError(f"{found} does not fit its config: {error}") from error
+    not_finite = [name for name, value in variables.items() if not np.isfinite(value).all()]
+    _check_finite(found, not_finite, allow_nan)
     unfinished = output.with_name(f".{output.name}.unfinished")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +175,7 @@ def export(target: Target, source: str, output: Path, *, legacy: bool = False) -
         raise UserError(f"{output} cannot be written: {error}.") from error
     finally:
         unfinished.unlink(missing_ok=True)
-    print(f"Written to {output} and read back: {len(tree['state_dict'])} tensors.")
+    print(f"Written {found} to {output}, and read back: {len(tree['state_dict'])} tensors.")
 
 
 def _published(target: Target) -> Path:
@@ -156,27 +184,25 @@ def _published(target: Target) -> Path:
     return download.fetch(target.url)
 
 
-def _check_finite(file: Path, names: list[str], allow_nan: bool) -> None:
+def _check_finite(source: object, names: list[str], allow_nan: bool) -> None:
     if not names:
         return
     listed = "\n  ".join(names)
     if not allow_nan:
         raise UserError(
-            f"{file} has NaN or infinite values in {len(names)} variables, so its network cannot "
-            f"work; --allow_nan imports it all the same:\n  {listed}"
+            f"{source} has NaN or infinite values in {len(names)} variables, so its network cannot "
+            f"work; --allow_nan converts it all the same:\n  {listed}"
         )
     sys.stderr.write(f"Warning: NaN or infinite values in\n  {listed}\n")
 
 
-def _save_verified(
-    output: Path, variables: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
-) -> None:
+def _save_verified(output: Path, variables: Mapping[str, np.ndarray], metadata: Metadata) -> None:
     """Nothing appears at `output` before it was read back and compared."""
     unverified = output.with_name(f".{output.name}.unverified")
     try:
         shutil.rmtree(unverified, ignore_errors=True)
-        training.save_model(unverified, variables, metadata)
-        _check_equal(output, variables, training.load_model(unverified)[0])
+        model.save_model(unverified, variables, metadata)
+        _check_equal(output, variables, model.load_model(unverified)[0])
         unverified.rename(output)
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error}.") from error
@@ -217,7 +243,10 @@ def _summary(file: Path, digest: str, result: ImportResult) -> str:
     ]
     lines.append(f"Kept aside: {len(result.counters)} counters num_batches_tracked.")
     if result.ignored:
-        lines.append(f"Left out by rule: {', '.join(result.ignored)}.")
+        shown = [printable(key) for key in result.ignored[:10]] + ["..."] * (
+            len(result.ignored) > 10
+        )
+        lines.append(f"Left out by rule: {', '.join(shown)}.")
     classes = result.meta.get("CLASSES")
     if isinstance(classes, list):
         lines.append(f"Names of {len(classes)} classes.")
