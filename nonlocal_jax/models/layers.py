@@ -163,6 +163,25 @@ class ConvNorm(nnx.Module):
             x = self.norm(x)
         return zero_outside(nnx.relu(x) if self.relu else x, valid)
 
+    def fold_norm(self) -> None:
+        """See models/fold.py."""
+        if self.norm is not None:
+            fold_into(self.conv, self.norm)
+            self.norm = None
+
+
+def fold_into(layer: Conv | nnx.Linear, norm: BatchNorm) -> None:
+    """Makes a layer compute what `norm`, by its running statistics, makes of its result."""
+    scale = float32_or_wider(norm.scale[...]) * lax.rsqrt(norm.var[...] + norm.epsilon)
+    kernel = layer.kernel[...]
+    layer.kernel.set_value((kernel * scale).astype(kernel.dtype))
+    shift = float32_or_wider(norm.bias[...]) - norm.mean[...] * scale
+    if layer.bias is not None:
+        shift += float32_or_wider(layer.bias[...]) * scale
+    if isinstance(layer, nnx.Linear):
+        layer.use_bias = True
+    layer.bias = nnx.data(nnx.Param(shift.astype(kernel.dtype)))
+
 
 def freeze(module: nnx.Module) -> None:
     """Takes a module out of training: its parameters, and its norms' statistics."""

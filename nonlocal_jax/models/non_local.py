@@ -26,7 +26,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.models.layers import KAIMING_FAN_OUT, NORMAL_001, BatchNorm
+from nonlocal_jax.models.layers import KAIMING_FAN_OUT, NORMAL_001, BatchNorm, fold_into
 from nonlocal_jax.models.torch_keys import Row
 from nonlocal_jax.ops.attention.concatenation import concatenation_attention
 from nonlocal_jax.ops.attention.dot_product import dot_product_attention
@@ -143,6 +143,12 @@ class NonLocal(nnx.Module):
         if self.norm is not None:
             z = self.norm(z)
         return zero_outside(x + z, valid)
+
+    def fold_norm(self) -> None:
+        """See models/fold.py."""
+        if self.norm is not None:
+            fold_into(self.out, self.norm)
+            self.norm = None
 
     def attention_map(
         self,

@@ -20,7 +20,7 @@ from jax import lax
 
 from nonlocal_jax.config import schema
 from nonlocal_jax.models.backbones.backbone import Backbone, Features, Images, Stage
-from nonlocal_jax.models.layers import ConvNorm, freeze, freeze_statistics
+from nonlocal_jax.models.layers import ConvNorm, fold_into, freeze, freeze_statistics
 from nonlocal_jax.models.numerics import Numerics
 from nonlocal_jax.models.remat import rematerialized
 from nonlocal_jax.models.scanning import scan_blocks
@@ -124,6 +124,12 @@ class Shortcut(nnx.Module):
             x = average_pool(x, valid_in)
         x = self.conv(x)
         return x if self.norm is None else self.norm(x)
+
+    def fold_norm(self) -> None:
+        """See models/fold.py."""
+        if self.norm is not None:
+            fold_into(self.conv, self.norm)
+            self.norm = None
 
 
 def _shortcut(
