@@ -106,6 +106,11 @@ class Options:
         return path.parent.name if path.suffix == ".json" else path.stem
 
     @property
+    def overridden(self) -> frozenset[str]:
+        """Keys of the config that the command line gives another value."""
+        return frozenset(self._overrides)
+
+    @property
     def processes(self) -> dict[str, Any]:
         """Values of the flags of `define_process_flags`, as `distributed.session` takes them."""
         return {name: self.flags[name].value for name in PROCESS_FLAGS}
@@ -201,6 +206,26 @@ def _with_placeholders(tree: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: _with_placeholders(value) for key, value in tree.items()}
     return config_dict.placeholder(object) if tree is None else tree
+
+
+def define_checkpoint_flags(values: flags.FlagValues) -> None:
+    """The flags that commands share which take a checkpoint, and average over scales if told to."""
+    flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "A run's folder, one of its checkpoints, or what `convert` wrote.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "step",
+        "",
+        "Which checkpoint of a run: best, latest or a number; by default the best by mIoU, else "
+        "the latest.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "tta", False, "Average over the config's scales and mirrored images.", flag_values=values
+    )
 
 
 def define_process_flags(values: flags.FlagValues) -> None:

@@ -1,5 +1,6 @@
 """The text of `--help`, as wide as the terminal."""
 
+import inspect
 import shutil
 import textwrap
 from typing import Any
@@ -27,19 +28,35 @@ def manual(doc: str, values: flags.FlagValues, config: schema.Config | None) -> 
 
 
 def _paragraphs(doc: str, width: int) -> str:
-    """The docstring, wrapped; what is indented stays as it is."""
-    paragraphs = textwrap.dedent(doc).strip().split("\n\n")
+    """The docstring, wrapped; lines that are indented are commands, and stay lines."""
+    paragraphs = inspect.cleandoc(doc).replace("\\\n", "").split("\n\n")
     return "\n\n".join(
-        paragraph if paragraph.startswith(" ") else textwrap.fill(paragraph, width)
+        "\n".join(_command(line, width) for line in paragraph.splitlines())
+        if paragraph.startswith(" ")
+        else textwrap.fill(paragraph, width)
         for paragraph in paragraphs
     )
+
+
+def _command(line: str, width: int) -> str:
+    """A command that goes on in the next line where it is too long."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    parts = textwrap.wrap(
+        " ".join(line.split()),
+        width - len(" \\"),
+        initial_indent=indent,
+        subsequent_indent=f"{indent}    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return " \\\n".join(parts)
 
 
 def _flags(values: flags.FlagValues, width: int) -> str:
     entries = []
     for name in sorted(values):
         flag = values[name]
-        if flag.name != name:  # an alias
+        if str(flag.help).startswith("Alias for "):  # absl's, of DEFINE_alias
             continue
         form = f"--[no]{name}" if flag.boolean else f"--{name}=VALUE"
         default = "" if flag.default in (None, False, "", []) else f" (default: {_plain(flag)})"

@@ -12,7 +12,9 @@ from types import ModuleType
 
 from nonlocal_jax.errors import UserError
 
-BACKBONES = {"resnet": "nonlocal_jax.models.backbones.resnet"}
+BACKBONES = {
+    "resnet": "nonlocal_jax.models.backbones.resnet",
+}
 HEADS = {
     "nonlocal": "nonlocal_jax.models.heads.nonlocal_head",
     "fcn": "nonlocal_jax.models.heads.fcn",
@@ -25,9 +27,15 @@ DATASETS = {
     "scenes": "nonlocal_jax.inputs.datasets.scenes",
     "folder": "nonlocal_jax.inputs.datasets.folder",
 }
-LOSSES = {"cross_entropy": "nonlocal_jax.training.losses.cross_entropy"}
-OPTIMIZERS = {"sgd": "nonlocal_jax.training.optimizers.sgd"}
-SCHEDULES = {"polynomial": "nonlocal_jax.training.schedules.polynomial"}
+LOSSES = {
+    "cross_entropy": "nonlocal_jax.training.losses.cross_entropy",
+}
+OPTIMIZERS = {
+    "sgd": "nonlocal_jax.training.optimizers.sgd",
+}
+SCHEDULES = {
+    "polynomial": "nonlocal_jax.training.schedules.polynomial",
+}
 METRICS = {
     "iou": "nonlocal_jax.evaluation.metrics.iou",
     "acc": "nonlocal_jax.evaluation.metrics.accuracy",
