@@ -8,6 +8,7 @@ import functools
 import itertools
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
@@ -24,7 +25,7 @@ KAIMING_FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 NORMAL_001 = nnx.initializers.normal(0.01)
 
 
-class FrozenParam(nnx.Variable):
+class FrozenParam(nnx.Variable[jax.Array]):
     """A parameter that training leaves alone: no gradient, no weight decay, no optimiser state."""
 
 

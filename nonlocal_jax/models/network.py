@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,8 +56,8 @@ class Network:
     dicts: {"backbone/stem/0/conv/kernel": array, ...}.
     """
 
-    graph: nnx.GraphDef
-    state: nnx.State
+    graph: nnx.GraphDef[Segmentor]
+    state: nnx.State[Any, Any]
 
     def bind(self, variables: Mapping[str, jax.Array]) -> Segmentor:
         """The segmentor that holds `variables`; also inside a jitted function."""
@@ -64,7 +65,8 @@ class Network:
             (path, leaf.replace(variables[_name(path)]))
             for path, leaf in nnx.to_flat_state(self.state)
         ]
-        return nnx.merge(self.graph, nnx.from_flat_state(leaves))
+        model: Segmentor = nnx.merge(self.graph, nnx.from_flat_state(leaves))
+        return model
 
     def bind_for_inference(self, variables: Mapping[str, jax.Array]) -> Segmentor:
         """The same with batch norm's running statistics, and without dropout.
@@ -73,7 +75,7 @@ class Network:
         change modules, which must not be done inside of a loop over windows or mirrored images.
         """
         model = self.bind(variables)
-        model.eval(remat="none", scan_blocks=False)
+        model.eval(remat="none", scan_blocks=False)  # type: ignore[no-untyped-call]
         return model
 
     @property
@@ -104,7 +106,8 @@ class Network:
 
     @property
     def _abstract(self) -> Segmentor:
-        return nnx.merge(self.graph, self.state)
+        model: Segmentor = nnx.merge(self.graph, self.state)
+        return model
 
 
 def for_platform(model: schema.Model, platform: str) -> schema.Model:
@@ -145,7 +148,9 @@ def init_variables(model: schema.Model, seed: int) -> dict[str, jax.Array]:
     """Freshly initialised variables of a config's `model` section, by name."""
     # "rbg" compiles several times faster than JAX's default generator, unrolled for every shape.
     key = jax.random.key(seed, impl="rbg")
-    return jax.jit(lambda key: flat_variables(build_segmentor(model, nnx.Rngs(key))))(key)
+    initialise = jax.jit(lambda key: flat_variables(build_segmentor(model, nnx.Rngs(key))))
+    variables: dict[str, jax.Array] = initialise(key)
+    return variables
 
 
 def flat_variables(module: nnx.Module) -> dict[str, jax.Array]:

@@ -247,7 +247,8 @@ class NonLocal(nnx.Module):
     def _pool(self, x: Features) -> Features:
         if 0 in self._key_space(x):
             raise UserError(f"sub_sample pools by 2: {x.shape[1:-1]} positions are too few for it")
-        return nnx.max_pool(x, self.pool_window, self.pool_window, padding="VALID")
+        pooled: Features = nnx.max_pool(x, self.pool_window, self.pool_window, padding="VALID")
+        return pooled
 
     def _key_space(self, x: Features) -> tuple[int, ...]:
         if not self.sub_sample:

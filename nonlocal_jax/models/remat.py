@@ -22,7 +22,8 @@ KEPT = "kept"
 
 def keep(x: jax.Array) -> jax.Array:
     """`x`, marked as one of the arrays that "norms" keeps."""
-    return checkpoint_name(x, KEPT)
+    kept: jax.Array = checkpoint_name(x, KEPT)
+    return kept
 
 
 def rematerialized(function: Callable[..., Any], remat: str) -> Callable[..., Any]:

@@ -4,6 +4,7 @@ XLA sees the same program as without: it inlines the calls before anything else.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import nnx
@@ -13,17 +14,19 @@ from nonlocal_jax.models.layers import updates_statistics
 from nonlocal_jax.ops.padding import Valid
 
 Features = Float[Array, "n h w c"]
+Graph = nnx.GraphDef[nnx.Module]
+State = nnx.State[Any, Any]
 Apply = Callable[[nnx.Module, Features, Valid | None], Features]
 
 
 def functional(
     apply: Apply,
-) -> Callable[[nnx.GraphDef, nnx.State, Features, Valid | None], tuple[Features, nnx.State]]:
+) -> Callable[[Graph, State, Features, Valid | None], tuple[Features, State]]:
     """`apply` of a module in two parts, from `nnx.split`; it returns the statistics, too."""
 
     def pure(
-        graph: nnx.GraphDef, state: nnx.State, x: Features, valid: Valid | None
-    ) -> tuple[Features, nnx.State]:
+        graph: Graph, state: State, x: Features, valid: Valid | None
+    ) -> tuple[Features, State]:
         module = nnx.merge(graph, state)
         y = apply(module, x, valid)
         return y, nnx.state(module, nnx.BatchStat)
@@ -40,6 +43,7 @@ def traced_once(apply: Apply) -> Apply:
 
     def applied(module: nnx.Module, x: Features, valid: Valid | None) -> Features:
         graph, state = nnx.split(module)
+        y: Features
         y, statistics = pure(graph, state, x, valid)
         if updates_statistics(module):  # in evaluation a loop around this forbids writing
             nnx.update(module, statistics)

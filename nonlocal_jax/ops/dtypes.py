@@ -1,13 +1,16 @@
 """Which precision what must be exact is computed in."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 
-def wide(dtype: DTypeLike) -> DTypeLike:
+def wide(dtype: DTypeLike) -> np.dtype[Any]:
     """float32, or float64 for itself: tests compare gradients in it."""
-    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+    return np.dtype(np.float64 if dtype == jnp.float64 else np.float32)
 
 
 def float32_or_wider(x: jax.Array) -> jax.Array:

@@ -30,7 +30,8 @@ def split(images: Array) -> Array:
     axes = _axes()
     if not axes:
         return images
-    return jax.lax.with_sharding_constraint(images, _split_spec(axes, images))
+    parts: Array = jax.lax.with_sharding_constraint(images, _split_spec(axes, images))
+    return parts
 
 
 def whole_rows(images: Array) -> Array:
@@ -48,7 +49,8 @@ def gather(x: Array, whole: P, parts: P) -> Array:
     The gradient of a plain constraint would be whole, too, and what it is multiplied with on the
     way back gathered to match.
     """
-    return jax.lax.with_sharding_constraint(x, whole)
+    gathered: Array = jax.lax.with_sharding_constraint(x, whole)
+    return gathered
 
 
 def _gather_forward(x: Array, whole: P, parts: P) -> tuple[Array, None]:
@@ -78,7 +80,8 @@ def on_each_device(
     if not _axes():
         return function(queries, keys)
     length = jax.tree.leaves(queries)[0].shape[1]
-    return _shared(function, _pad_rows(queries, 0), keys)[:, :length]
+    rows: Array = _shared(function, _pad_rows(queries, 0), keys)
+    return rows[:, :length]
 
 
 def sum_over_devices(
@@ -94,7 +97,8 @@ def sum_over_devices(
     def part(queries: Queries, keys: Keys) -> Any:
         return jax.tree.map(lambda x: x.reshape(1, 1), function(queries, keys))
 
-    return jax.tree.map(jnp.sum, _shared(part, _pad_rows(queries, fill), keys))
+    sums: Sums = jax.tree.map(jnp.sum, _shared(part, _pad_rows(queries, fill), keys))
+    return sums
 
 
 def _shared(function: Callable[[Queries, Keys], Any], queries: Queries, keys: Keys) -> Any:
@@ -111,12 +115,13 @@ def _shared(function: Callable[[Queries, Keys], Any], queries: Queries, keys: Ke
 def _pad_rows(arrays: Queries, fill: int) -> Queries:
     """Rows that divide. XLA itself pads them so: no row changes its device."""
     parts = _axes().get(ROW_AXIS, 1)
-    return jax.tree.map(
-        lambda x: jnp.pad(
-            x, [(0, 0), (0, -x.shape[1] % parts)] + [(0, 0)] * (x.ndim - 2), constant_values=fill
-        ),
-        arrays,
-    )
+
+    def pad(x: Array) -> Array:
+        widths = [(0, 0), (0, -x.shape[1] % parts)] + [(0, 0)] * (x.ndim - 2)
+        return jnp.pad(x, widths, constant_values=fill)
+
+    padded: Queries = jax.tree.map(pad, arrays)
+    return padded
 
 
 def _axes() -> dict[str, int]:

@@ -237,7 +237,7 @@ class ResNet(Backbone):
             features = options.base_channels * 2**index
             dilation = DILATIONS[options.output_stride][index]
             contracted = options.contract_dilation and dilation > 1
-            stage: nnx.List = nnx.List([])
+            stage: nnx.List[BasicBlock | Bottleneck] = nnx.List([])
             for i in range(blocks):
                 stage.append(
                     block(
@@ -318,7 +318,7 @@ def _count_blocks(keys: Iterable[str], stage: int) -> int:
     return len({match[1] for key in keys if (match := pattern.match(key))})
 
 
-def _apply_stem(stem: nnx.List, x: Images, valid: Valid | None) -> Features:
+def _apply_stem(stem: nnx.List[ConvNorm], x: Images, valid: Valid | None) -> Features:
     """The stem's convolutions and max-pooling; `valid` is the size of each image in the input."""
     valid = at_stride(valid, 2)
     for conv_norm in stem:
@@ -337,7 +337,8 @@ def max_pool(x: Features) -> Features:
     It follows a ReLU that left zeros in the padding, and no window of a valid output lies wholly
     there: the zeros never win against an image's own values.
     """
-    return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    pooled: Features = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    return pooled
 
 
 def average_pool(x: Features, valid: Valid | None) -> Features:
@@ -354,7 +355,8 @@ def average_pool(x: Features, valid: Valid | None) -> Features:
 def _sum_windows(x: Features) -> Features:
     zero = jnp.zeros((), x.dtype)
     padding = ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0))
-    return lax.reduce_window(x, zero, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), padding)
+    sums: Features = lax.reduce_window(x, zero, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), padding)
+    return sums
 
 
 def _add_shortcut(

@@ -8,8 +8,11 @@ axis that is sharded over devices is so split in equal parts inside every chunk,
 chunks runs on all devices at once instead of walking from one device to the next.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
@@ -33,7 +36,7 @@ def chunked_attention(
     # Kept for the backward pass are the outputs and two numbers a row, so that recomputing a
     # chunk's weights takes one of the two matrix products.
     keep = jax.checkpoint_policies.save_only_these_names("row_sums")
-    attend = jax.checkpoint(attend_rows, policy=keep)
+    attend: Callable[[Query], Output] = jax.checkpoint(attend_rows, policy=keep)
     length, keys = query.shape[1], key.shape[1]
     chunks = -(-length // max(MIN_CHUNK, CHUNK_BYTES // (4 * keys)))
     if chunks == 1:
@@ -57,10 +60,11 @@ def _attend(
     logits = products("nqc,nkc->nqk", query, key) * scale
     if key_valid is not None:
         # Finite, so that a row without any valid key stays free of NaN.
-        logits = jnp.where(key_valid[:, None, :], logits, jnp.finfo(logits.dtype).min)
+        logits = jnp.where(key_valid[:, None, :], logits, np.finfo(logits.dtype).min)
     peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     weights = jnp.exp(logits - checkpoint_name(peak, "row_sums"))
     total = checkpoint_name(jnp.sum(weights, axis=-1, keepdims=True), "row_sums")
     summed = products("nqk,nkd->nqd", weights.astype(value.dtype), value)
     # Dividing the sums, not the weights, saves one pass over the largest array.
-    return (checkpoint_name(summed, "row_sums") / total).astype(value.dtype)
+    result: Array = checkpoint_name(summed, "row_sums") / total
+    return result.astype(value.dtype)

@@ -47,7 +47,7 @@ def _pallas(scale: float, query: Query, keys: tuple[Key, Value, KeyValid | None]
         kv=_pad(key_valid, 1, key.shape[1]).astype(jnp.int32),
     )
     one_head = (x[:, None] for x in (query, key, value))
-    result = flash.flash_attention(
+    result: Output = flash.flash_attention(
         *one_head, segment_ids=segments, sm_scale=scale, block_sizes=blocks
     )
     return result[:, 0, :queries, :channels]

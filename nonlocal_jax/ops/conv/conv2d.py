@@ -38,7 +38,8 @@ def _conv2d(x: Images, kernel: Kernel, stride: int, dilation: int) -> Images:
     if not _suits_winograd(x, kernel, stride):
         return direct(x, kernel)
     winograd = partial(winograd_conv2d, dilation=dilation)
-    return lax.platform_dependent(x, kernel, cpu=winograd, default=direct)
+    y: Images = lax.platform_dependent(x, kernel, cpu=winograd, default=direct)
+    return y
 
 
 def _may_round() -> bool:
@@ -76,7 +77,8 @@ def _backward(
 
     def of_input(x: Images, kernel: Kernel, grad: Images) -> Images:
         forward = partial(direct_conv2d, kernel=kernel, stride=stride, dilation=dilation)
-        return jax.linear_transpose(forward, x)(grad)[0]
+        transposed: tuple[Images] = jax.linear_transpose(forward, x)(grad)
+        return transposed[0]
 
     def native(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
         forward = partial(direct_conv2d, x, stride=stride, dilation=dilation)
@@ -99,7 +101,10 @@ def _backward(
 
     on_cpu = winograd if _suits_winograd(x, kernel, stride) else by_taps
     on_gpu = by_phases if dilation > 1 and stride == 1 else native
-    return lax.platform_dependent(x, kernel, grad, cpu=on_cpu, cuda=on_gpu, default=native)
+    gradients: tuple[Images, Kernel] = lax.platform_dependent(
+        x, kernel, grad, cpu=on_cpu, cuda=on_gpu, default=native
+    )
+    return gradients
 
 
 _conv2d.defvjp(_forward, _backward)

@@ -50,5 +50,5 @@ def weight_gradient(x: Images, grad: Images, kernel: Kernel, *, dilation: int) -
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
 
-    (grad_kernel,) = jax.linear_transpose(undilated, kernel)(to_phases(grad, dilation))
-    return grad_kernel
+    of_kernel: tuple[Kernel] = jax.linear_transpose(undilated, kernel)(to_phases(grad, dilation))
+    return of_kernel[0]

@@ -76,7 +76,9 @@ def winograd_conv2d(x: Images, kernel: Kernel, dilation: int) -> Float[Array, "n
     else:
         y = jnp.moveaxis(lax.map(results, jnp.arange(blocks)), 0, 1)
     y = y.reshape(batch, -1, columns * TILE * dilation, channels)[:, :height, :width]
-    return lax.optimization_barrier(y)  # or XLA cuts a sum over it into one for each row of a tile
+    # Without the barrier XLA cuts a sum over it into one for each row of a tile.
+    whole: Array = lax.optimization_barrier(y)
+    return whole
 
 
 @partial(jax.jit, static_argnames="dilation")
@@ -96,7 +98,8 @@ def winograd_weight_gradient(
     total = of_rows(jnp.int32(0))
     total = lax.fori_loop(1, blocks, lambda block, total: total + of_rows(block), total)
     back = jnp.array(np.kron(KERNELS, KERNELS).T, x.dtype)
-    return (back @ total.reshape(VALUES**2, -1)).reshape(3, 3, x.shape[-1], grad.shape[-1])
+    taps: Array = back @ total.reshape(VALUES**2, -1)
+    return taps.reshape(3, 3, x.shape[-1], grad.shape[-1])
 
 
 def _blocks(x: Images, channels: int, dilation: int) -> tuple[int, int]:
