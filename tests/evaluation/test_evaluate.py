@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import socket
 import subprocess
 import sys
@@ -10,84 +9,52 @@ import sys
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
+from evaluations import (
+    IGNORE,
+    NUM_CLASSES,
+    REFERENCE,
+    SIZES,
+    config_for,
+    evaluate_tiny,
+    evaluation_of,
+    golden_examples,
+    label,
+    labelled,
+    mesh_of,
+    mixed_examples,
+    picture,
+    run_command,
+    saved,
+    small,
+    start_command,
+    write_folder,
+)
+from networks import CONFIGS, TESTS
 from PIL import Image
-from test_model import golden_variables, tiny_config
 
 from nonlocal_jax import evaluate
-from nonlocal_jax.checkpoints import training
-from nonlocal_jax.config import command_line
+from nonlocal_jax.config import files, schema
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.evaluation import predictor
-from nonlocal_jax.evaluation.batching import Batch
+from nonlocal_jax.evaluation.batching import EvaluationBatch
+from nonlocal_jax.evaluation.evaluate import Evaluation
 from nonlocal_jax.evaluation.inference import Scaled
+from nonlocal_jax.evaluation.protocol import Protocol, Windows
 from nonlocal_jax.models.network import build_network
-from nonlocal_jax.runtime import sharding
 from nonlocal_jax.runtime.compilation import compiler_options
-
-GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
-sys.path.insert(0, str(GOLDEN))
-
-from pictures import IGNORE, NUM_CLASSES, SIZES, label, picture  # noqa: E402
-
-REFERENCE = np.load(GOLDEN / "inference.npz")
-EVERY = 5  # make_inference.py stored the probabilities of one pixel in five along each axis
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The golden pictures as a data set."""
     root = tmp_path_factory.mktemp("pictures")
-    write_folder(root, {str(i): (picture(i), label(i)) for i in range(len(SIZES))})
+    write_folder(root, golden_examples())
     return root
 
 
-def write_folder(root, examples):
-    for kind in ("images", "labels"):
-        (root / kind / "val").mkdir(parents=True)
-    (root / "classes.txt").write_text("\n".join(f"class {i}" for i in range(NUM_CLASSES)))
-    for name, (image, labels) in examples.items():
-        Image.fromarray(image).save(root / "images" / "val" / f"{name}.png")
-        Image.fromarray(labels).save(root / "labels" / "val" / f"{name}.png")
-
-
-def config_for(root, mode="whole"):
-    config = tiny_config(align_corners=mode == "slide")
-    with config.unlocked():
-        config.data_dir, config.data.name = str(root), "folder"
-        config.eval.mode, config.eval.scale = mode, (96, 64)
-        config.eval.window, config.eval.stride = (49, 49), (33, 33)
-    return config
-
-
-def small(config):
-    """A network that compiles in a moment, where its numbers do not matter."""
-    with config.unlocked():
-        config.model.backbone.depth = 18
-        config.model.backbone.output_stride = 32
-        config.model.decode_head.name = "fcn"
-        config.model.decode_head.num_convs = 1
-        config.model.auxiliary_head.loss_weight = 0.0
-    return config
-
-
-def mesh_of(devices):
-    grid = np.array(jax.devices()[:devices]).reshape(-1, 1, 1)
-    return Mesh(grid, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
-
-
-def evaluate_tiny(config, *, devices=1, spoil=None, log=print, **options):
-    network = build_network(config.model)
-    mesh = mesh_of(devices)
-    variables = golden_variables(config, network)
-    if spoil:
-        variables[spoil] = variables[spoil] * np.nan
-    variables = jax.device_put(variables, sharding.replicated(mesh))
-    return evaluate.evaluate(network, variables, config, mesh=mesh, log=log, **options)
-
-
-def labelled(labels):
-    return sum(int((each != IGNORE).sum()) for each in labels)
+@pytest.fixture(scope="module")
+def quick(folder):
+    """An evaluation of the golden pictures by a network that compiles fast, and its weights."""
+    return evaluation_of(small(folder))
 
 
 @pytest.mark.parametrize(
@@ -114,35 +81,23 @@ def test_predictions_and_scores_equal_the_references(folder, case, devices):
         "dice": "Dice",
         "fscore": "Fscore",
         "precision": "Precision",
-        "aacc": "aAcc",
     }
     for ours, theirs in expected.items():
         np.testing.assert_allclose(
-            getattr(scores, ours), REFERENCE[f"{case}/scores/{theirs}"], rtol=1e-6
+            scores.per_class(ours), REFERENCE[f"{case}/scores/{theirs}"], rtol=1e-6
         )
+    assert scores.aacc == pytest.approx(float(REFERENCE[f"{case}/scores/aAcc"]), rel=1e-6)
     assert scores.miou == pytest.approx(np.nanmean(REFERENCE[f"{case}/scores/IoU"]), rel=1e-6)
-    assert scores.mfscore == pytest.approx(np.nanmean(REFERENCE[f"{case}/scores/Fscore"]), rel=1e-6)
-
-
-def mixed_examples(count, seed=0):
-    """Pictures and labels of random sizes."""
-    rng = np.random.default_rng(seed)
-    examples = {}
-    for index in range(count):
-        size = tuple(int(side) for side in rng.integers(5, 60, 2))
-        labels = rng.integers(0, NUM_CLASSES, size).astype(np.uint8)
-        labels[rng.random(size) < 0.2] = IGNORE
-        examples[f"{index:03}"] = (rng.integers(0, 256, (*size, 3), np.uint8), labels)
-    return examples
+    fscores = REFERENCE[f"{case}/scores/Fscore"]
+    assert scores.mean("fscore") == pytest.approx(np.nanmean(fscores), rel=1e-6)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_every_labelled_pixel_is_evaluated_once_by_at_most_eight_programs(tmp_path, devices):
     examples = mixed_examples(37)
     write_folder(tmp_path, examples)
-    config = small(config_for(tmp_path))
-    with config.unlocked():
-        config.eval.scale = (600, 400)  # large enough for several programs to pay
+    # Large enough for several programs to pay.
+    config = small(tmp_path, **{"eval.scale": (600, 400)})
     said = []
     scores = evaluate_tiny(config, devices=devices, log=said.append)
     labels = [label for _, label in examples.values()]
@@ -153,10 +108,8 @@ def test_every_labelled_pixel_is_evaluated_once_by_at_most_eight_programs(tmp_pa
     assert f"{len(examples)} images" in said[-1] and "compiling" in said[-1]
 
 
-def test_a_second_evaluation_of_a_network_compiles_nothing(folder):
-    config = small(config_for(folder))
-    network, mesh = build_network(config.model), mesh_of(1)
-    variables = jax.device_put(golden_variables(config, network), sharding.replicated(mesh))
+def test_a_second_evaluation_of_a_network_compiles_nothing(quick):
+    evaluation, variables = quick
     compiled = []
 
     def listen(event, seconds, **_):
@@ -164,17 +117,42 @@ def test_a_second_evaluation_of_a_network_compiles_nothing(folder):
             compiled.append(seconds)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    first = evaluate.evaluate(network, variables, config, mesh=mesh, log=print)
+    first = evaluation.run(variables, log=print)
     assert compiled, "the listener hears of compilations"
     compiled.clear()
-    second = evaluate.evaluate(network, variables, config, mesh=mesh, log=print)
+    second = evaluation.run(variables, log=print)
     assert not compiled
     np.testing.assert_array_equal(first.confusion, second.confusion)
 
 
-def test_scores_that_are_not_finite_are_an_error(folder):
+def test_scores_that_are_not_finite_are_an_error(quick):
+    evaluation, variables = quick
+    spoilt = "decode_head/classifier/kernel"
     with pytest.raises(UserError, match="not finite"):
-        evaluate_tiny(small(config_for(folder)), spoil="decode_head/classifier/kernel")
+        evaluation.run({**variables, spoilt: variables[spoilt] * np.nan}, log=print)
+
+
+def test_only_the_first_images_or_those_of_some_names(quick):
+    evaluation, variables = quick
+    labels = [label for _, label in golden_examples().values()]
+    masks = {}
+    scores = evaluation.run(variables, limit=2, on_mask=masks.__setitem__)
+    assert sorted(masks) == [0, 1] and scores.pixels == labelled(labels[:2])
+    masks.clear()
+    scores = evaluation.run(variables, images=["4.png", "2"], on_mask=masks.__setitem__)
+    assert sorted(masks) == [2, 4] and scores.pixels == labelled([labels[2], labels[4]])
+    with pytest.raises(UserError, match=r"has no image 7\.png, nor 1 others of the list"):
+        evaluation.run(variables, images=["1", "7.png", "8.png"])
+
+
+def test_where_nothing_is_labelled_nothing_is_scored(tmp_path):
+    write_folder(tmp_path, {"0": (picture(0), np.full_like(label(0), IGNORE))})
+    said = []
+    scores = evaluate_tiny(small(tmp_path), log=said.append)
+    assert said[-1] == "No pixel has a label, so that there is nothing to score."
+    assert scores.summary().split() == [
+        word for name in ("aAcc", "mIoU", "mAcc", "mDice", "mFscore") for word in (name, "-")
+    ]
 
 
 def test_a_damaged_image_is_an_error_or_left_out(tmp_path):
@@ -183,12 +161,10 @@ def test_a_damaged_image_is_an_error_or_left_out(tmp_path):
     for name, keep in (("000", 0.5), ("002", 0.0)):
         file = tmp_path / "images" / "val" / f"{name}.png"
         file.write_bytes(file.read_bytes()[: int(file.stat().st_size * keep)])
-    config = small(config_for(tmp_path))
     with pytest.raises(UserError, match=r"00\d\.png"):
-        evaluate_tiny(config)
-    with config.unlocked():
-        config.data.on_bad_example = "skip"
+        evaluate_tiny(small(tmp_path))
     masks, reasons = {}, []
+    config = small(tmp_path, **{"data.on_bad_example": "skip"})
     scores = evaluate_tiny(config, on_mask=masks.__setitem__, on_bad=reasons.append)
     assert scores.pixels == labelled([examples["001"][1]])
     assert list(masks) == [1]
@@ -208,69 +184,73 @@ def test_a_damaged_image_is_an_error_or_left_out(tmp_path):
 def test_labels_that_do_not_fit_are_named(tmp_path, spoil, message):
     write_folder(tmp_path, {"0": (picture(0), spoil(label(0)))})
     with pytest.raises(UserError, match=message):
-        evaluate_tiny(small(config_for(tmp_path)))
+        evaluate_tiny(small(tmp_path))
 
 
 def test_a_model_of_another_number_of_classes_is_refused_before_anything_runs(folder):
-    config = small(config_for(folder))
-    with config.unlocked():
-        config.model.num_classes = 19
-    network = build_network(config.model)
+    config = small(folder, **{"model.num_classes": 19})
+    evaluation = Evaluation.of(config, build_network(config.model), mesh_of(1))
     with pytest.raises(UserError, match="num_classes is 19, and folder has 7 classes"):
-        evaluate.evaluate(network, {}, config, mesh=mesh_of(1))
+        evaluation.run({})
 
 
 def test_whole_1024x2048_takes_little_memory():
     """Compiled for this machine at full width: the arrays of a step, without running it."""
-    config = command_line.load_config(
-        GOLDEN.parent.parent / "configs/cityscapes_r50_512x1024_40k.py"
-    )
+    config = files.load(CONFIGS / "cityscapes_r50_512x1024_40k.py")
     assert step_bytes(config) < 1.6 * 2**30
 
 
 @pytest.mark.parity
 def test_ms_flip_up_to_1792x3584_fits_into_24_gib():
-    config = command_line.load_config(
-        GOLDEN.parent.parent / "configs/cityscapes_r50_512x1024_40k.py"
-    )
+    config = files.load(CONFIGS / "cityscapes_r50_512x1024_40k.py")
     assert step_bytes(config, tta=True) < 5 * 2**30
 
 
 def step_bytes(config, tta=False):
     """Temporaries and weights of evaluating one 1024x2048 image."""
-    network, protocol = build_network(config.model), predictor.protocol(config, tta)
+    network = build_network(config.model)
+    evaluation = Evaluation.of(config, network, mesh_of(1), tta=tta)
     scales = tuple(
         Scaled(
             jax.ShapeDtypeStruct((1, *size, 3), np.uint8), jax.ShapeDtypeStruct((1, 2), np.int32)
         )
-        for size in protocol.input_sizes((1024, 2048))
+        for size in evaluation.protocol.input_sizes((1024, 2048))
     )
     labels = jax.ShapeDtypeStruct((1, 1024, 2048), np.uint8)
-    batch = Batch(scales, jax.ShapeDtypeStruct((1, 2), np.int32), labels)
-    count = evaluate._counting(evaluate._Same(network), protocol, 19, False)
+    batch = EvaluationBatch(scales, jax.ShapeDtypeStruct((1, 2), np.int32), labels)
+    count = evaluation.counting()
     lowered = count.lower(dict(network.shapes), batch, canvas=(1024, 2048), padded=False)
     step = lowered.compile(compiler_options("cpu"))
     memory = step.memory_analysis()
     return memory.temp_size_in_bytes + memory.argument_size_in_bytes
 
 
-def test_an_unknown_mode_is_named(folder):
+def test_an_unknown_mode_or_metric_is_named(folder):
     with pytest.raises(UserError, match=r"config\.eval\.mode is 'crop'"):
-        evaluate_tiny(config_for(folder, "crop"))
+        config_for(folder, "crop")
+    with pytest.raises(UserError, match=r"config\.eval\.metrics is .*'recall'.*iou, acc, dice"):
+        config_for(folder, **{"eval.metrics": ("iou", "recall")})
+
+
+def test_the_protocol_is_that_of_the_config():
+    options = schema.Eval(mode="slide", scale=(60, 40), window=(9, 8), stride=(6, 5))
+    assert Protocol.of(options, True) == Protocol((60, 40), True, windows=Windows((9, 8), (6, 5)))
+    whole = Protocol.of(schema.Eval(tta_ratios=(0.5, 2.0)), False, tta=True)
+    assert whole == Protocol((2048, 1024), False, (0.5, 2.0), flip=True)
 
 
 PROCESS = """
 import os, sys
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("count=8", "count=2")
 sys.path[:0] = sys.argv[4:]
 import jax
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
-from nonlocal_jax import sharding
-import test_evaluate
-config = test_evaluate.small(test_evaluate.config_for(sys.argv[3]))
-mesh, masks = sharding.make_mesh(), {}
-test_evaluate.mesh_of = lambda devices: mesh
-scores = test_evaluate.evaluate_tiny(config, on_mask=masks.__setitem__)
+from evaluations import evaluate_tiny, small
+from nonlocal_jax.config import schema
+from nonlocal_jax.runtime.sharding import make_mesh
+masks = {}
+config = small(sys.argv[3])
+scores = evaluate_tiny(config, mesh=make_mesh(schema.Mesh()), on_mask=masks.__setitem__)
 print(scores.pixels, int((scores.confusion ** 2).sum()), *sorted(masks), file=sys.stderr)
 """
 
@@ -278,11 +258,11 @@ print(scores.pixels, int((scores.confusion ** 2).sum()), *sorted(masks), file=sy
 def test_two_processes_share_the_work_and_agree(tmp_path):
     examples = mixed_examples(7)
     write_folder(tmp_path, examples)
-    alone = evaluate_tiny(small(config_for(tmp_path)))
+    alone = evaluate_tiny(small(tmp_path))
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    paths = [str(GOLDEN.parent.parent), str(GOLDEN.parent)]
+    paths = [str(TESTS.parent), str(TESTS / "support")]
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROCESS, address, str(rank), str(tmp_path), *paths],
@@ -301,45 +281,33 @@ def test_two_processes_share_the_work_and_agree(tmp_path):
     assert sorted(results[0][2:] + results[1][2:]) == list(range(7))
 
 
-def saved(config, path):
-    """A checkpoint of the golden weights, as conversion writes it."""
-    network = build_network(config.model)
-    variables = {k: np.asarray(v) for k, v in golden_variables(config, network).items()}
-    metadata = {"kind": "segmentor", "network": "tiny", "model": config.model.to_dict()}
-    training.save_model(path, variables, metadata)
-    return path
-
-
 def test_the_command_goes_on_without_a_bad_image_if_told_to(tmp_path):
     write_folder(tmp_path / "data", mixed_examples(2))
     file = tmp_path / "data" / "images" / "val" / "000.png"
     file.write_bytes(file.read_bytes()[:200])
-    config = small(config_for(tmp_path / "data"))
-    arguments = [f"--checkpoint={saved(config, tmp_path / 'checkpoint')}", "--save_overlays"]
-    out = f"--output={tmp_path / 'out'}"
-    run = run_command("evaluate", config, *arguments, out)
+    checkpoint = saved(small(tmp_path / "data"), tmp_path / "checkpoint")
+    arguments = [f"--checkpoint={checkpoint}", "--save_overlays"]
+    run = run_command(evaluate, *arguments)
     assert run.returncode == 2 and "000.png cannot be decoded" in run.stderr
-    run = run_command("evaluate", config, *arguments, out, "--config.data.on_bad_example=skip")
+    run = run_command(evaluate, *arguments, "--config.data.on_bad_example=skip")
     assert run.returncode == 1 and "Traceback" not in run.stderr
     assert "1 of 2 images failed" in run.stderr and "mIoU" in run.stdout
-    assert [p.name for p in (tmp_path / "out" / "overlays").iterdir()] == ["001.png"]
+    overlays = checkpoint / "evaluation" / "overlays"
+    assert [p.name for p in overlays.iterdir()] == ["001.png"]
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_checkpoint_is_read(tmp_path):
     (tmp_path / "file").touch()
-    config = small(config_for(tmp_path))
-    run = run_command("evaluate", config, "--checkpoint=nothing", f"--output={tmp_path}/file/out")
+    run = run_command(evaluate, "--checkpoint=nothing", f"--output={tmp_path}/file/out")
     assert run.returncode == 2 and "file/out" in run.stderr and "cannot be written" in run.stderr
 
 
 def test_the_command_writes_scores_pictures_and_what_servers_take(tmp_path):
     write_folder(tmp_path / "data", mixed_examples(2))
-    config = small(config_for(tmp_path / "data"))
-    saved(config, tmp_path / "checkpoint")
-    run = run_command(
+    checkpoint = saved(small(tmp_path / "data"), tmp_path / "checkpoint")
+    run = start_command(
         "evaluate",
-        config,
-        f"--checkpoint={tmp_path / 'checkpoint'}",
+        f"--checkpoint={checkpoint}",
         f"--output={tmp_path / 'out'}",
         "--save_predictions",
         "--save_overlays",
@@ -355,39 +323,3 @@ def test_the_command_writes_scores_pictures_and_what_servers_take(tmp_path):
         assert mask.shape == original.size[::-1] and mask.max() < NUM_CLASSES
         assert (tmp_path / "out" / "overlays" / name).is_file()
     assert (tmp_path / "out" / "confusion.png").is_file()
-
-
-OVERRIDDEN = (
-    "data_dir",
-    "data.name",
-    "eval.mode",
-    "eval.scale",
-    "eval.window",
-    "eval.stride",
-    "model.num_classes",
-    "model.align_corners",
-    *(f"model.backbone.{key}" for key in ("depth", "output_stride")),
-    *(f"model.backbone.{key}" for key in ("stem_channels", "base_channels")),
-    *(f"model.decode_head.{key}" for key in ("name", "channels", "num_convs")),
-    "model.auxiliary_head.channels",
-)
-
-
-def run_command(name, config, *arguments):
-    """A command as a person starts it, with a config like `config`."""
-    values = config.copy_and_resolve_references()
-    overrides = []
-    for key in OVERRIDDEN:
-        value = values
-        for part in key.split("."):
-            value = value[part]
-        overrides.append(f"--config.{key}={value}")
-    row = "--config=configs/ade20k_r50_80k.py"
-    return subprocess.run(
-        [sys.executable, "-m", f"nonlocal_jax.{name}", row, *overrides, *arguments],
-        cwd=GOLDEN.parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
