@@ -1,8 +1,9 @@
-"""Being told to stop: SIGTERM, which is also how a cloud takes a machine away.
+"""Being told to stop: SIGTERM, which is how a cloud takes a machine away, and Ctrl-C.
 
 Before the first step there is nothing to save, and a process leaves at once. From then on the loop
-asks after every step, and evaluation after every batch. Several processes agree where to stop,
-whichever of them is told: JAX takes the signal over when `jax.distributed` is initialised.
+asks after every step, and evaluation after every batch. A second Ctrl-C leaves at once, and so does
+a process that is still there `PATIENCE` seconds after it was told. Several processes agree where to
+stop, whichever of them is told: JAX takes SIGTERM over when `jax.distributed` is initialised.
 """
 
 import multiprocessing
@@ -11,11 +12,15 @@ import signal
 import sys
 import threading
 from types import FrameType
+from typing import NoReturn
 
 import jax
 from jax.experimental import multihost_utils
 
-from nonlocal_jax.errors import EXIT_PREEMPTED
+from nonlocal_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED
+
+PATIENCE = 120.0  # seconds: a step and a save, or a batch of an evaluation
+EXIT_CODES = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: EXIT_INTERRUPTED}
 
 
 class Preempted(Exception):
@@ -23,12 +28,18 @@ class Preempted(Exception):
 
 
 class Preemption:
-    """Listens for SIGTERM from its making on; to be made in the main thread."""
+    """Listens for SIGTERM and Ctrl-C from its making on; to be made in the main thread.
+
+    Attributes:
+      exit_code: to leave with once everything is saved.
+    """
 
     def __init__(self) -> None:
+        self.exit_code = EXIT_PREEMPTED
         self._signalled, self._begun = threading.Event(), False
-        self._questions, self._told = 0, False
-        signal.signal(signal.SIGTERM, self._listen)
+        self._questions, self._told, self._interrupts = 0, False, 0
+        for number in EXIT_CODES:
+            signal.signal(number, self._listen)
         # Compiling holds the main thread for minutes, and Python's own handlers with it.
         wakened, wakeup = os.pipe()
         os.set_blocking(wakeup, False)
@@ -58,15 +69,37 @@ class Preemption:
     def _watch(self, wakened: int) -> None:
         """Reads the numbers of signals as they come, whatever the main thread does."""
         while True:
-            if signal.SIGTERM in os.read(wakened, 64):
-                self._signalled.set()
-                if not self._begun:
-                    _leave()
+            for number in os.read(wakened, 64):
+                if number in EXIT_CODES:
+                    self._hear(signal.Signals(number))
+
+    def _hear(self, number: signal.Signals) -> None:
+        self._interrupts += number == signal.SIGINT
+        if not self._begun:
+            _leave(EXIT_CODES[number], "Told to stop before the first step: nothing to save.")
+        if self._interrupts > 1:
+            _leave(EXIT_INTERRUPTED, "Interrupted twice: the last steps are not saved.")
+        if number == signal.SIGINT:
+            self.exit_code = EXIT_INTERRUPTED
+            sys.stderr.write("\nInterrupted: saving. Interrupt again to leave at once.\n")
+            if jax.process_count() > 1:  # JAX listens for SIGTERM alone
+                os.kill(os.getpid(), signal.SIGTERM)
+        if not self._signalled.is_set():
+            self._signalled.set()
+            late = threading.Timer(PATIENCE, _leave, (self.exit_code, _LATE))
+            late.daemon = True
+            late.start()
 
 
-def _leave() -> None:
-    sys.stderr.write("Told to stop before the first step: there is nothing to save.\n")
+_LATE = (
+    f"Told to stop {PATIENCE:.0f} seconds ago, and something still hangs: leaving. The same "
+    "command goes on from the newest checkpoint."
+)
+
+
+def _leave(code: int, message: str) -> NoReturn:
+    sys.stderr.write(f"{message}\n")
     sys.stderr.flush()
     for child in multiprocessing.active_children():  # nobody else ends them after os._exit
         child.kill()
-    os._exit(EXIT_PREEMPTED)
+    os._exit(code)

@@ -16,11 +16,11 @@ from nonlocal_jax.checkpoints import folder, run
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.checkpoints.run import RunCheckpoints
 from nonlocal_jax.config.schema import Config
-from nonlocal_jax.errors import EXIT_PREEMPTED, UserError
+from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation.evaluate import Evaluation
 from nonlocal_jax.evaluation.metrics.scores import Scores
 from nonlocal_jax.inputs.loader import Inputs
-from nonlocal_jax.runtime import console, distributed, environment, sharding
+from nonlocal_jax.runtime import console, distributed, environment, lock, sharding
 from nonlocal_jax.runtime.console import say
 from nonlocal_jax.runtime.preemption import Preempted, Preemption
 from nonlocal_jax.training import starting_weights, workdir
@@ -58,15 +58,16 @@ def train(config: Config, directory: pathlib.Path, preemption: Preemption | None
 
     Raises:
       UserError: something is missing, does not fit, or belongs to another run.
-      SystemExit: with EXIT_PREEMPTED, once everything is saved, after a SIGTERM.
+      SystemExit: once everything is saved, with 75 after a SIGTERM, with 130 after Ctrl-C.
     """
     preemption = preemption or Preemption()
     inputs, mesh = Inputs.of(config), sharding.make_mesh(config.mesh)
     check(config, inputs, mesh)
-    start = Start(*distributed.by_first(functools.partial(_claim, config, directory)))
-    program = TrainProgram.of(config, mesh)
-    evaluation = Evaluation.of(config, program.network, mesh)
     with contextlib.ExitStack() as stack:
+        distributed.by_first(lambda: stack.enter_context(lock.held(directory)))
+        start = Start(*distributed.by_first(functools.partial(_claim, config, directory)))
+        program = TrainProgram.of(config, mesh)
+        evaluation = Evaluation.of(config, program.network, mesh)
         saved = stack.enter_context(
             RunCheckpoints(directory / CHECKPOINTS, keep=config.keep_checkpoints)
         )
@@ -82,7 +83,7 @@ def train(config: Config, directory: pathlib.Path, preemption: Preemption | None
         if start.step and _is_due(config, start.step) and not start.evaluated:
             scores = evaluate(start.step, state)
             if scores is None:
-                _leave(saved, start.step)
+                _leave(saved, start.step, preemption.exit_code)
         rate.restart(start.step)
         say(f"Training from step {start.step} to {config.total_steps}.")
 
@@ -110,7 +111,7 @@ def train(config: Config, directory: pathlib.Path, preemption: Preemption | None
                     scores = evaluate(step, state)
                 told_to_stop = scores is None
             if told_to_stop:
-                _leave(saved, step)
+                _leave(saved, step, preemption.exit_code)
     assert scores is not None  # the last step is evaluated
     return scores
 
@@ -213,10 +214,10 @@ def _evaluate(
     return scores
 
 
-def _leave(saved: RunCheckpoints, step: int) -> NoReturn:
+def _leave(saved: RunCheckpoints, step: int, code: int) -> NoReturn:
     saved.wait()
     say(f"Told to stop: saved step {step}. The same command goes on from there.")
-    sys.exit(EXIT_PREEMPTED)
+    sys.exit(code)
 
 
 def _is_due(config: Config, step: int) -> bool:
