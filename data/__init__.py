@@ -1,1 +1,1 @@
-"""From the published downloads to prepared data sets: `python -m data.prepare NAME`."""
+"""The data sets that `python -m nonlocal_jax.prepare NAME` makes, a TFDS builder each."""

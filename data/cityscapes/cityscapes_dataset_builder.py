@@ -1,6 +1,6 @@
 """Cityscapes, finely annotated: 2975 and 500 photographs of 1024x2048, 19 classes.
 
-    python -m data.prepare cityscapes --source=DIR
+    python -m nonlocal_jax.prepare cityscapes --source=DIR
     tfds build data/cityscapes --manual_dir=DIR --data_dir=data
 
 DIR holds leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, or leftImg8bit/ and gtFine/
@@ -16,11 +16,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from data.builder import SegmentationBuilder
-from data.parts import Part
-from data.trees import split_folder
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs.datasets import datasets
+from nonlocal_jax.inputs.datasets.cityscapes import IMAGE_ENDING, label_table
+from nonlocal_jax.inputs.datasets.dataset import Pair
+from nonlocal_jax.inputs.preparation.builder import SegmentationBuilder
+from nonlocal_jax.inputs.preparation.parts import Part
+from nonlocal_jax.inputs.preparation.trees import split_folder
 
 IMAGES = Part(
     places=("leftImg8bit",),
@@ -29,7 +30,6 @@ IMAGES = Part(
     inside="leftImg8bit",
 )
 LABELS = Part(places=("gtFine",), holds=".", archive="gtFine_trainvaltest.zip", inside="gtFine")
-IMAGE_ENDING = "_leftImg8bit.png"
 # A label's id is its place here. "license plate" has the id -1, and is never painted.
 NAMES = (
     "unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground",
@@ -45,24 +45,30 @@ class Builder(SegmentationBuilder):
     """Street scenes, 19 classes."""
 
     PARTS = (IMAGES, LABELS)
+    USUAL_SOURCE = "data/cityscapes"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """
+        Accept its licence and register at https://www.cityscapes-dataset.com/register/, then
+        download leftImg8bit_trainvaltest.zip (11 GB) and gtFine_trainvaltest.zip (241 MB) from
+        https://www.cityscapes-dataset.com/downloads/.
+    """
 
-    def list_pairs(self, source: pathlib.Path, split: str) -> list[datasets.Pair]:
+    def list_pairs(self, source: pathlib.Path, split: str) -> list[Pair]:
         """See SegmentationBuilder."""
         images = split_folder(IMAGES.locate(source), split)
         labels = split_folder(LABELS.locate(source), split)
         if any(labels.glob("*/*_gtFine_label*Ids.png")):
-            return datasets.list_pairs(self.dataset, source, split)
+            return self.dataset.pairs(source, split)
         return _polygon_pairs(images, labels)
 
-    def read_label(self, pair: datasets.Pair) -> UInt8[np.ndarray, "h w"]:
+    def read_label(self, pair: Pair) -> UInt8[np.ndarray, "h w"]:
         """See SegmentationBuilder."""
         if pair.label_path.suffix != ".json":
             return super().read_label(pair)
-        assert self.dataset.label_table is not None
-        return self.dataset.label_table[paint_polygons(pair.label_path)]
+        label: UInt8[np.ndarray, "h w"] = label_table()[paint_polygons(pair.label_path)]
+        return label
 
 
-def _polygon_pairs(images: pathlib.Path, labels: pathlib.Path) -> list[datasets.Pair]:
+def _polygon_pairs(images: pathlib.Path, labels: pathlib.Path) -> list[Pair]:
     pairs = []
     for image in sorted(images.glob(f"*/[!.]*{IMAGE_ENDING}")):
         name = image.relative_to(images).as_posix()
@@ -72,7 +78,7 @@ def _polygon_pairs(images: pathlib.Path, labels: pathlib.Path) -> list[datasets.
                 f"{image} has no annotation: there is neither {polygons} nor a labelIds picture. "
                 "gtFine was not downloaded or unpacked whole."
             )
-        pairs.append(datasets.Pair(name, image, polygons, None))
+        pairs.append(Pair(name, image, polygons, None))
     return pairs
 
 

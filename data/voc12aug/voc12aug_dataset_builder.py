@@ -1,7 +1,7 @@
 """Pascal VOC 2012 with SBD's masks for training: 10582 and 1449 photographs, 21 classes.
 
-    python -m data.prepare voc12aug --download        # fetches, unpacks, verifies, writes
-    python -m data.prepare voc12aug --source=DIR      # from downloads that are already here
+    python -m nonlocal_jax.prepare voc12aug --download        # fetches, unpacks, verifies, writes
+    python -m nonlocal_jax.prepare voc12aug --source=DIR      # from downloads that are already here
     tfds build data/voc12aug --manual_dir=DIR --data_dir=data
 
 DIR holds VOCtrainval_11-May-2012.tar and benchmark.tgz, or what MMSegmentation users have:
@@ -16,11 +16,11 @@ import numpy as np
 import scipy.io
 from jaxtyping import UInt8
 
-from data.builder import SegmentationBuilder
-from data.parts import Part
-from data.trees import names
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs.datasets import datasets
+from nonlocal_jax.inputs.datasets.dataset import Pair
+from nonlocal_jax.inputs.preparation.builder import SegmentationBuilder
+from nonlocal_jax.inputs.preparation.parts import Part
+from nonlocal_jax.inputs.preparation.trees import names
 
 VOC = Part(
     places=("VOC2012", "VOCdevkit/VOC2012", "."),
@@ -50,28 +50,34 @@ class Builder(SegmentationBuilder):
     """Photographs of 20 kinds of object and background."""
 
     PARTS = (VOC, SBD)
+    USUAL_SOURCE = "data/VOCdevkit"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """
+        Give --download, or download
+        http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar (2 GB) and
+        https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz.
+    """
 
-    def list_pairs(self, source: pathlib.Path, split: str) -> list[datasets.Pair]:
+    def list_pairs(self, source: pathlib.Path, split: str) -> list[Pair]:
         """See SegmentationBuilder."""
         root = VOC.locate(source)
         if split == "train" and not (root / "ImageSets/Segmentation/aug.txt").is_file():
             return _pairs_with_sbd(root, SBD.locate(source))
-        return datasets.list_pairs(self.dataset, root, split)
+        return self.dataset.pairs(root, split)
 
-    def read_label(self, pair: datasets.Pair) -> UInt8[np.ndarray, "h w"]:
+    def read_label(self, pair: Pair) -> UInt8[np.ndarray, "h w"]:
         """See SegmentationBuilder."""
         if pair.label_path.suffix != ".mat":
             return super().read_label(pair)
         return read_sbd_mask(pair.label_path)
 
 
-def _pairs_with_sbd(root: pathlib.Path, sbd: pathlib.Path) -> list[datasets.Pair]:
+def _pairs_with_sbd(root: pathlib.Path, sbd: pathlib.Path) -> list[Pair]:
     train, val = (names(root / f"ImageSets/Segmentation/{split}.txt") for split in ("train", "val"))
     extra = set(names(sbd / "train.txt") + names(sbd / "val.txt")) - set(train) - set(val)
     labels = [root / f"SegmentationClass/{name}.png" for name in train]
     labels += [sbd / f"cls/{name}.mat" for name in sorted(extra)]
     pairs = [
-        datasets.Pair(f"{label.stem}.jpg", root / f"JPEGImages/{label.stem}.jpg", label, None)
+        Pair(f"{label.stem}.jpg", root / f"JPEGImages/{label.stem}.jpg", label, None)
         for label in labels
     ]
     for pair in pairs:

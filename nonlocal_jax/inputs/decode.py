@@ -17,6 +17,7 @@ from kornia_rs import io as rust_png
 from PIL import Image, UnidentifiedImageError
 
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.inputs import opencv
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
@@ -33,9 +34,6 @@ _PILLOWS_ERRORS = (
     ValueError,
 )
 
-# What can't be read is told by the exceptions here.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-
 
 def decode_image(encoded: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """An encoded image as RGB, turned as its EXIF orientation says.
@@ -49,7 +47,7 @@ def decode_image(encoded: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """
     image = _fast_image(encoded)
     if image is None and encoded:
-        with contextlib.suppress(cv2.error):  # more pixels than it takes, 2^30
+        with opencv.silent(), contextlib.suppress(cv2.error):  # more pixels than it takes, 2^30
             image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise UserError(f"{name} cannot be decoded as an image: {_remedy(encoded)}")
@@ -69,7 +67,9 @@ def decode_label(encoded: bytes, name: str) -> UInt8[np.ndarray, "h w"]:
     png = _png_header(encoded)
     if png is not None and png[2:] in ((8, _GREY), (8, _INDEXED)):
         try:
-            return rust_png.decode_image_png_u8(encoded, png[:2], "mono")[..., 0]
+            grey: UInt8[np.ndarray, "h w 1"]
+            grey = rust_png.decode_image_png_u8(encoded, png[:2], "mono")
+            return grey[..., 0]
         except Exception:  # its errors have no class of their own; Pillow's follow
             pass
     try:
@@ -114,15 +114,16 @@ def is_png(encoded: bytes) -> bool:
 def _fast_image(encoded: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
     """The image where a fast decoder reads it, else None. EXIF may turn it: left to OpenCV."""
     header = encoded[:_HEADER_BYTES]
+    image: UInt8[np.ndarray, "h w 3"] | None = None
     try:
         if encoded.startswith(_JPEG_SIGNATURE) and _JPEG_EXIF not in header:
-            return simplejpeg.decode_jpeg(encoded, colorspace="RGB")
+            image = simplejpeg.decode_jpeg(encoded, colorspace="RGB")
         png = _png_header(encoded)
         if png is not None and png[2:] == (8, _RGB) and _PNG_EXIF not in header:
-            return rust_png.decode_image_png_u8(encoded, png[:2], "rgb")
+            image = rust_png.decode_image_png_u8(encoded, png[:2], "rgb")
     except Exception:  # kornia-rs raises bare ones; OpenCV has the last word on the file
-        pass
-    return None
+        return None
+    return image
 
 
 def _png_header(encoded: bytes) -> tuple[int, int, int, int] | None:

@@ -8,8 +8,6 @@ step.
 
 import dataclasses
 import functools
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,7 +16,16 @@ import numpy as np
 
 from nonlocal_jax.config import schema
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs import datasets, decode, photometric, sources, transforms, watchdog
+from nonlocal_jax.inputs import (
+    cores,
+    datasets,
+    decode,
+    opencv,
+    photometric,
+    sources,
+    transforms,
+    watchdog,
+)
 from nonlocal_jax.inputs.datasets.dataset import SPLITS, Dataset
 from nonlocal_jax.inputs.example import Source
 
@@ -27,6 +34,7 @@ TrainingBatch = dict[str, np.ndarray]
 and width of the part of an image that is no padding (which is at the right and bottom)."""
 
 BUFFERED_BATCHES = 2  # ready beside the one in use, so that the device never waits for the host
+ENDLESS = 1 << 60  # examples; grain adds to it in 64 bits
 CORES_FOR_WORKERS = 4  # with fewer, threads keep up with processes
 
 
@@ -112,10 +120,10 @@ class Inputs:
         rows = range(self.batch_size) if rows is None else rows
         shard = _HostShard(self.train_examples(source), self.batch_size, start_step, rows)
         batches = grain.MapDataset.source(shard).batch(len(rows))
-        threads = self.data.num_threads if self.data.num_threads > 0 else os.cpu_count() or 1
+        threads = self.data.num_threads if self.data.num_threads > 0 else cores.usable()
         workers = self.data.num_workers
         if workers < 0:
-            workers = default_workers(source, os.cpu_count() or 1)
+            workers = default_workers(source, cores.usable())
         read = grain.ReadOptions(
             num_threads=1 if workers else threads,
             prefetch_buffer_size=1 if workers else max(threads, BUFFERED_BATCHES),
@@ -124,6 +132,7 @@ class Inputs:
         if workers:
             options = grain.MultiprocessingOptions(num_workers=workers)
             iterable = iterable.mp_prefetch(options, watchdog.worker_starts)
+        opencv.use_one_thread()
         return watchdog.guarded(iterable, buffered=BUFFERED_BATCHES)
 
     def train_examples(self, source: Source | None = None) -> grain.MapDataset:
@@ -225,8 +234,10 @@ class _HostShard:
         self._start_step, self._rows = start_step, rows
 
     def __len__(self) -> int:
-        return sys.maxsize // self._batch_size
+        return ENDLESS // self._batch_size
 
     def __getitem__(self, index: int) -> transforms.Element:
         step, row = divmod(index, len(self._rows))
-        return self._examples[(self._start_step + step) * self._batch_size + self._rows[row]]
+        first = (self._start_step + step) * self._batch_size
+        element: transforms.Element = self._examples[first + self._rows[row]]
+        return element

@@ -79,7 +79,8 @@ def draw(rng: np.random.Generator) -> Distortion:
 def linear_table(factor: float = 1.0, offset: float = 0.0) -> _Table:
     """byte -> factor * byte + offset, clipped to a byte and cut to int, in float32."""
     values = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(offset)
-    return np.clip(values, 0, 255).astype(np.uint8)
+    table: _Table = np.clip(values, 0, 255).astype(np.uint8)
+    return table
 
 
 def _look_up(image: UInt8[np.ndarray, "h w 3"], table: _Table) -> UInt8[np.ndarray, "h w 3"]:
@@ -97,7 +98,7 @@ def _change_hsv(
 
 
 @dataclasses.dataclass(frozen=True)
-class PhotometricDistortion(grain.transforms.RandomMap):
+class PhotometricDistortion(grain.transforms.RandomMap):  # type: ignore[misc]
     """Distorts an element's image with parameters from `draw`."""
 
     def random_map(

@@ -29,8 +29,6 @@ Box = tuple[int, int, int, int]  # top, left, height, width
 
 CROP_REDRAWS = 10
 
-cv2.setNumThreads(0)  # what runs in parallel are examples
-
 
 def fit_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:
     """The largest size of the same aspect within `scale`, whose longer side bounds the longer side.
@@ -142,7 +140,7 @@ def pad(element: Element, size: tuple[int, int]) -> Element:
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomResizedCrop(grain.transforms.RandomMap):
+class RandomResizedCrop(grain.transforms.RandomMap):  # type: ignore[misc]
     """Keep-ratio resize to a random scale, then a random crop; smaller images stay smaller.
 
     Up to ten times another place is drawn while one class holds `max_class_fraction` or more of
@@ -191,7 +189,7 @@ class RandomResizedCrop(grain.transforms.RandomMap):
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomFlip(grain.transforms.RandomMap):
+class RandomFlip(grain.transforms.RandomMap):  # type: ignore[misc]
     """Mirrors with `probability` along `axis`: 1 left to right, 0 top to bottom."""
 
     probability: float
@@ -203,7 +201,7 @@ class RandomFlip(grain.transforms.RandomMap):
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomRotate(grain.transforms.RandomMap):
+class RandomRotate(grain.transforms.RandomMap):  # type: ignore[misc]
     """Turns with `probability` by an angle uniform between -`degrees` and `degrees`."""
 
     probability: float
@@ -217,7 +215,7 @@ class RandomRotate(grain.transforms.RandomMap):
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomCutout(grain.transforms.RandomMap):
+class RandomCutout(grain.transforms.RandomMap):  # type: ignore[misc]
     """Blackens `holes` boxes of height and width `size` with `probability`.
 
     A box's top left corner is uniform over the image, so it may reach beyond the edge.
@@ -237,7 +235,7 @@ class RandomCutout(grain.transforms.RandomMap):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pad(grain.transforms.Map):
+class Pad(grain.transforms.Map):  # type: ignore[misc]
     """Pads to height and width `size`, see `pad`."""
 
     size: tuple[int, int]

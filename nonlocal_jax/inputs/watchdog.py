@@ -1,6 +1,8 @@
 """An iterator that runs ahead in a thread, and whose silence is an error."""
 
 import ctypes
+import multiprocessing
+import os
 import queue
 import signal
 import sys
@@ -9,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.inputs import opencv
 
 T = TypeVar("T")
 
@@ -31,8 +34,12 @@ def worker_starts(_: int, __: int) -> None:
     """
     for told in (signal.SIGTERM, signal.SIGINT):
         signal.signal(told, signal.SIG_IGN)
+    opencv.use_one_thread()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:  # it died before it was watched
+            os._exit(1)
 
 
 def guarded(items: Iterable[T], *, buffered: int, patience: float = PATIENCE) -> Iterator[T]:
@@ -58,8 +65,9 @@ def guarded(items: Iterable[T], *, buffered: int, patience: float = PATIENCE) ->
                 continue
 
     def run() -> None:
-        iterator = iter(items)
+        iterator: Iterator[T] | None = None
         try:
+            iterator = iter(items)
             for item in iterator:
                 put(item)
                 if stop.is_set():
@@ -68,8 +76,8 @@ def guarded(items: Iterable[T], *, buffered: int, patience: float = PATIENCE) ->
         except BaseException as error:  # handed to the consumer, whatever it is
             put(_End(error))
         finally:
-            if hasattr(iterator, "close"):  # ends grain's worker processes
-                iterator.close()
+            if (close := getattr(iterator, "close", None)) is not None:
+                close()  # ends grain's worker processes
 
     thread = threading.Thread(target=run, name="input", daemon=True)
     thread.start()

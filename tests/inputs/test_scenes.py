@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from plain import resize_bilinear
 
-from nonlocal_jax.config import command_line
-from nonlocal_jax.inputs import sources
-from nonlocal_jax.inputs.datasets import datasets, scenes
+from nonlocal_jax.config import files
+from nonlocal_jax.config.schema import Data
+from nonlocal_jax.inputs import datasets, sources
+from nonlocal_jax.inputs.datasets import scenes
 from nonlocal_jax.models.network import build_network, init_variables
 from nonlocal_jax.ops.normalize import normalize
 
@@ -56,7 +57,7 @@ def test_the_lamp_is_at_either_end_and_far_from_every_shape():
 @pytest.mark.parametrize("head", ["fcn", "nonlocal"])
 def test_only_the_non_local_block_carries_the_lamp_to_the_shapes(head):
     """Exact zeros in the gradient: the lamp is outside of what convolutions can reach."""
-    config = command_line.load_config("configs/demo.py", **{"model.decode_head.name": head})
+    config = files.load("demo", **{"model.decode_head.name": head})
     network = build_network(config.model)
     # Some norms start at zero, which would hide the paths through them.
     variables = {
@@ -85,7 +86,7 @@ def test_only_the_non_local_block_carries_the_lamp_to_the_shapes(head):
 
 
 def test_they_are_a_data_set_like_others():
-    dataset = datasets.get("scenes")
+    dataset = datasets.describe(Data(name="scenes"))
     source = sources.open_source(dataset, "val")
     assert len(source) == dataset.counts["val"]
     image, label = scenes.make_scene("val", 7)

@@ -13,10 +13,11 @@ import pytest
 import synthetic_trees
 from PIL import Image, ImageOps
 
-from data import prepare
+from nonlocal_jax.config.schema import Data
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs import decode, sources
-from nonlocal_jax.inputs.datasets import datasets
+from nonlocal_jax.inputs import datasets, decode, sources
+from nonlocal_jax.inputs.datasets.dataset import Pair
+from nonlocal_jax.inputs.preparation.prepare import prepare
 
 RNG = np.random.default_rng(0)
 PHOTO = cv2.resize(RNG.integers(0, 256, (9, 11, 3), dtype=np.uint8), (61, 47))
@@ -133,7 +134,9 @@ def camvid(tmp_path):
 
 
 def open_camvid(root, split="train", kind="folder"):
-    return sources.open_source(datasets.get("camvid"), split, data_dir=str(root), kind=kind)
+    return sources.open_source(
+        datasets.describe(Data(name="camvid")), split, data_dir=str(root), kind=kind
+    )
 
 
 def first(root, kind):
@@ -214,7 +217,7 @@ def test_nothing_but_bad_examples_is_an_error(camvid):
 def test_prepared_is_taken_before_raw_and_gives_the_same(camvid):
     raw = open_camvid(camvid, kind="auto")
     assert isinstance(raw, sources.FolderSource)
-    prepare.prepare("camvid", camvid, camvid, allow_incomplete=True)
+    prepare("camvid", camvid, camvid, allow_incomplete=True)
     prepared = open_camvid(camvid, kind="auto")
     assert isinstance(prepared, sources.RecordSource)
     assert isinstance(open_camvid(camvid, kind="folder"), sources.FolderSource)
@@ -231,21 +234,21 @@ def test_prepared_is_taken_before_raw_and_gives_the_same(camvid):
     for folder in (camvid / "camvid", camvid / "camvid" / "1.0.0"):
         assert len(open_camvid(folder, kind="array_record")) == 3
     (camvid / "camvid" / "1.0.0" / "dataset_info.json").unlink()
-    with pytest.raises(UserError, match=r"no prepared camvid.*data\.prepare camvid"):
+    with pytest.raises(UserError, match=r"no prepared camvid.*nonlocal_jax\.prepare camvid"):
         open_camvid(camvid, kind="array_record")
 
 
 def test_the_newest_version_is_taken(camvid):
-    prepare.prepare("camvid", camvid, camvid, allow_incomplete=True)
+    prepare("camvid", camvid, camvid, allow_incomplete=True)
     version = camvid / "camvid" / "1.0.0"
     for newer in ("1.2.0", "1.10.0"):
         shutil.copytree(version, camvid / "camvid" / newer)
-    found = sources.find_prepared(datasets.get("camvid"), str(camvid))
+    found = sources.find_prepared(datasets.describe(Data(name="camvid")), str(camvid))
     assert found == camvid / "camvid" / "1.10.0"
 
 
 def test_a_damaged_record_is_an_error_of_its_own(camvid):
-    prepare.prepare("camvid", camvid, camvid, allow_incomplete=True)
+    prepare("camvid", camvid, camvid, allow_incomplete=True)
     (records,) = (camvid / "camvid" / "1.0.0").glob("*train*")
     content = bytearray(records.read_bytes())
     photograph = content.index(b"\xff\xd8\xff")
@@ -260,18 +263,16 @@ def test_a_damaged_record_is_an_error_of_its_own(camvid):
 
 
 def test_missing_data_says_how_to_bring_it(tmp_path):
-    dataset = datasets.get("ade20k")
-    with pytest.raises(UserError, match=r"python -m data\.prepare ade20k --source"):
+    dataset = datasets.describe(Data(name="ade20k"))
+    with pytest.raises(UserError, match=r"python -m nonlocal_jax\.prepare ade20k --source"):
         sources.open_source(dataset, "train", data_dir=str(tmp_path))
-    with pytest.raises(UserError, match="it is auto, array_record or folder"):
-        sources.open_source(dataset, "train", data_dir=str(tmp_path), kind="raw")
 
 
 def test_default_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     places = {"ade20k": "data/ade", "voc12aug": "data", "cityscapes": "data/cityscapes"}
     for name, place in places.items():
-        dataset = datasets.get(name)
+        dataset = datasets.describe(Data(name=name))
         assert sources.find_tree(dataset) is None
         folder = pathlib.Path(place)
         folder.mkdir(parents=True, exist_ok=True)
@@ -282,10 +283,10 @@ def test_default_folders(tmp_path, monkeypatch):
 
 
 def test_real_photographs(shared):
-    voc, borders = datasets.get("voc12aug"), 0
+    voc, borders = datasets.describe(Data(name="voc12aug")), 0
     for image in sorted((shared / "voc_sample" / "JPEGImages").iterdir()):
         mask = shared / "voc_sample" / "SegmentationClass" / f"{image.stem}.png"
-        pair = datasets.Pair(image.name, image, mask, None)
+        pair = Pair(image.name, image, mask)
         example = sources.FolderSource([pair], voc.num_classes)[0]
         np.testing.assert_array_equal(example.image, cv2.imread(str(image))[..., ::-1])
         np.testing.assert_array_equal(example.label, np.asarray(Image.open(mask)))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs import common
+from nonlocal_jax.config import common
 from nonlocal_jax.inputs import photometric, transforms
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"

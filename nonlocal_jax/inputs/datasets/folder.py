@@ -82,7 +82,8 @@ def build(data: schema.Data, data_dir: str) -> Dataset:
         said = data.reduce_zero_label or None
         _check_equal(listed, "reduce_zero_label", listed.reduce_zero_label, said)
         reduce_zero_label = listed.reduce_zero_label
-    table, own = None, ()
+    table: LabelTable | None = None
+    own: tuple[int, ...] = ()
     if label_map or reduce_zero_label:
         table = _label_table(label_map, reduce_zero_label, listed)
         own = _own_values(label_map, reduce_zero_label, table, len(listed.names))

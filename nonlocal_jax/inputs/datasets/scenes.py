@@ -104,7 +104,8 @@ def make_scene(split: str, index: int) -> Scene:
 
 def lamp_mask(image: UInt8[np.ndarray, "h w 3"], label: UInt8[np.ndarray, "h w"]) -> Mask:
     """Where the lamp of a scene is: it alone of what has a class has colour, too."""
-    return (label > 0) & (np.ptp(image, axis=-1) > 0)
+    lamp: Mask = (label > 0) & (np.ptp(image, axis=-1) > 0)
+    return lamp
 
 
 def _waves(rng: np.random.Generator, height: float) -> Float[np.ndarray, "64 512 1"]:
@@ -112,7 +113,8 @@ def _waves(rng: np.random.Generator, height: float) -> Float[np.ndarray, "64 512
     angle, period, phase = rng.uniform(0, np.pi), rng.uniform(8, 60), rng.uniform(0, 2 * np.pi)
     along = _ROWS * np.float32(np.sin(angle)) + _COLUMNS * np.float32(np.cos(angle))
     wave = np.sin(along * np.float32(2 * np.pi / period) + np.float32(phase))
-    return np.float32(height) * wave[..., None]
+    waves: Float[np.ndarray, "64 512 1"] = np.float32(height) * wave[..., None]
+    return waves
 
 
 def _grain(rng: np.random.Generator) -> Float[np.ndarray, "64 512 1"]:
@@ -126,7 +128,8 @@ def _lamp(rng: np.random.Generator) -> Mask:
     radius = rng.uniform(18, 25)
     row = rng.uniform(radius, HEIGHT - radius)
     column = rng.uniform(radius, LAMP_COLUMNS - 1 - radius)
-    return np.hypot(_ROWS - row, _COLUMNS - column) <= radius
+    lamp: Mask = np.hypot(_ROWS - row, _COLUMNS - column) <= radius
+    return lamp
 
 
 def _shape(rng: np.random.Generator, slot: int) -> Mask:

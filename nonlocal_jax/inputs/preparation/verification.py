@@ -6,12 +6,12 @@ from collections import Counter
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from PIL import Image, UnidentifiedImageError
 
+from nonlocal_jax.config.schema import IGNORED
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs import decode, sources
-from nonlocal_jax.inputs.datasets.datasets import IGNORED
 
 
 @dataclasses.dataclass
@@ -27,7 +27,9 @@ class Findings:
 
     count: int = 0
     sizes: Counter[tuple[int, int]] = dataclasses.field(default_factory=Counter)
-    pixels: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
+    pixels: Int64[np.ndarray, "256"] = dataclasses.field(
+        default_factory=lambda: np.zeros(256, np.int64)
+    )
     image_bytes: int = 0
     label_bytes: int = 0
 

@@ -1,4 +1,4 @@
-"""What a folder tree lacks, said before anything is read from it."""
+"""Folders and lists of a published tree, or what it lacks."""
 
 import pathlib
 

@@ -8,7 +8,7 @@ import abc
 import collections
 import concurrent.futures
 import functools
-import os
+import inspect
 import pathlib
 import shutil
 import sys
@@ -18,15 +18,17 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
+from etils import epath
 from jaxtyping import UInt8
 from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data import verification
-from data.parts import Part
+from nonlocal_jax.config import schema
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs import decode
-from nonlocal_jax.inputs.datasets import datasets
+from nonlocal_jax.inputs import cores, datasets, decode, opencv
+from nonlocal_jax.inputs.datasets.dataset import SPLITS, Pair
+from nonlocal_jax.inputs.preparation import verification
+from nonlocal_jax.inputs.preparation.parts import Part
 
 SHARD_BYTES = 128 << 20  # of images; TFDS holds one shard's examples in memory while it writes
 
@@ -34,11 +36,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg, misc]
     """A TFDS builder whose `manual_dir` is the raw tree or the folder of downloaded archives.
 
     Shards are written one after the other as they are read. TFDS's usual builder sorts a split
     first, which needs TensorFlow, and the whole split in memory, once it passes 1 GB.
+
+    A builder's class states, besides `list_pairs`:
+
+    - PARTS: the folders that the data set consists of, and their archives;
+    - USUAL_SOURCE: where MMSegmentation keeps them;
+    - MANUAL_DOWNLOAD_INSTRUCTIONS: where to get them, for people.
 
     Args:
       allow_incomplete: accept another number of examples than published.
@@ -47,26 +55,31 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True): 
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "See README.md beside this builder for where to get the data."
     PARTS: ClassVar[tuple[Part, ...]] = ()
+    USUAL_SOURCE: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        # Where README.md is; TFDS would look below the folder of `nonlocal_jax`.
+        cls.pkg_dir_path = epath.Path(inspect.getfile(cls)).parent
 
     def __init__(
         self, *, allow_incomplete: bool = False, file_format: str | None = None, **kwargs: Any
     ):
         super().__init__(file_format=file_format or "array_record", **kwargs)
         self.allow_incomplete = allow_incomplete
-        self.dataset = datasets.get(self.name)
-        self.findings = {split: verification.Findings() for split in datasets.SPLITS}
+        self.dataset = datasets.describe(schema.Data(name=self.name))
+        self.findings = {split: verification.Findings() for split in SPLITS}
 
     @abc.abstractmethod
-    def list_pairs(self, source: pathlib.Path, split: str) -> list[datasets.Pair]:
+    def list_pairs(self, source: pathlib.Path, split: str) -> list[Pair]:
         """The examples of a split ("train", "val") in order; unpacks archives where needed.
 
         Raises:
           UserError: something is missing; it says what.
         """
 
-    def read_label(self, pair: datasets.Pair) -> UInt8[np.ndarray, "h w"]:
+    def read_label(self, pair: Pair) -> UInt8[np.ndarray, "h w"]:
         """The train ids of an example.
 
         Raises:
@@ -109,7 +122,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True): 
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
         source = pathlib.Path(dl_manager.manual_dir)
-        splits = {split: self.list_pairs(source, split) for split in datasets.SPLITS}
+        splits = {split: self.list_pairs(source, split) for split in SPLITS}
         self._check_counts(splits)
         sizes = {pair: pair.image_path.stat().st_size for s in splits.values() for pair in s}
         self._check_space(sum(sizes.values()))
@@ -121,7 +134,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True): 
             for split, pairs in splits.items()
         }
 
-    def _check_counts(self, splits: dict[str, list[datasets.Pair]]) -> None:
+    def _check_counts(self, splits: dict[str, list[Pair]]) -> None:
         for split, pairs in splits.items():
             published = self.dataset.counts[split]
             if len(pairs) != published and not self.allow_incomplete:
@@ -139,24 +152,20 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True): 
                 f"{needed / 1e9:.1f} GB. Make room or name another --output."
             )
 
-    def _examples(
-        self, pairs: list[datasets.Pair], split: str
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _examples(self, pairs: list[Pair], split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """The verified examples of one shard, in order."""
         for pair, image, label, encoded_label in _parallel(self._verified, pairs):
             self.findings[split].add(image, label, encoded_label)
             self._progress.update()
             yield pair.name, {"image": image, "label": encoded_label, "name": pair.name}
 
-    def _verified(
-        self, pair: datasets.Pair
-    ) -> tuple[datasets.Pair, bytes, UInt8[np.ndarray, "h w"], bytes]:
+    def _verified(self, pair: Pair) -> tuple[Pair, bytes, UInt8[np.ndarray, "h w"], bytes]:
         image, label = pair.image_path.read_bytes(), self.read_label(pair)
         verification.check(image, label, self.dataset.num_classes, str(pair.image_path))
         return pair, image, label, verification.encode_label(label)
 
 
-class _DeterministicWriter(writer.ExampleWriter):
+class _DeterministicWriter(writer.ExampleWriter):  # type: ignore[misc]
     """Writes the same bytes for the same examples, so that prepared files can be compared.
 
     TFDS leaves the order of a record's three features to protobuf, where it changes by process.
@@ -168,14 +177,14 @@ class _DeterministicWriter(writer.ExampleWriter):
 
 
 def _in_key_order(record: bytes) -> bytes:
-    return tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True)
+    example = tf_example_pb2.Example.FromString(record)
+    ordered: bytes = example.SerializeToString(deterministic=True)
+    return ordered
 
 
-def _shards(
-    pairs: list[datasets.Pair], sizes: dict[datasets.Pair, int]
-) -> Iterator[list[datasets.Pair]]:
+def _shards(pairs: list[Pair], sizes: dict[Pair, int]) -> Iterator[list[Pair]]:
     """Cuts a split into runs of about SHARD_BYTES."""
-    shard: list[datasets.Pair] = []
+    shard: list[Pair] = []
     total = 0
     for pair in pairs:
         shard.append(pair)
@@ -189,7 +198,8 @@ def _shards(
 
 def _parallel(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Maps in order with a thread per core, never far ahead of what was taken."""
-    workers = os.cpu_count() or 1
+    opencv.use_one_thread()
+    workers = cores.usable()
     waiting: collections.deque[concurrent.futures.Future[R]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         for item in items:

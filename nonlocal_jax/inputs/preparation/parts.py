@@ -8,13 +8,15 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
 import tqdm
 
-from nonlocal_jax.checkpoints.pytorch import download
 from nonlocal_jax.errors import UserError
+
+Fetch = Callable[[str, pathlib.Path], pathlib.Path]
+"""Downloads an address into a folder, and goes on where it broke off; gives the file's path."""
 
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError)
 
@@ -29,7 +31,7 @@ class Part:
       holds: a folder inside it, so that no other folder is taken for this one.
       archive: name of the published file.
       inside: the folder's path in that archive.
-      url: where it can be fetched without asking; empty where a licence must be accepted first.
+      url: where it can be downloaded without asking; empty where a licence must be accepted first.
       digest: of the published archive, as in "md5:0123".
     """
 
@@ -71,17 +73,15 @@ class Part:
             f"It holds: {there}."
         )
 
-    def fetch(self, source: pathlib.Path) -> None:
-        """Downloads the archive into `source`, unless it or the folder is there already.
-
-        An interrupted download is continued.
+    def download(self, source: pathlib.Path, fetch: Fetch) -> None:
+        """Brings the archive into `source`, unless it or the folder is there already.
 
         Raises:
           UserError: the server cannot be reached, or sent another file than the published one.
         """
         if self.is_there(source):
             return
-        fresh = download.fetch(self.url, source / ".unchecked")
+        fresh = fetch(self.url, source / ".unchecked")
         algorithm, _, expected = self.digest.partition(":")
         with fresh.open("rb") as file:
             actual = hashlib.file_digest(file, algorithm).hexdigest()

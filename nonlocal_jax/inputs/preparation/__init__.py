@@ -1,0 +1,1 @@
+"""From the published downloads to prepared data sets; the builders are in `data/`."""
