@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint types parity soak compiler clean
+.PHONY: demo test lint types parity soak compiler package clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m nonlocal_jax.demo
@@ -25,11 +25,15 @@ parity: $(VENV)/.installed-test
 
 # Runs that are killed or told to stop at twenty random moments, as one process and as two.
 soak: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m soak tests/test_interruptions.py
+	$(BIN)/python -m pytest -m soak
 
 # What the TPU compiler says: memory of all rows on a v5e chip, plans, kernels; minutes each.
 compiler: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m compiler -s
+
+# Installs it in fresh environments; others: NONLOCAL_JAX_PYTHONS=python3.11:python3.12 make package
+package: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m package tests/commands/test_package.py
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -9,7 +9,7 @@ DRY_RUN=false
 # shellcheck source=launch/settings.env
 source "$SETTINGS"
 
-# Exit codes of nonlocal_jax, see nonlocal_jax/distributed.py.
+# Exit codes of nonlocal_jax, see nonlocal_jax/errors.py.
 USER_ERROR=2
 PREEMPTED=75
 INTERRUPTED=130

@@ -125,7 +125,7 @@ def check_compiler() -> None:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "The plan needs the TPU's compiler, though no TPU, and libtpu is not installed: "
-            f"pip install '{matching_libtpu()}', or pip install -c constraints.txt -e '.[plan]'."
+            f"pip install '{matching_libtpu()}', or pip install 'nonlocal_jax[tpu]'."
         )
 
 
