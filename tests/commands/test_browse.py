@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import synthetic_trees
 
-from configs import common
-from nonlocal_jax import browse
+from nonlocal_jax.config.schema import Data
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs.datasets import datasets
+from nonlocal_jax.inputs import frequencies
+from nonlocal_jax.inputs.datasets.dataset import Dataset, distinct_colours
+from nonlocal_jax.inputs.loader import Inputs
 from nonlocal_jax.reporting import pictures
+from nonlocal_jax.reporting.sheet import contact_sheet
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 PALETTE = np.array([[255, 0, 0], [0, 0, 200]], np.uint8)
@@ -35,7 +37,7 @@ def test_overlay_mixes_colours_and_leaves_ignored_pixels():
 
 def test_a_legend_shows_every_colour_and_fits_its_width():
     names = [f"class {number}" for number in range(30)]
-    palette = datasets.distinct_colours(30)
+    palette = distinct_colours(30)
     picture = pictures.legend(names, palette, width=400)
     assert picture.shape[1] == 400
     for colour in palette:
@@ -44,8 +46,8 @@ def test_a_legend_shows_every_colour_and_fits_its_width():
 
 
 def test_a_grid_places_pictures_in_rows():
-    pictures = [np.full((4, 6, 3), value, np.uint8) for value in (10, 20, 30)]
-    sheet = pictures.grid(pictures, columns=2)
+    tiles = [np.full((4, 6, 3), value, np.uint8) for value in (10, 20, 30)]
+    sheet = pictures.grid(tiles, columns=2)
     assert [(sheet == value).all(axis=-1).sum() for value in (10, 20, 30)] == [24, 24, 24]
     rows, columns = np.nonzero((sheet == 30).all(axis=-1))
     assert rows.min() > 8 and columns.max() < 12
@@ -64,22 +66,22 @@ def test_attention_is_brightest_where_it_is_largest():
 
 def test_frequencies():
     labels = [np.array([[0, 0, 1, 255]], np.uint8), np.array([[0, 0, 0, 0]], np.uint8)]
-    pixels, masks = browse.class_frequencies(labels)
+    pixels, masks = frequencies.count(labels)
     assert pixels[[0, 1, 255]].tolist() == [6, 1, 1] and masks[[0, 1, 255]].tolist() == [2, 1, 1]
-    dataset = datasets.Dataset("folder", ("road", "sky", "car"), datasets.distinct_colours(3))
-    lines = browse.frequency_table(dataset, pixels, masks).splitlines()
+    names = ("road", "sky", "car")
+    dataset = Dataset(name="folder", class_names=names, palette=distinct_colours(3))
+    lines = frequencies.table(dataset, pixels, masks).splitlines()
     assert [line.split()[:2] for line in lines[1:4]] == [["0", "road"], ["1", "sky"], ["2", "car"]]
     assert "85.714" in lines[1] and "14.286" in lines[2] and "12.500%" in lines[-1]
 
 
 def test_the_sheet_shows_the_runs_first_examples(tmp_path):
     synthetic_trees.camvid(tmp_path, train=4)
-    config = common.base()
-    config.data_dir, config.data.name = str(tmp_path), "camvid"
-    config.data.scale, config.data.crop_size = (120, 90), (60, 80)
-    sheet = browse.contact_sheet(config, count=5)
+    data = Data(name="camvid", scale=(120, 90), crop_size=(60, 80))
+    inputs = Inputs(data=data, data_dir=str(tmp_path), num_classes=11)
+    sheet = contact_sheet(inputs, count=5)
     assert sheet.shape[1] == 2 * (160 + 4) + 4 and sheet.shape[0] > 3 * 60
-    np.testing.assert_array_equal(sheet, browse.contact_sheet(config, count=5))
+    np.testing.assert_array_equal(sheet, contact_sheet(inputs, count=5))
 
 
 def test_the_command(tmp_path):
