@@ -118,8 +118,8 @@ def classes(metadata: Metadata, names: Sequence[str]) -> str | None:
         if before != now
     ]
     shown = ", ".join(others[:5] + ["..."] * (len(others) > 5))
-    what = "order of classes" if sorted(theirs) == sorted(names) else "names of classes"
-    return f"The checkpoint has another {what}: label {shown}."
+    what = "its classes in another order" if sorted(theirs) == sorted(names) else "other classes"
+    return f"The checkpoint has {what}: label {shown}."
 
 
 def _shape(array: Array) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from nonlocal_jax.errors import UserError
 
 Variables = Mapping[str, Any]
 Path = str | os.PathLike[str]
-ATTEMPTS = 5
+ATTEMPTS = 5  # a run that goes on may remove what is being read
 
 
 def save_model(directory: Path, variables: Variables, metadata: Metadata) -> None:
@@ -68,12 +68,18 @@ def load_model(
     Raises:
       UserError: there is no checkpoint, it is damaged, or a newer version wrote it.
     """
-    found = locate.find(path, step)
-    return load_found(found)
+    for _ in range(ATTEMPTS):
+        found = locate.find(path, step)
+        try:
+            return load_found(found)
+        except (OSError, ValueError, KeyError, UserError):
+            if found.run is None or found.folder.is_dir():
+                raise
+    raise UserError(f"{path} can't be read: its run removes checkpoints faster than they are read.")
 
 
 def load_found(found: locate.Found) -> tuple[dict[str, np.ndarray], Metadata]:
-    """What `load_model` returns, of what `locate.find` returned.
+    """What `load_model` returns, of one checkpoint.
 
     Raises:
       UserError: it is damaged, or a newer version wrote it.
