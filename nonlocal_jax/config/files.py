@@ -106,7 +106,7 @@ def complete(given: Mapping[str, Any], names: Mapping[str, str] | None = None) -
     Args:
       given: some settings, as nested mappings.
       names: other names of chosen sections by their key, as {"model.decode_head": "fcn"}. Settings
-        of the section's default choice that the other one lacks are dropped if nobody changed them.
+        of the section's own choice that the other one lacks are dropped.
 
     Raises:
       UserError: a key is none of the config's.
@@ -258,9 +258,14 @@ def _complete_chosen(
     """A section whose options are those of the module that its name stands for."""
     table, values = f.metadata["table"], f.metadata["values"]
     section = dict(_mapping(given, key))
-    name = names.get(key) or section.get("name") or values["name"]
+    own = section.get("name") or values["name"]
+    name = names.get(key) or own
     options = tables.find(table, name, f"{key}.name").Options
     allowed = {option.name for option in dataclasses.fields(options)}
+    if name != own:  # what was set for the config's own choice is not for the other one
+        former = dataclasses.fields(tables.find(table, own, f"{key}.name").Options)
+        dropped = {option.name for option in former} - allowed
+        section = {k: v for k, v in section.items() if k not in dropped}
     if name != values["name"]:
         usual = _complete_chosen(f, {}, key, {})
         section = {
