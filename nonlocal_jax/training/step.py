@@ -59,7 +59,8 @@ def make_train_step(
     A batch holds `image` uint8 [n, h, w, 3], `label` uint8 [n, h, w] and `size` int32 [n, 2], the
     part of the image that is not padding. Metrics are scalars: `loss`, `loss_NAME` of every output
     of the network (`decode`, `auxiliary`), the decode head's `accuracy`, and `finite`. A step whose
-    loss or gradients are not finite leaves the state as it was, but for the step counter.
+    loss, gradients or running statistics are not finite leaves the state as it was, but for the
+    step counter.
 
     Args:
       network: what to train.
@@ -121,7 +122,7 @@ def make_train_step(
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
         new_state = TrainState(state.step, parameters, statistics, optimizer_state)
-        finite = jnp.isfinite(metrics["loss"]) & _all_finite(gradients)
+        finite = jnp.isfinite(metrics["loss"]) & _all_finite(gradients) & _are_numbers(statistics)
         kept = jax.tree.map(
             lambda new, old: lax.select(finite, new.astype(old.dtype), old), new_state, state
         )
@@ -135,6 +136,12 @@ def _all_finite(gradients: Variables) -> Bool[Array, ""]:
     leaves = gradients.values()
     vectors = jnp.concatenate([leaf for leaf in leaves if leaf.ndim == 1])
     return jnp.isfinite(optax.global_norm([vectors, *(leaf for leaf in leaves if leaf.ndim > 1)]))
+
+
+def _are_numbers(statistics: Variables) -> Bool[Array, ""]:
+    """Whether all running means and variances are: large activations overflow a variance alone."""
+    finite = [jnp.isfinite(leaf) for leaf in statistics.values() if leaf.ndim == 1]
+    return jnp.all(jnp.concatenate(finite)) if finite else jnp.array(True)
 
 
 def _split(batch: Batch, parts: int) -> Batch:

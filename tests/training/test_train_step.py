@@ -108,6 +108,20 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counter():
     assert metrics["finite"]
 
 
+def test_a_running_variance_that_overflows_is_not_finite():
+    config = tiny_config(**{"backbone.depth": 18})
+    network = build_network(config.model)
+    variables = golden_variables(config, network)
+    huge = {
+        **variables,
+        "backbone/stem/0/conv/kernel": 1e20 * variables["backbone/stem/0/conv/kernel"],
+    }
+    before = initial_state(network, huge, optimizer())
+    after, metrics = train_step(network)(before, small_batch())
+    assert np.isfinite(metrics["loss"]) and not metrics["finite"]
+    jax.tree.map(np.testing.assert_array_equal, after._replace(step=before.step), before)
+
+
 def test_accumulated_gradients_are_those_of_the_whole_batch():
     # With frozen statistics the parts of a batch do not see each other.
     config = tiny_config(**{"backbone.depth": 18, "backbone.frozen_stages": 4})
