@@ -14,7 +14,9 @@ SIZES = st.lists(st.tuples(st.integers(1, 900), st.integers(1, 900)), min_size=1
 @settings(max_examples=40, deadline=None)
 def test_every_image_is_in_one_bucket_that_holds_it(sizes, batch_size, compile_cost):
     inputs = [[(2 * h, 2 * w), (h, w)] for h, w in sizes]
-    planned = buckets.plan(sizes, inputs, batch_size=batch_size, compile_cost=compile_cost)
+    planned = buckets.sort_into_buckets(
+        sizes, inputs, batch_size=batch_size, compile_cost=compile_cost
+    )
     assert 1 <= len(planned) <= buckets.MAX_BUCKETS
     members = [member for bucket in planned for member in bucket.members]
     assert sorted(members) == list(range(len(sizes)))
@@ -27,7 +29,7 @@ def test_every_image_is_in_one_bucket_that_holds_it(sizes, batch_size, compile_c
 @given(SIZES, st.integers(1, 9))
 @settings(max_examples=20, deadline=None)
 def test_batches_hold_every_image_once(sizes, batch_size):
-    planned = buckets.plan(sizes, [[size] for size in sizes], batch_size=batch_size)
+    planned = buckets.sort_into_buckets(sizes, [[size] for size in sizes], batch_size=batch_size)
     groups = buckets.batches(planned, batch_size)
     assert sorted(m for _, members in groups for m in members) == list(range(len(sizes)))
     assert all(1 <= len(members) <= batch_size for _, members in groups)
@@ -35,7 +37,7 @@ def test_batches_hold_every_image_once(sizes, batch_size):
 
 def test_few_sizes_are_not_padded_at_all():
     sizes = [(100, 100), (300, 200), (100, 400)] * 5
-    planned = buckets.plan(sizes, [[size] for size in sizes], batch_size=1)
+    planned = buckets.sort_into_buckets(sizes, [[size] for size in sizes], batch_size=1)
     assert sorted(b.inputs[0] for b in planned) == [(100, 100), (100, 400), (300, 200)]
     assert all(b.inputs == b.smallest for b in planned)
 
@@ -44,7 +46,7 @@ def test_the_padding_of_a_mixed_set_is_small():
     rng = np.random.default_rng(0)
     aspect = rng.choice([4 / 3, 3 / 4, 3 / 2, 1.0], 300) * np.exp(rng.normal(0, 0.02, 300))
     sizes = [(512, int(512 * a)) if a > 1 else (int(512 / a), 512) for a in aspect]
-    planned = buckets.plan(sizes, [[size] for size in sizes], batch_size=1)
+    planned = buckets.sort_into_buckets(sizes, [[size] for size in sizes], batch_size=1)
     used = sum(len(b.members) * b.inputs[0][0] * b.inputs[0][1] for b in planned)
     assert sum(h * w for h, w in sizes) / used > 0.95
 
@@ -52,7 +54,9 @@ def test_the_padding_of_a_mixed_set_is_small():
 def test_an_expensive_compiler_means_fewer_programs():
     sizes = [(100, 100), (100, 101)]
     plan = {
-        cost: len(buckets.plan(sizes, [[s] for s in sizes], batch_size=1, compile_cost=cost))
+        cost: len(
+            buckets.sort_into_buckets(sizes, [[s] for s in sizes], batch_size=1, compile_cost=cost)
+        )
         for cost in (0.0, 1e3)
     }
     assert plan == {0.0: 2, 1e3: 1}
@@ -65,7 +69,7 @@ def test_what_the_network_sees_decides_who_is_grouped_with_whom():
     def windows(height, width):
         return -(-width // 100) * 1e4
 
-    planned = buckets.plan(
+    planned = buckets.sort_into_buckets(
         sizes, [[s] for s in sizes], batch_size=1, input_cost=windows, max_buckets=2
     )
     assert sorted(b.members for b in planned) == [(0, 1), (2,)] or sorted(
@@ -77,5 +81,15 @@ def test_what_the_network_sees_decides_who_is_grouped_with_whom():
 def test_many_different_sizes_are_planned_in_a_moment(count):
     rng = np.random.default_rng(count)
     sizes = [tuple(int(v) for v in rng.integers(200, 2000, 2)) for _ in range(count)]
-    planned = buckets.plan(sizes, [[size] for size in sizes], batch_size=4)
+    planned = buckets.sort_into_buckets(sizes, [[size] for size in sizes], batch_size=4)
     assert len(planned) == min(count, buckets.MAX_BUCKETS)
+
+
+@pytest.mark.parametrize(
+    ("length", "rounded"), [(1, 8), (8, 8), (61, 64), (683, 704), (2048, 2048)]
+)
+def test_an_image_alone_is_padded_by_an_eighth_at_most(length, rounded):
+    bucket = buckets.alone((length, 9), [(33, length)])
+    assert bucket.canvas == (rounded, 16) and bucket.inputs == ((40, rounded),)
+    assert bucket.smallest == ((33, length),) and bucket.members == (0,)
+    assert rounded - length < max(length / 8, 8)

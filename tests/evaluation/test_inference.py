@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation import inference
 from nonlocal_jax.evaluation.buckets import Bucket
-from nonlocal_jax.evaluation.inference import Protocol, Scaled, Windows
+from nonlocal_jax.evaluation.inference import Scaled
+from nonlocal_jax.evaluation.protocol import Protocol, Windows
 from nonlocal_jax.inputs.transforms import resize_image
 from nonlocal_jax.ops.normalize import MEAN_RGB, STD_RGB
 
@@ -33,7 +35,17 @@ PROTOCOLS = {
 }
 
 
-def network(images, valid=None):
+class Network:
+    """A network with the logits of a function."""
+
+    def __init__(self, function, output_stride):
+        self.function, self.output_stride = function, output_stride
+
+    def __call__(self, images, valid=None):
+        return self.function(images, valid)
+
+
+def sums(images, valid=None):
     """Sums over 8x8 pixels, and a linear layer: a network whose padding must be zero."""
     n, height, width, _ = images.shape
     if valid is not None:
@@ -44,8 +56,11 @@ def network(images, valid=None):
         images = jnp.where(inside[..., None], images, 0.0)
     rows, columns = -(-height // 8), -(-width // 8)
     images = jnp.pad(images, ((0, 0), (0, rows * 8 - height), (0, columns * 8 - width), (0, 0)))
-    sums = images.reshape(n, rows, 8, columns, 8, 3).sum((2, 4))
-    return jnp.tanh(sums / 30) @ WEIGHTS
+    blocks = images.reshape(n, rows, 8, columns, 8, 3).sum((2, 4))
+    return jnp.tanh(blocks / 30) @ WEIGHTS
+
+
+network = Network(sums, 8)
 
 
 def batch(protocol, seed=0):
@@ -166,7 +181,7 @@ def test_no_array_has_all_scores_of_all_pixels():
 
     def run(scaled, logits):
         scores = inference.low_resolution_scores(
-            lambda images, valid: logits, (scaled,), scaled.sizes, canvas, protocol
+            Network(lambda images, valid: logits, 8), (scaled,), scaled.sizes, canvas, protocol
         )
         return inference.class_indices(scores)
 
@@ -189,10 +204,16 @@ def test_no_array_has_all_scores_of_all_pixels():
 def test_masks_are_spared_where_no_image_is_smaller_than_what_the_network_sees(
     window, smallest, padded
 ):
-    windows = window and Windows(window, window)
+    windows = Windows(window, window) if window else None
     protocol = Protocol(SCALE, align_corners=False, windows=windows)
     bucket = Bucket((60, 80), ((60, 80),), (smallest,), (0, 1))
     assert protocol.meets_padding(bucket) is padded
+
+
+@pytest.mark.parametrize("stride", [(41, 40), (40, 0)])
+def test_windows_that_leave_pixels_out_are_refused(stride):
+    with pytest.raises(UserError, match="leave pixels out"):
+        Windows((40, 40), stride)
 
 
 def test_a_window_of_the_whole_image_is_the_whole_image():

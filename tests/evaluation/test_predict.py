@@ -1,28 +1,40 @@
 """Predicting images from files and in notebooks: what is written, and what is refused."""
 
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from evaluations import (
+    EVERY,
+    NUM_CLASSES,
+    REFERENCE,
+    SIZES,
+    config_for,
+    label,
+    mesh_of,
+    picture,
+    run_command,
+    saved,
+    small,
+    write_folder,
+)
+from networks import golden_variables
 from PIL import Image
-from test_evaluate import config_for, run_command, saved, small, write_folder
 
 from nonlocal_jax import predict
+from nonlocal_jax.checkpoints import locate
+from nonlocal_jax.checkpoints.metadata import Metadata
+from nonlocal_jax.checkpoints.model import save_model
+from nonlocal_jax.config import files
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.evaluation import predictor
+from nonlocal_jax.evaluation import predictor, segment_files
+from nonlocal_jax.evaluation.protocol import Protocol
+from nonlocal_jax.evaluation.restore import restore
 from nonlocal_jax.inputs.transforms import resize_image
+from nonlocal_jax.models.network import build_network
 from nonlocal_jax.ops.normalize import normalize
-
-GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
-sys.path.insert(0, str(GOLDEN))
-
-from pictures import NUM_CLASSES, SIZES, label, picture  # noqa: E402
-
-REFERENCE = np.load(GOLDEN / "inference.npz")
-EVERY = 5  # make_inference.py stored the probabilities of one pixel in five along each axis
 
 
 @pytest.fixture(scope="module")
@@ -35,20 +47,35 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny(data, tmp_path_factory):
-    """The golden network, for whole images, with its checkpoint."""
-    config = config_for(data)
-    return config, saved(config, tmp_path_factory.mktemp("tiny") / "checkpoint")
+    """A checkpoint of the golden network, for whole images."""
+    return saved(config_for(data), tmp_path_factory.mktemp("tiny") / "checkpoint")
 
 
 @pytest.fixture(scope="module")
 def quick(data, tmp_path_factory):
-    """A network that compiles fast, with its checkpoint."""
-    config = small(config_for(data))
-    return config, saved(config, tmp_path_factory.mktemp("quick") / "checkpoint")
+    """A checkpoint of a network that compiles fast."""
+    return saved(small(data), tmp_path_factory.mktemp("quick") / "checkpoint")
 
 
-def test_a_predictors_masks_and_probabilities_are_the_references(tiny):
-    model = predictor.load(*tiny)
+@pytest.fixture(scope="module")
+def model(tiny):
+    """The golden network as a predictor."""
+    return predictor.load(tiny)
+
+
+@pytest.fixture(scope="module")
+def quick_model(quick):
+    """The fast network as a predictor."""
+    return predictor.load(quick)
+
+
+def restored(checkpoint, **overrides):
+    """A checkpoint, for `segment_files`."""
+    found = locate.find(checkpoint)
+    return restore(found, files.override(predictor.load(checkpoint).config, **overrides))
+
+
+def test_a_predictors_masks_and_probabilities_are_the_references(model):
     for index in (0, 5):
         np.testing.assert_array_equal(
             model.predict(picture(index)), REFERENCE[f"whole/mask{index}"]
@@ -60,26 +87,23 @@ def test_a_predictors_masks_and_probabilities_are_the_references(tiny):
         )
 
 
-def test_logits_are_the_networks_at_the_configs_scale(tiny):
-    logits = predictor.load(*tiny).logits(picture(1))
+def test_logits_are_the_networks_at_the_configs_scale(model):
+    logits = model.logits(picture(1))
     assert logits.shape == (11, 8, NUM_CLASSES)  # 64x48 fits into 85x64, an eighth of it
     assert logits.dtype == np.float32
 
 
-def test_attention_is_the_blocks_softmax_row(tiny):
-    config, checkpoint = tiny
+def test_attention_is_the_blocks_softmax_row(tiny, model):
     image, point = picture(2), (30, 60)
-    weights = predictor.load(config, checkpoint).attention(image, point)
+    weights = model.attention(image, point)
     assert weights.sum() == pytest.approx(1, abs=1e-5) and (weights >= 0).all()
 
-    network, variables = predictor.restore(config, checkpoint)
-    model = network.bind({k: jnp.asarray(v) for k, v in variables.items()})
-    model.eval()
-    size = predictor.protocol(config).input_sizes(image.shape[:2])[0]
-    seen = normalize(jnp.asarray(resize_image(image, size))[None])
-    x = model.decode_head.convs[0](model.backbone(seen)["stage4"])[0]
+    whole = restored(tiny)
+    network = whole.network.bind({k: jnp.asarray(v) for k, v in whole.variables.items()})
+    network.eval()
+    x = network.decode_head.convs[0](network.backbone(seen(image, model.config))["stage4"])[0]
     height, width, _ = x.shape
-    block, flat = model.decode_head.non_local, x.reshape(height * width, -1)
+    block, flat = network.decode_head.non_local, x.reshape(height * width, -1)
     theta, phi = block.theta(flat), block.phi(flat)
     row, column = 30 * height // image.shape[0], 60 * width // image.shape[1]
     scores = phi @ theta[row * width + column] / jnp.sqrt(float(theta.shape[-1]))
@@ -87,31 +111,66 @@ def test_attention_is_the_blocks_softmax_row(tiny):
     np.testing.assert_allclose(weights, expected, rtol=1e-3, atol=1e-6)
 
 
-def test_attention_needs_a_pixel_and_a_block(tiny, quick):
+def seen(image, config):
+    """What the network is given of an image."""
+    size = Protocol.of(config.eval, config.model.align_corners).input_sizes(image.shape[:2])[0]
+    return normalize(jnp.asarray(resize_image(image, size))[None])
+
+
+def test_attention_needs_a_pixel_and_a_block(model, quick_model):
     with pytest.raises(UserError, match="Row 50, column 2 is not in an image of 50 rows"):
-        predictor.load(*tiny).attention(picture(2), (50, 2))
-    with pytest.raises(UserError, match="non-local block"):
-        predictor.load(*quick).attention(picture(2), (3, 2))
+        model.attention(picture(2), (50, 2))
+    with pytest.raises(UserError, match="no attention map"):
+        quick_model.attention(picture(2), (3, 2))
 
 
-def test_a_checkpoint_of_another_network_is_refused_in_one_sentence(tiny):
-    config, checkpoint = tiny
-    for key, value, message in (
-        ("num_classes", 9, r"it has 7 classes, the config 9\.$"),
-        (
-            "backbone.depth",
-            101,
-            r"made for tiny\): of \d+ missing and 0 further arrays, it has no ",
-        ),
-        ("backbone.base_channels", 8, r"is \(.*\) there, and \(.*\) in the config\.$"),
-        ("align_corners", True, r"align_corners was False for it, and is True here\.$"),
-        ("decode_head.mode", "dot_product", r"mode was embedded_gaussian for it, and is dot_"),
-    ):
-        other = config.copy_and_resolve_references()
-        other.model.update_from_flattened_dict({key: value})
-        with pytest.raises(UserError, match=message) as refusal:
-            predictor.load(other, checkpoint)
-        assert "\n" not in str(refusal.value)
+def test_images_of_many_sizes_keep_a_few_programs(quick_model, monkeypatch):
+    monkeypatch.setattr(predictor, "KEPT_PROGRAMS", 2)
+    programs = quick_model._segment._compiled
+    assert quick_model.predict(picture(0)).shape == (37, 53)
+    (kept,) = programs.values()
+    assert quick_model.predict(picture(0)[:, :52]).shape == (37, 52)
+    assert list(programs.values()) == [kept], "nearly equal sizes share a program"
+    quick_model.predict(picture(3))
+    quick_model.predict(picture(5))
+    assert len(programs) == 2 and kept not in programs.values()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("num_classes", 9, r"config\.model\.num_classes was 7, is 9"),
+        ("backbone.depth", 101, r"config\.model\.backbone\.depth was 50, is 101"),
+        ("backbone.base_channels", 8, r"config\.model\.backbone\.base_channels was 4, is 8"),
+        ("align_corners", True, r"config\.model\.align_corners was False, is True"),
+        ("decode_head.mode", "dot_product", r"mode was embedded_gaussian, is dot_product"),
+        ("decode_head.sub_sample", True, r"sub_sample was False, is True"),
+        ("backbone.output_stride", 16, r"output_stride was 8, is 16"),
+    ],
+)
+def test_a_checkpoint_of_another_network_is_refused(tiny, model, key, value, message):
+    other = files.override(model.config, **{f"model.{key}": value})
+    with pytest.raises(UserError, match=message) as refusal:
+        predictor.load(tiny, other)
+    assert str(tiny) in str(refusal.value)
+
+
+def test_a_setting_that_is_given_on_purpose_departs_from_the_checkpoints(tiny):
+    aligned = predictor.load(tiny, **{"model.align_corners": True, "eval.scale": (48, 32)})
+    assert aligned.config.model.align_corners and aligned.config.eval.scale == (48, 32)
+    with pytest.raises(UserError, match="classifier"):  # there are no arrays for it
+        predictor.load(tiny, **{"model.num_classes": 9})
+
+
+def test_classes_are_those_that_the_checkpoint_names(tmp_path):
+    config = small(tmp_path / "nowhere")
+    network = build_network(config.model)
+    variables = {k: np.asarray(v) for k, v in golden_variables(config, network).items()}
+    meta = {"CLASSES": list("abcdefg"), "PALETTE": [[i, 0, 0] for i in range(NUM_CLASSES)]}
+    save_model(tmp_path / "it", variables, Metadata(kind="segmentor", config=config, meta=meta))
+    model = predictor.load(tmp_path / "it")
+    assert model.class_names == tuple("abcdefg")
+    np.testing.assert_array_equal(model.palette, meta["PALETTE"])
 
 
 @pytest.mark.parametrize(
@@ -119,31 +178,39 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_sentence(tiny):
     [np.zeros((4, 5), np.uint8), np.zeros((4, 5, 4), np.uint8), np.zeros((4, 5, 3), np.float32)],
     ids=["grey", "RGBA", "float"],
 )
-def test_an_array_that_is_no_rgb_image_is_refused(quick, image):
-    model = predictor.load(*quick)
-    for method in (model.predict, model.probabilities, model.logits):
+def test_an_array_that_is_no_rgb_image_is_refused(quick_model, image):
+    for name in ("predict", "probabilities", "logits"):
         with pytest.raises(UserError, match=r"must be RGB, uint8 \[h, w, 3\]; this is "):
-            method(image)
+            getattr(quick_model, name)(image)
 
 
-def test_attention_of_padded_images_is_that_of_each_alone(tiny, tmp_path, monkeypatch):
-    """By the command images share programs; in a notebook each has its own."""
-    config, checkpoint = tiny
+def test_attention_of_padded_images_is_that_of_each_alone(tiny, model, tmp_path, monkeypatch):
+    """By the command images share programs."""
     paths = []
     for index in (0, 2, 3, 6):
         paths.append(tmp_path / f"{index}.png")
         Image.fromarray(picture(index)).save(paths[-1])
     drawn = []
     monkeypatch.setattr(
-        predict.visualize,
+        segment_files.pictures,
         "attention_overlay",
         lambda image, weights, point: drawn.append(weights) or image,
     )
-    files, point = predict.Files(paths), (30, 35)
-    network, variables = predictor.restore(config, checkpoint)
-    predict.write_attention(files, tmp_path / "out", network, variables, config, point)
-    model = predictor.load(config, checkpoint)
-    expected = [model.attention(files.image(path), point) for path in paths]
+    images, point, whole = segment_files.ImageFiles(paths), (30, 35), restored(tiny)
+    segment_files.write_attention(images, tmp_path / "out", whole, point, mesh=mesh_of(1))
+
+    @jax.jit
+    def attend(variables, image, relative):
+        network = whole.network.bind_for_inference(variables)
+        return network.attention_map(image, relative).weights[0]
+
+    expected = []
+    for image in map(images.image, paths):
+        relative = (np.array([point], np.float32) + 0.5) / np.array(image.shape[:2], np.float32)
+        expected.append(np.asarray(attend(whole.variables, seen(image, whole.config), relative)))
+    np.testing.assert_allclose(
+        model.attention(picture(0), point), expected[0], rtol=1e-4, atol=1e-7
+    )
     key = lambda weights: (weights.shape, weights.max())  # noqa: E731
     for weights, alone in zip(sorted(drawn, key=key), sorted(expected, key=key), strict=True):
         assert weights.sum() == pytest.approx(1, abs=1e-5)
@@ -151,7 +218,6 @@ def test_attention_of_padded_images_is_that_of_each_alone(tiny, tmp_path, monkey
 
 
 def test_the_command_goes_on_past_bad_files_and_says_so(tiny, tmp_path):
-    config, checkpoint = tiny
     folder = tmp_path / "in"
     folder.mkdir()
     image = Image.fromarray(picture(0))
@@ -178,9 +244,8 @@ def test_the_command_goes_on_past_bad_files_and_says_so(tiny, tmp_path):
     (folder / "notes.txt").write_text("no image")
     out = tmp_path / "out"
     run = run_command(
-        "predict",
-        config,
-        f"--checkpoint={checkpoint}",
+        predict,
+        f"--checkpoint={tiny}",
         f"--input={folder}",
         f"--output={out}",
         "--attend=20,30",
@@ -211,22 +276,20 @@ def test_the_command_goes_on_past_bad_files_and_says_so(tiny, tmp_path):
 
 
 def test_a_very_large_image_and_a_pixel_share_a_run(quick, tmp_path):
-    config, checkpoint = quick
     paths = [tmp_path / "large.jpg", tmp_path / "pixel.png"]
-    Image.new("RGB", (10_000, 3_000), (90, 120, 30)).save(paths[0])
+    Image.new("RGB", (5_000, 1_500), (90, 120, 30)).save(paths[0])
     Image.new("RGB", (1, 1), (1, 2, 3)).save(paths[1])
-    network, variables = predictor.restore(config, checkpoint)
-    predict.segment_files(predict.Files(paths), tmp_path / "out", network, variables, config)
-    assert Image.open(tmp_path / "out" / "masks" / "large.png").size == (10_000, 3_000)
-    assert Image.open(tmp_path / "out" / "masks" / "pixel.png").size == (1, 1)
+    images, out = segment_files.ImageFiles(paths), tmp_path / "out"
+    segment_files.segment_files(images, out, restored(quick), mesh=mesh_of(1))
+    assert Image.open(out / "masks" / "large.png").size == (5_000, 1_500)
+    assert Image.open(out / "masks" / "pixel.png").size == (1, 1)
 
 
 def test_nothing_but_bad_files_is_reported_like_any(quick, tmp_path):
-    config, checkpoint = quick
     (tmp_path / "text.png").write_text("no image")
-    files = predict.Files([tmp_path / "text.png", tmp_path / "missing.png"])
-    predict.segment_files(files, tmp_path / "out", *predictor.restore(config, checkpoint), config)
-    assert ["decoded" in reason for reason in files.bad.values()] == [True, False]
+    images = segment_files.ImageFiles([tmp_path / "text.png", tmp_path / "missing.png"])
+    segment_files.segment_files(images, tmp_path / "out", restored(quick), mesh=mesh_of(1))
+    assert ["decoded" in reason for reason in images.bad.values()] == [True, False]
     assert not (tmp_path / "out").exists()
 
 
@@ -234,7 +297,7 @@ def test_nothing_but_bad_files_is_reported_like_any(quick, tmp_path):
 def test_an_input_without_images_is_refused(tmp_path, name):
     (tmp_path / "empty folder").mkdir()
     with pytest.raises(UserError, match="no image"):
-        predict.find_images(str(tmp_path / name))
+        segment_files.find_images(str(tmp_path / name))
 
 
 def test_input_is_a_file_a_folder_or_a_pattern(tmp_path):
@@ -243,7 +306,7 @@ def test_input_is_a_file_a_folder_or_a_pattern(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.touch()
     found = {
-        given: [p.name for p in predict.find_images(str(tmp_path / given))]
+        given: [p.name for p in segment_files.find_images(str(tmp_path / given))]
         for given in ("a.jpg", "", "*.jpg", "**/*.jp*g")
     }
     assert found == {
@@ -256,7 +319,13 @@ def test_input_is_a_file_a_folder_or_a_pattern(tmp_path):
 
 def test_results_of_images_with_equal_names_are_kept_apart():
     paths = [pathlib.Path(p) for p in ("/x/a.jpg", "/x/a.png", "/x/b.png", "/y/b.png", "/y/c.png")]
-    assert predict.output_names(paths) == ["a.jpg", "a.png", "x__b.png", "y__b.png", "c"]
+    assert segment_files.output_names(paths) == ["a.jpg", "a.png", "x__b.png", "y__b.png", "c"]
+    paths = [pathlib.Path(p) for p in ("/x/a__b/1.png", "/x/a/b/1.png", "/x/c.png", "/x/C.png")]
+    names = segment_files.output_names(paths)
+    assert len({name.casefold() for name in names}) == 4 and max(map(len, names)) < 40
+    deep = pathlib.Path("/", *["folder"] * 60)
+    names = segment_files.output_names([deep / "1.png", deep / "x" / "1.png"])
+    assert len(set(names)) == 2 and max(map(len, names)) < 40
 
 
 @pytest.mark.parametrize("text", ["12", "3,a", "-1,4", "1,2,3"])

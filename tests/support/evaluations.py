@@ -23,7 +23,7 @@ from nonlocal_jax.runtime import sharding
 
 sys.path.insert(0, str(GOLDEN))
 
-from pictures import IGNORE, NUM_CLASSES, SIZES, label, picture  # noqa: E402
+from pictures import IGNORE, NUM_CLASSES, SIZES, label, picture
 
 REFERENCE = np.load(GOLDEN / "inference.npz")
 EVERY = 5  # make_inference.py stored the probabilities of one pixel in five along each axis

@@ -72,7 +72,7 @@ def _count_by_product(
 
     The codes are exact in bfloat16, and so are float32 sums of up to 2^24 of them.
     """
-    chunk = 2**20
+    chunk = min(2**20, max(labels.size, 1))
     missing = -labels.size % chunk
     labels = jnp.pad(labels, (0, missing), constant_values=IGNORED).reshape(-1, chunk)
     predictions = jnp.pad(predictions, (0, missing)).reshape(-1, chunk)
