@@ -67,7 +67,7 @@ def _settings(node: Any, prefix: str, table: str) -> Iterator[Setting]:
             yield from _settings(value, f"{key}.", inner)
         elif field.name == "name" and table:
             choices = f"one of {', '.join(tables.TABLES[table])}, or a module of your own"
-            yield Setting(key, value, choices, doc or "Which one.", False)
+            yield Setting(key, value, choices, doc or "Selects the module.", False)
         else:
             yield Setting(key, value, ranges.describe(hints[field.name]), doc, False)
 

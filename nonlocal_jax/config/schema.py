@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 from pydantic import BeforeValidator
 
-IGNORED = 255  # the label of pixels that count for nothing
+IGNORED = 255  # the label of pixels that neither loss nor scores count
 
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
@@ -27,16 +27,16 @@ Size = tuple[Count, Count]
 Scale = tuple[Count, Count]
 """The long and the short side that an image is fitted into, in pixels."""
 AutoCount = Annotated[int, Ge(-1)]
-"""A number, or -1 for what suits."""
+"""A number, or -1 to have it chosen."""
 AxisSize = Annotated[int, Ge(-1), Predicate(lambda size: size != 0)]
-"""Devices along an axis of the mesh; -1 takes those that the other axes leave."""
+"""Devices along an axis of the mesh. -1: all that the other axes leave."""
 DropRate = Annotated[float, Ge(0), Lt(1)]
-"""The share of channels that training drops."""
+"""The share of channels that is dropped in training."""
 Label = Annotated[int, Ge(0), Le(IGNORED)]
 
 
 def _with_integer_keys(value: object) -> object:
-    """JSON and ConfigDict know keys that are texts only."""
+    """Keys as integers: JSON and ConfigDict have text keys only."""
     if not isinstance(value, Mapping):
         return value
     return {int(k) if str(k).isdecimal() else k: v for k, v in value.items()}
@@ -66,7 +66,7 @@ class HeadOptions:
     """Factor of the head's loss. An auxiliary head with weight 0 is not built."""
 
     def for_platform(self, platform: str, dtype: str) -> Self:
-        """The same with its "auto" values decided for a kind of device and a compute dtype."""
+        """These options with "auto" replaced by the choice for a platform and a compute dtype."""
         return self
 
 
@@ -92,14 +92,14 @@ class OptimizerOptions:
     learning_rate: Annotated[float, Gt(0), Le(1e3)] = 0.01
     """Learning rate at the start of the schedule."""
     weight_decay: Annotated[float, Ge(0), Le(1e3)] = 5e-4
-    """Factor of the parameter in its own gradient."""
+    """Weight decay: this factor times the parameter is added to its gradient."""
     warmup_steps: CountOrNone = 0
-    """Steps over which the learning rate rises from near 0 to the schedule's."""
+    """Steps of warm-up: the learning rate rises from near 0 to that of the schedule."""
     scale_from_batch_size: CountOrNone = 0
-    """The batch size that the learning rate is meant for. With another `batch_size` the schedule is
-    multiplied by batch_size / scale_from_batch_size. 0 takes the learning rate as it is."""
+    """The batch size that the learning rate was chosen for. The schedule is multiplied by
+    batch_size / scale_from_batch_size. 0: no scaling."""
     schedule: ScheduleOptions = chosen("schedules", "polynomial")
-    """How the learning rate falls."""
+    """The schedule of the learning rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,20 +107,22 @@ class Model:
     """The network."""
 
     num_classes: Annotated[int, Ge(1), Le(254)] = 19
-    """Logits a pixel."""
+    """Number of classes, and of logits for each pixel."""
     align_corners: bool = False
-    """Whether bilinear resizing of logits aligns the corners' centres."""
+    """Bilinear resizing of logits: align the centres of the corner pixels (True), or use half-pixel
+    centres (False)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
-    """Compute dtype; norms, softmax and loss stay float32. auto: bfloat16 on accelerators."""
+    """Compute dtype. Norms, softmax and loss stay float32. auto: bfloat16 on accelerators, float32
+    on a CPU."""
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the parameters."""
     remat: Literal["auto", "none", "norms", "blocks"] = "auto"
-    """What the backward pass computes again to save memory: nothing, norms, or whole residual
-    blocks. auto: norms on accelerators, nothing on a CPU."""
+    """What the backward pass computes again instead of storing it: nothing, norms, or whole
+    residual blocks. auto: norms on accelerators, none on a CPU."""
     backbone: BackboneOptions = chosen("backbones", "resnet")
-    """From images to feature maps."""
+    """The backbone: from images to feature maps."""
     decode_head: HeadOptions = chosen("heads", "nonlocal")
-    """From feature maps to the logits that are evaluated."""
+    """The head whose logits are evaluated."""
     auxiliary_head: HeadOptions = chosen(
         "heads",
         "fcn",
@@ -130,7 +132,7 @@ class Model:
         concat_input=False,
         loss_weight=0.4,
     )
-    """A head that training alone sees."""
+    """A second head that is used in training only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,45 +140,50 @@ class Data:
     """Training images and their augmentation."""
 
     name: str = "cityscapes"
-    """A data set of the table, or folder for your own."""
+    """The data set; `folder` is for your own images."""
     source: Literal["auto", "array_record", "folder"] = "auto"
-    """array_record: prepared files. folder: the published tree. auto: what is there."""
+    """What is read. array_record: prepared files. folder: the published tree. auto: the prepared
+    files if they are there, else the tree."""
     classes_file: str = ""
-    """For `folder`: class names and palette, if not classes.json or classes.txt in the folder."""
+    """For `folder`: a file with class names and colours. By default classes.json or classes.txt in
+    the folder."""
     reduce_zero_label: bool = False
-    """For `folder`: label 0 becomes ignored, and k becomes k - 1."""
+    """For `folder`: label 0 is ignored, and label k becomes k - 1."""
     label_map: LabelMap = field(default_factory=dict)
-    """For `folder`: mask value to label, where masks hold other numbers."""
+    """For `folder`: from the values in the masks to labels."""
     scale: Scale = (2048, 1024)
-    """Long and short side that ratio 1 fits an image into."""
+    """Long and short side that an image is fitted into, before the random ratio."""
     ratio_range: tuple[Positive, Positive] = (0.5, 2.0)
-    """Smallest and largest ratio of the random resize."""
+    """Smallest and largest ratio of the random resizing."""
     crop_size: Size = (512, 1024)
     """Height and width of a crop."""
     max_class_fraction: Annotated[float, Gt(0), Le(1)] = 0.75
-    """A crop is drawn again while one class holds this share of its labelled pixels. 1: never."""
+    """A crop is drawn again, up to ten times, if one class has this share of its labelled pixels or
+    more. 1: crops are never drawn again."""
     flip_probability: Probability = 0.5
-    """Of mirroring left to right."""
+    """Probability that an image is mirrored left to right."""
     vertical_flip_probability: Probability = 0.0
-    """Of mirroring top to bottom."""
+    """Probability that an image is mirrored top to bottom."""
     rotate_probability: Probability = 0.0
-    """Of a rotation."""
+    """Probability that an image is rotated."""
     rotate_degrees: Annotated[float, Ge(0), Le(180)] = 10.0
     """Largest angle of a rotation, in either direction."""
     cutout_probability: Probability = 0.0
-    """Of black boxes."""
+    """Probability that parts of an image are blacked out."""
     cutout_holes: Count = 1
-    """Black boxes in an image."""
+    """Black boxes in such an image."""
     cutout_size: Size = (64, 64)
     """Height and width of a black box."""
     photometric_distortion: bool = True
     """Random brightness, contrast, saturation and hue."""
     num_threads: AutoCount = -1
-    """Threads that make examples. -1 or 0: one a core."""
+    """Threads that load and augment examples. -1 or 0: one for each core."""
     num_workers: AutoCount = -1
-    """Processes beside this one that make examples. 0: threads alone. -1: what suits."""
+    """Worker processes that load and augment examples. 0: threads alone. -1: chosen by the kind of
+    files and the number of cores."""
     on_bad_example: Literal["raise", "skip"] = "raise"
-    """skip: take another example in place of one that can't be read, and count it."""
+    """What to do about an example that cannot be read. raise: stop. skip: take another one, and log
+    it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,19 +191,19 @@ class Eval:
     """Evaluation on the validation split."""
 
     mode: Literal["whole", "slide"] = "whole"
-    """What the network sees: the whole image, or overlapping windows."""
+    """What the network is given: the whole image, or overlapping windows (slide)."""
     scale: Scale = (2048, 1024)
     """Long and short side that an image is fitted into."""
     window: Size = (769, 769)
     """Height and width of a window."""
     stride: Size = (513, 513)
-    """Distance from window to window, at most the window's own size."""
+    """Distance between windows, at most their size."""
     batch_size: Count = 8
-    """Images a step over all devices. A CPU takes one a device."""
+    """Images in a step over all devices. On a CPU each device takes one image."""
     tta_ratios: Annotated[tuple[Positive, ...], MinLen(1)] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
     """Ratios of `scale` that test-time augmentation averages over."""
     tta_flip: bool = True
-    """Whether test-time augmentation averages over mirrored images, too."""
+    """Whether test-time augmentation also averages over mirrored images."""
     metrics: Annotated[tuple[str, ...], MinLen(1)] = (
         "iou",
         "acc",
@@ -204,12 +211,12 @@ class Eval:
         "fscore",
         "precision",
     )
-    """Scores of every class, in the order of the table that is printed."""
+    """The scores of each class, in the order of the printed table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """Devices by what they split. At most one axis may be -1."""
+    """How the devices are arranged. At most one axis may be -1."""
 
     data: AxisSize = -1
     """Devices that split the batch."""
@@ -224,17 +231,17 @@ class Published:
     """What was published for a row: the checkpoint's address, and its results."""
 
     url: str = ""
-    """Of the checkpoint; empty for a config of your own."""
+    """Address of the checkpoint. Empty for a config of your own."""
     sha256: str = ""
-    """First digits of the file's SHA-256."""
+    """First digits of the SHA-256 of that file."""
     miou: float | None = None
     """Mean IoU, in percent."""
     miou_tta: float | None = None
-    """The same with several scales and mirrored images."""
+    """Mean IoU with several scales and mirrored images, in percent."""
     memory_gb: float | None = None
-    """Training memory of a GPU."""
+    """Training memory of one GPU, in GB."""
     fps: float | None = None
-    """Images a second of inference on a V100."""
+    """Images per second of inference on a V100."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,37 +249,39 @@ class Config:
     """One run."""
 
     seed: Seed = 0
-    """Of weights, data order, augmentation and dropout."""
+    """Seed of initial weights, data order, augmentation and dropout."""
     data_dir: str = ""
-    """Where the data set lies; empty for its usual folders."""
+    """Folder of the data set. Empty: its usual folders."""
     init_from: str = "checkpoints/resnet50_v1c"
-    """An imported backbone or a checkpoint to start from; empty for random weights."""
+    """An imported backbone, or a checkpoint, to start from. Empty: random weights."""
     init_skip_classifier: bool = False
-    """Leave the classifiers at random where `init_from` has other classes."""
+    """Start with random classifiers, for a checkpoint of other classes in `init_from`."""
     precision: Literal["default", "high", "highest"] = "default"
-    """Of matrix products. With highest, dtype auto is float32."""
+    """Precision of matrix products and convolutions. With highest, dtype auto means float32."""
     batch_size: Count = 8
-    """Global batch: images a step over all devices and hosts."""
+    """Global batch size: images in a step over all devices and hosts."""
     accumulate_steps: Count = 1
-    """Parts of a batch that are computed one after another. Batch norm sees one part at a time."""
+    """Number of parts that a batch is computed in, one after another. Batch norm sees one part at a
+    time."""
     total_steps: Count = 40_000
-    """Steps of the whole run."""
+    """Number of training steps."""
     skip_nonfinite_steps: CountOrNone = 0
-    """How many steps of a run may have an infinite or NaN loss or gradient. They change nothing."""
+    """Number of steps whose loss or gradient may be infinite or NaN. They change nothing. One more
+    ends the run."""
     log_every: Count = 50
-    """Steps between lines of the log."""
+    """Steps between entries of the log."""
     eval_every: Count = 4_000
     """Steps between evaluations."""
     checkpoint_every: Count = 4_000
     """Steps between checkpoints."""
     keep_checkpoints: Count = 2
-    """Latest checkpoints that are kept. The best by mIoU is kept besides."""
+    """Number of latest checkpoints that are kept. The best by mIoU is kept as well."""
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     optimizer: OptimizerOptions = chosen("optimizers", "sgd")
-    """What changes the parameters."""
+    """The optimiser."""
     loss: LossOptions = chosen("losses", "cross_entropy")
-    """What training minimises."""
+    """The loss that training minimises."""
     eval: Eval = field(default_factory=Eval)
     mesh: Mesh = field(default_factory=Mesh)
     published: Published = field(default_factory=Published)

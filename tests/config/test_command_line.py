@@ -211,7 +211,7 @@ def test_help(word, columns, capsys, monkeypatch):
     for expected in ("--[no]tta", "--count=VALUE", "(default: 3)", "model.backbone.depth=50"):
         assert expected in told
     flat = " ".join(told.split())
-    assert "What the network sees: the whole image, or overlapping windows." in flat
+    assert "What the network is given: the whole image, or overlapping windows (slide)." in flat
     assert "[one of whole, slide]" in flat
 
 

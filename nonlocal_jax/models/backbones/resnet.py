@@ -80,7 +80,7 @@ class Options(schema.BackboneOptions):
     output_stride: Literal[8, 16, 32] = 8
     """Image pixels per pixel of the last stage."""
     contract_dilation: bool = True
-    """Whether the first block of a dilated stage has half of its dilation."""
+    """Whether the first block of a dilated stage has half the dilation of the others."""
     stem_channels: schema.Count = 64
     """Width of the stem."""
     base_channels: schema.Count = 64
@@ -88,9 +88,9 @@ class Options(schema.BackboneOptions):
     frozen_stages: Annotated[int, Ge(-1), Le(4)] = -1
     """-1 trains everything, 0 freezes the stem, k the stem and stages 1 to k."""
     norm_eval: bool = False
-    """Whether batch norms keep their running statistics in training."""
+    """Whether training keeps the running statistics of batch norms, and normalises with them."""
     scan_blocks: bool = False
-    """Whether equal blocks are compiled once, as a loop. Compiling is faster, running slower."""
+    """Whether the equal blocks of a stage are compiled once, as a loop. Runs slower on TPU."""
 
 
 def build(options: Options, numerics: Numerics) -> "ResNet":

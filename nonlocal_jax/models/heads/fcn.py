@@ -30,13 +30,13 @@ class Options(schema.HeadOptions):
 
     name: str = "fcn"
     stage: StageName = "stage4"
-    """The backbone's stage that it reads."""
+    """The stage of the backbone that the head reads."""
     channels: schema.Count = 512
     """Width of its convolutions."""
     num_convs: schema.Count = 2
-    """3x3 convolutions before the one that reads the input again."""
+    """Number of 3x3 convolutions, without the one of `concat_input`."""
     concat_input: bool = True
-    """Whether there is that one."""
+    """Whether one more 3x3 convolution reads the result together with the head's input."""
     dropout: schema.DropRate = 0.1
     """Probability that training drops a whole channel before the classifier."""
 

@@ -34,23 +34,24 @@ class Options(schema.HeadOptions):
 
     name: str = "nonlocal"
     stage: StageName = "stage4"
-    """The backbone's stage that it reads."""
+    """The stage of the backbone that the head reads."""
     channels: schema.Count = 512
     """Width of its convolutions."""
     concat_input: bool = True
-    """Whether a last convolution reads the input again."""
+    """Whether one more 3x3 convolution reads the result together with the head's input."""
     dropout: schema.DropRate = 0.1
     """Probability that training drops a whole channel before the classifier."""
     mode: non_local.Mode = "embedded_gaussian"
     """The pairwise function f."""
     reduction: schema.Count = 2
-    """theta, phi and g have channels / reduction channels."""
+    """The block is this factor narrower: theta, phi and g have channels / reduction channels."""
     use_scale: bool = True
-    """Whether embedded_gaussian divides by the square root of those channels."""
+    """Whether embedded_gaussian divides its logits by the square root of that width."""
     sub_sample: bool = False
-    """Whether phi and g are max-pooled by 2: a quarter of the keys."""
+    """Whether keys and values are max-pooled 2x2, which leaves a quarter of them."""
     implementation: Implementation = "auto"
-    """How the Gaussian modes compute their sums: see ops/attention/softmax.py."""
+    """Kernel of the Gaussian modes. auto: the fastest that the platform has, see
+    ops/attention/softmax.py."""
 
     def for_platform(self, platform: str, dtype: str) -> Self:
         """A TPU's kernel must be named where the program is compiled on another machine."""

@@ -1,9 +1,9 @@
-"""What training minimises, and the accuracy that is watched beside it.
+"""Softmax cross entropy of logits that are resized to the labels, and the pixel accuracy.
 
-Scores at the labels' resolution would be the largest array of a train step: 629 MB for 4 images of
-512x512 pixels and 150 classes, several times over. They are made for a few rows of labels at a
-time instead, by the two small matrices of ops/resize.py. What follows the loss is a product with
-one number, so that the same pass gives the gradient, too.
+Scores at the resolution of the labels would be the largest array of a train step: 629 MB for 4
+images of 512x512 pixels and 150 classes, several times over. So they are computed for a few rows of
+labels at a time, with the two small matrices of ops/resize.py. The gradient of the mean loss is a
+multiple of that of the sum, so the same pass computes it.
 """
 
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from nonlocal_jax.training.losses.loss import Labels, Logits, Loss, LossAndAccur
 
 PRECISION = lax.Precision.HIGHEST  # of interpolation: bfloat16 would move positions and scores
 
-# Bytes of float32 scores that a block of one image's rows may take; it has some rows anyway.
+# Bytes of float32 scores in a block of rows of one image; a block has at least ROWS_MULTIPLE rows.
 BLOCK_BYTES = 4 * 2**20
 ROWS_MULTIPLE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(LossOptions):
-    """Softmax cross entropy has nothing to set."""
+    """Softmax cross entropy has no settings."""
 
     name: str = "cross_entropy"
 
@@ -62,7 +62,7 @@ def segmentation_loss(logits: Logits, labels: Labels, align_corners: bool) -> Lo
 
 
 class _Sums(NamedTuple):
-    """What rows add up to: losses, and how many pixels are right, and labelled."""
+    """Sums over rows: losses, correct pixels and labelled pixels."""
 
     loss: Float[Array, ""]
     right: Int[Array, ""]
@@ -89,7 +89,7 @@ def _one_pass(
     to_rows: Float[Array, "n H h"],
     to_columns: Float[Array, "W w"],
 ) -> tuple[_Sums, Logits]:
-    """The sums, and the gradient of the losses'."""
+    """The sums, and the gradient of the sum of losses."""
     bytes_per_row = 4 * labels.shape[2] * logits.shape[3]
 
     def add_block(
@@ -117,7 +117,7 @@ _sums.defvjp(_one_pass, _backward)
 def _cross_entropy(
     scores: Float[Array, "n r classes W"], labels: UInt8[Array, "n r W"]
 ) -> tuple[_Sums, Float[Array, "n r classes W"]]:
-    """The sums over all pixels, and the gradient of the losses'."""
+    """The sums over all pixels, and the gradient of the sum of losses."""
     classes = scores.shape[2]
     index = jnp.arange(classes, dtype=jnp.uint8)[:, None]
     counted, is_label = labels != IGNORED, index == labels[:, :, None]
@@ -137,7 +137,7 @@ def _cross_entropy(
 
 
 def _blocks(x: Shaped[Array, "n H ..."], bytes_per_row: int, fill: int) -> Array:
-    """[n, H, ...] as [blocks, n, rows, ...]; rows that there are not are `fill`."""
+    """[n, H, ...] as [blocks, n, rows, ...]; the last block is filled up with `fill`."""
     rows = ROWS_MULTIPLE * max(round(BLOCK_BYTES / bytes_per_row / ROWS_MULTIPLE), 1)
     padding = [(0, 0), (0, -x.shape[1] % rows)] + [(0, 0)] * (x.ndim - 2)
     padded = jnp.pad(x, padding, constant_values=fill)

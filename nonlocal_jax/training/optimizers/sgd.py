@@ -1,4 +1,4 @@
-"""PyTorch's SGD, which trained every published row."""
+"""SGD with momentum as in PyTorch, which trained every published row."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ from nonlocal_jax.config.schema import OptimizerOptions, Probability
 
 @dataclass(frozen=True, kw_only=True)
 class Options(OptimizerOptions):
-    """What can be set."""
+    """Settings of the optimiser."""
 
     name: str = "sgd"
     momentum: Probability = 0.9
-    """Share of the last update that is kept."""
+    """Share of the last update that is added to the next one."""
 
 
 def build(options: Options, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -1,4 +1,4 @@
-"""lr(t) = (lr - min) (1 - t/T)^power + min, by step (the reference's "poly" policy)."""
+"""Polynomial decay, the reference's "poly" policy: lr(t) = (lr - min) (1 - t/T)^power + min."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from nonlocal_jax.config.schema import NotNegative, Positive, ScheduleOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Options(ScheduleOptions):
-    """What can be set."""
+    """Settings of the schedule."""
 
     name: str = "polynomial"
     power: Positive = 0.9
-    """1 falls in a straight line; less falls later."""
+    """The exponent. 1: a straight line. Less than 1: the learning rate falls later."""
     min_learning_rate: NotNegative = 1e-4
-    """Learning rate after the last step."""
+    """The learning rate after the last step."""
 
 
 def build(options: Options, learning_rate: float, total_steps: int) -> optax.Schedule:

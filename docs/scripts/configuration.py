@@ -1,0 +1,136 @@
+"""Writes docs/configuration.md from the dataclasses of the config.
+
+    python docs/scripts/configuration.py
+
+A test compares the page with what this makes.
+"""
+
+import dataclasses
+import pathlib
+import typing
+from collections.abc import Iterator
+
+from nonlocal_jax.config import describe, files, ranges, tables
+
+PAGE = pathlib.Path(__file__).resolve().parents[1] / "configuration.md"
+HEAD = "| key | default | may be | meaning |\n|---|---|---|---|"
+ABOVE = ("resnet", "nonlocal", "fcn", "cross_entropy", "sgd", "polynomial")  # in the defaults
+INTRODUCTION = """\
+# Configuration
+
+A config is a Python file with a function `get_config()` that returns an
+[ml_collections](https://github.com/google/ml_collections) `ConfigDict`. It states what differs from
+the defaults of this page. `--config` takes the name of an installed config, or a path:
+
+```
+python -m nonlocal_jax.main --config=ade20k_r50_80k
+python -m nonlocal_jax.main --config=my/config.py
+python -m nonlocal_jax.main --config=runs/ade20k_r50_80k/config.json --workdir=runs/again
+```
+
+`--config.KEY=VALUE` changes a value:
+
+```
+python -m nonlocal_jax.main --config=camvid --config.optimizer.learning_rate=0.005 \\
+    --config.data.crop_size=120,160 --config.data.photometric_distortion=False
+```
+
+All values are checked before a run starts. A key that does not exist is an error that names the
+nearest key. A value out of its range is an error that states the range.
+
+A config of your own usually starts from another one:
+
+```python
+from nonlocal_jax.config import common
+
+
+def get_config():
+    config = common.ade20k()
+    common.resnet101(config)
+    config.batch_size = 32
+    config.optimizer.scale_from_batch_size = 16
+    config.optimizer.warmup_steps = 1000
+    return config
+```
+
+`common.cityscapes()`, `common.cityscapes_769()`, `common.ade20k()` and `common.voc12aug()` are the
+settings of the published rows. `common.base()` has the defaults alone.
+
+In Python, `nonlocal_jax.config.files.load` reads a config, and returns the frozen dataclasses of
+`nonlocal_jax.config.schema`:
+
+```python
+from nonlocal_jax.config import files
+
+config = files.load("camvid", **{"model.backbone.depth": 50})
+config.model.backbone.depth  # 50
+```
+
+The sections `model.backbone`, `model.decode_head`, `model.auxiliary_head`, `optimizer`,
+`optimizer.schedule` and `loss` have a `name`. It selects a module, and the module decides which
+other keys the section has. `--help` of a command lists the keys of the config in `--config`.
+"""
+
+
+def page() -> str:
+    """The text of the page."""
+    return "\n".join([INTRODUCTION, *_defaults(), *_choices()]) + "\n"
+
+
+def _defaults() -> Iterator[str]:
+    """Every key at its default, a table for each section."""
+    settings = describe.settings(files.validate(files.complete({})))
+    sections = {"": "Keys outside of any section."}
+    sections |= {s.key: s.doc for s in settings if s.is_section}
+    for section, meaning in sections.items():
+        title = f"`{section}`" if section else "The run"
+        yield f"\n## {title}\n\n{meaning}\n\n{HEAD}"
+        for setting in settings:
+            if not setting.is_section and setting.key.rpartition(".")[0] == section:
+                yield _row(setting.key, setting.value, setting.allowed, setting.doc)
+
+
+def _choices() -> Iterator[str]:
+    """What each name of a table stands for, and the keys that are in no table above."""
+    yield (
+        "\n## What the names stand for\n\n"
+        "A name is one of these, or the dotted name of a module of your own: see "
+        "[Extending](extending.md)."
+    )
+    for table, modules in tables.TABLES.items():
+        yield f"\n### {table}\n"
+        for name in modules:
+            module = tables.find(table, name, table)
+            summary = (module.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+            yield f"- `{name}`: {summary}{'' if name in ABOVE else _keys(module)}"
+
+
+def _keys(module: object) -> str:
+    options = getattr(module, "Options", None)
+    if options is None:
+        return ""
+    hints = typing.get_type_hints(options, include_extras=True)
+    docs = describe.field_docs(options)
+    own = [
+        f"\n    - `{field.name}` ({ranges.describe(hints[field.name])}): {docs.get(field.name, '')}"
+        for field in dataclasses.fields(options)
+        if field.name != "name" and "table" not in field.metadata
+    ]
+    return "".join(own)
+
+
+def _row(key: str, value: object, allowed: str, meaning: str) -> str:
+    cells = [f"`{key}`", _value(value), allowed, meaning]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _value(value: object) -> str:
+    if value is None or value in ("", {}):
+        return ""
+    if isinstance(value, tuple):
+        return f"`{','.join(map(str, value))}`"
+    return f"`{value}`"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
