@@ -1,7 +1,7 @@
 """The benchmark's figures are of the right programs; how fast they are is nobody's test."""
 
+import evaluations
 import pytest
-import test_evaluate
 from networks import tiny_config
 
 from nonlocal_jax import benchmark
@@ -39,11 +39,8 @@ def test_all_rows_are_measured_beside_what_was_published():
 
 
 def test_evaluation_reads_and_scores_so_many_images_of_the_configs_own(tmp_path):
-    test_evaluate.write_folder(tmp_path, test_evaluate.mixed_examples(5))
-    config = test_evaluate.config_for(tmp_path, "whole")
-    with config.unlocked():
-        config.model.backbone.depth = 18
-    report = measure.evaluation_report("tiny_row", config, 3)
+    evaluations.write_folder(tmp_path, evaluations.mixed_examples(5))
+    report = measure.evaluation_report("tiny_row", evaluations.small(tmp_path), 3)
     assert "3 images at" in report and "of compiling" in report
 
 
