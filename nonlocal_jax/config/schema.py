@@ -9,7 +9,7 @@ module's `Options` dataclass, a subclass of the field's type, says what else the
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 from pydantic import BeforeValidator
@@ -65,7 +65,7 @@ class HeadOptions:
     loss_weight: NotNegative = 1.0
     """Factor of the head's loss. An auxiliary head with weight 0 is not built."""
 
-    def for_platform(self, platform: str, dtype: str) -> Self:
+    def for_platform(self, platform: str, dtype: str) -> "HeadOptions":
         """These options with "auto" replaced by the choice for a platform and a compute dtype."""
         return self
 
@@ -89,7 +89,7 @@ class OptimizerOptions:
     """What every optimiser has."""
 
     name: str
-    learning_rate: Annotated[float, Gt(0), Le(1e3)] = 0.01
+    learning_rate: Annotated[float, Gt(0), Le(1e12)] = 0.01
     """Learning rate at the start of the schedule."""
     weight_decay: Annotated[float, Ge(0), Le(1e3)] = 5e-4
     """Weight decay: this factor times the parameter is added to its gradient."""

@@ -76,7 +76,9 @@ class Preemption:
     def _hear(self, number: signal.Signals) -> None:
         self._interrupts += number == signal.SIGINT
         if not self._begun:
-            _leave(EXIT_CODES[number], "Told to stop before the first step: nothing to save.")
+            _leave(
+                EXIT_CODES[number], "Told to stop before the first step: there is nothing to save."
+            )
         if self._interrupts > 1:
             _leave(EXIT_INTERRUPTED, "Interrupted twice: the last steps are not saved.")
         if number == signal.SIGINT:

@@ -325,3 +325,23 @@ def test_what_keeps_a_process_from_joining_is_one_message(arguments, expected):
     )
     assert done.returncode == 2
     assert expected in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_process_that_dies_is_told_by_the_others(tmp_path):
+    given = {"workdir": str(tmp_path), "config": {}, "meet": True}
+    ((code, _, err),) = run_two(given, {**given, "die": True}, wait_for=(0,))
+    assert code == 1 and "Traceback" not in err
+    assert "lost the connection to another process" in err and "newest checkpoint" in err
+
+
+def test_other_code_is_named(tmp_path):
+    given = {"workdir": str(tmp_path), "config": {}}
+    for code, _, err in run_two(given, {**given, "code": "changed"}):
+        assert code == 2
+        assert "the code of nonlocal_jax is" in err and "changed on process 1 (" in err
+
+
+def test_what_only_the_first_process_finds_all_report(tmp_path):
+    given = {"workdir": str(tmp_path), "config": {}, "first": "The disk is full."}
+    for code, _, err in run_two(given, given):
+        assert code == 2 and "The disk is full." in err and "Traceback" not in err

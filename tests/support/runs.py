@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 from networks import TESTS, golden_variables, tiny_config
+from PIL import Image
 
 from nonlocal_jax.checkpoints import model
 from nonlocal_jax.checkpoints.metadata import Metadata
@@ -59,3 +60,16 @@ def saved_model(directory, config, kind="segmentor", only=""):
     chosen = {k: np.asarray(v) for k, v in variables.items() if k.startswith(only)}
     model.save_model(directory, chosen, Metadata(kind=kind, config=config))
     return chosen
+
+
+def make_data(folder):
+    """A data set of 11 and 9 small images with 3 classes."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 11), ("val", 9)):
+        for number in range(count):
+            label = np.kron(rng.integers(0, 3, (3, 4)), np.ones((16, 16))).astype(np.uint8)
+            image = np.stack([80 * label, 255 - 80 * label, 40 * label], axis=-1)
+            for kind, pixels in (("images", image), ("labels", label)):
+                (folder / kind / split).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(folder / kind / split / f"{number}.png")
+    (folder / "classes.txt").write_text("a\nb\nc\n")

@@ -15,10 +15,11 @@ import time
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
-from PIL import Image
+from runs import REPOSITORY, make_data
 
-from nonlocal_jax.checkpoints import training
+from nonlocal_jax.checkpoints import folder as files
+from nonlocal_jax.checkpoints import run
+from nonlocal_jax.checkpoints.model import load_model
 
 FLAGS = [
     "--config=configs/demo.py",
@@ -43,18 +44,6 @@ TOLD_TO_STOP, UNHANDLED = 75, -signal.SIGTERM
 LEFT_ALONE = (1, 2, -signal.SIGABRT)  # the other process is gone, or never came
 BEGUN = "Training from step"
 PATIENCE = 400.0  # JAX gives up on a silent process after 100 seconds
-
-
-def make_data(folder):
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 11), ("val", 9)):
-        for number in range(count):
-            label = np.kron(rng.integers(0, 3, (3, 4)), np.ones((16, 16))).astype(np.uint8)
-            image = np.stack([80 * label, 255 - 80 * label, 40 * label], axis=-1)
-            for kind, pixels in (("images", image), ("labels", label)):
-                (folder / kind / split).mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(folder / kind / split / f"{number}.png")
-    (folder / "classes.txt").write_text("a\nb\nc\n")
 
 
 class Launch:
@@ -167,12 +156,12 @@ def lines(workdir):
 
 def check_same_end(whole, workdir):
     assert lines(workdir) == lines(whole)
-    expected, _ = training.load_model(whole)
-    actual, metadata = training.load_model(workdir)
+    expected, _ = load_model(whole)
+    actual, metadata = load_model(workdir)
     for name, value in expected.items():
         np.testing.assert_array_equal(actual[name], value, err_msg=name)
     folder = workdir / "checkpoints"
-    assert metadata == training.load_model(whole)[1]
+    assert metadata == load_model(whole)[1]
     assert all(path.name.isdigit() for path in folder.iterdir()), list(folder.iterdir())
     assert best(workdir) == best(whole)
 
@@ -180,7 +169,7 @@ def check_same_end(whole, workdir):
 def best(workdir):
     folder = workdir / "checkpoints"
     scores = {
-        step: folder.score(folder / str(step))
+        step: files.score(folder / str(step))
         for step in sorted(int(path.name) for path in folder.iterdir())
     }
     return max((score, step) for step, score in scores.items() if score is not None)
@@ -221,7 +210,7 @@ def test_told_to_stop_in_an_evaluation_it_is_made_again(place, whole, processes)
     launch.processes[-1].send_signal(signal.SIGTERM)
     assert launch.wait() == [TOLD_TO_STOP] * processes, launch.said()
     assert "Told to stop: saved step 12." in launch.said()
-    assert not training.is_scored(interrupted / "checkpoints" / "12")
+    assert not run.is_scored(interrupted / "checkpoints" / "12")
     launch = Launch(place, interrupted, processes)
     assert launch.wait() == [0] * processes, launch.said()
     check_same_end(workdir, interrupted)

@@ -111,7 +111,7 @@ def test_a_workdir_that_cannot_be_written_is_one_message(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    code, _, err = run(tmp_path / "run", "--config.optimizer.learning_rate=1e6")
+    code, _, err = run(tmp_path / "run", "--config.optimizer.learning_rate=1e12")
     assert code == 2
     assert "not finite" in err and "step" in err
     for step in (tmp_path / "run" / "checkpoints").glob("[0-9]*"):
