@@ -73,7 +73,8 @@ def sort_into_buckets(
         height, width = corners[..., 0], corners[..., 1]
         image = np.vectorize(input_cost, otypes=[float])(height[..., 1:], width[..., 1:]).sum(-1)
         image = image + RESULT_COST * height[..., 0] * width[..., 0]
-        return np.ceil(counts / batch_size) * batch_size * image
+        total: np.ndarray = np.ceil(counts / batch_size) * batch_size * image
+        return total
 
     together = cost(np.maximum(corners[:, None], corners), counts[:, None] + counts)
     while len(groups) > 1:
@@ -103,7 +104,7 @@ def alone(size: Size, inputs: Sequence[Size]) -> Bucket:
 
 def _round_up(length: int) -> int:
     """To one of eight lengths between two powers of two; to a multiple of 8 at least."""
-    step = max(2 ** (length.bit_length() - 4), 8)
+    step = max(1 << max(length.bit_length() - 4, 0), 8)
     return -(-length // step) * step
 
 

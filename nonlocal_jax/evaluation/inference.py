@@ -164,7 +164,9 @@ def _network_logits(
     inside = jnp.minimum(sizes, jnp.array(shape[:2], sizes.dtype)) if padded else None
 
     def one_window(cell: Int[Array, ""]) -> Logits:
-        cut = jax.vmap(lambda image, top, left: lax.dynamic_slice(image, (top, left, 0), shape))
+        cut: Callable[..., Array] = jax.vmap(
+            lambda image, top, left: lax.dynamic_slice(image, (top, left, 0), shape)
+        )
         row, column = cell // lefts.shape[1], cell % lefts.shape[1]
         return layout.whole_rows(model(cut(images, tops[:, row], lefts[:, column]), inside))
 
@@ -172,9 +174,10 @@ def _network_logits(
     logits = lax.map(one_window, jnp.arange(tops.shape[1] * lefts.shape[1]))
     _, batch, a, b, classes = logits.shape
     grid = logits.reshape(tops.shape[1], lefts.shape[1], batch, a, b, classes)
-    return grid.transpose(2, 0, 3, 1, 4, 5).reshape(
+    side_by_side: Array = grid.transpose(2, 0, 3, 1, 4, 5).reshape(
         batch, tops.shape[1] * a, lefts.shape[1] * b, classes
     )
+    return side_by_side
 
 
 def _axis_matrices(
@@ -282,7 +285,8 @@ def _by_row_blocks(
             total += jax.nn.softmax(full, axis=2) / len(scores) if len(scores) > 1 else full
         return reduce(total)
 
-    return lax.map(block, [cut(score.rows) for score in scores])
+    stacked: Array = lax.map(block, [cut(score.rows) for score in scores])
+    return stacked
 
 
 def _first_largest(scores: Float[Array, "n rows classes W"]) -> UInt8[Array, "n rows W"]:

@@ -51,7 +51,8 @@ def colourise(mask: UInt8[np.ndarray, "h w"], palette: UInt8[np.ndarray, "k 3"])
     """The mask in its classes' colours; pixels without a class are black."""
     colours = np.zeros((256, 3), np.uint8)
     colours[: len(palette)] = palette
-    return colours[mask]
+    picture: Picture = colours[mask]
+    return picture
 
 
 def legend(

@@ -11,23 +11,26 @@ from jaxtyping import Array, Float, Int, Integer, UInt8
 from nonlocal_jax.config.schema import IGNORED
 
 Confusion = Integer[np.ndarray, "classes classes"]
+Pixels = Integer[np.ndarray, "classes"]
 PerClass = Float[np.ndarray, "classes"]
 Metric = Callable[[Confusion], PerClass]
 
 
-def right(confusion: Confusion) -> Integer[np.ndarray, "classes"]:
+def right(confusion: Confusion) -> Pixels:
     """Pixels of each class that were predicted as it."""
     return np.diagonal(confusion)
 
 
-def labelled(confusion: Confusion) -> Integer[np.ndarray, "classes"]:
+def labelled(confusion: Confusion) -> Pixels:
     """Pixels with the label of each class."""
-    return confusion.sum(axis=1)
+    pixels: Pixels = confusion.sum(axis=1)
+    return pixels
 
 
-def predicted(confusion: Confusion) -> Integer[np.ndarray, "classes"]:
+def predicted(confusion: Confusion) -> Pixels:
     """Pixels that were predicted as each class."""
-    return confusion.sum(axis=0)
+    pixels: Pixels = confusion.sum(axis=0)
+    return pixels
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -47,12 +50,13 @@ def confusion_matrix(
     """
     labels = labels.ravel().astype(jnp.int32)
     predictions = predictions.ravel().astype(jnp.int32)
-    return lax.platform_dependent(
+    counts: Array = lax.platform_dependent(
         labels,
         predictions,
         cpu=lambda labels, predictions: _count_by_scatter(labels, predictions, num_classes),
         default=lambda labels, predictions: _count_by_product(labels, predictions, num_classes),
     )
+    return counts
 
 
 def _count_by_scatter(
