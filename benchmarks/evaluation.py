@@ -23,20 +23,19 @@ import sys
 import tempfile
 import time
 
+import jax
+import numpy as np
+from PIL import Image
+
+from nonlocal_jax.checkpoints import locate
+from nonlocal_jax.checkpoints.pytorch import convert
+from nonlocal_jax.config import files
+from nonlocal_jax.config.schema import Config
+from nonlocal_jax.evaluation.evaluate import Evaluation
+from nonlocal_jax.evaluation.restore import restore
+from nonlocal_jax.runtime import sharding
+
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
-
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from nonlocal_jax import evaluate  # noqa: E402
-from nonlocal_jax.checkpoints.pytorch import command  # noqa: E402
-from nonlocal_jax.config import command_line  # noqa: E402
-from nonlocal_jax.evaluation import predictor  # noqa: E402
-from nonlocal_jax.models.network import build_network  # noqa: E402
-from nonlocal_jax.runtime import sharding  # noqa: E402
-
 MIXED_ROW, LARGE_ROW = "ade20k_r50_80k", "cityscapes_r50_512x1024_40k"
 SIDES = (240, 480)  # between which the photographs' shorter sides are drawn
 
@@ -57,18 +56,17 @@ class Reference:
 
     def make_checkpoints(self) -> None:
         """Writes random.pth and, converted, the folder `checkpoint`."""
-        config = command_line.load_config(REPOSITORY / "configs" / f"{self.row}.py")
+        config = files.load(self.row)
         stem = pathlib.PurePath(config.published.url).parent.name
         file = self.folder / "random.pth"
         init = [self.python, "-W", "ignore", str(self.peer), "init", stem, str(file)]
         subprocess.run(init, check=True, stdout=subprocess.DEVNULL)
-        shapes = {name: leaf.shape for name, leaf in build_network(config.model).shapes.items()}
-        target = command.Target(self.row, "segmentor", "v1c", shapes, "")
-        command.import_(target, str(file), self.folder / "checkpoint")
+        target = convert.config_target(config, self.row)
+        convert.import_(target, str(file), self.folder / "checkpoint")
 
     def loop(self, *options: str) -> list[str]:
         """The command that evaluates the set in `folder`."""
-        config = command_line.load_config(REPOSITORY / "configs" / f"{self.row}.py")
+        config = files.load(self.row)
         stem = pathlib.PurePath(config.published.url).parent.name
         driver = REPOSITORY / "tests" / "golden" / "reference_evaluate.py"
         files = [self.peer, stem, self.folder / "random.pth", self.folder, self.folder / "out.npz"]
@@ -101,9 +99,7 @@ def compare_mixed(reference: Reference, count: int, rounds: int) -> None:
     """Alternates both programs over a set of photographs, and prints their medians."""
     config = folder_config(reference)
     photographs(reference, count, config.model.num_classes)
-    network, loaded = predictor.restore(config, reference.folder / "checkpoint")
-    mesh = sharding.make_mesh(**config.mesh)
-    variables = jax.device_put(loaded, sharding.replicated(mesh))
+    evaluation, variables = restored(reference, config)
     seconds: dict[str, list[float]] = {"ours": [], "reference": []}
     loop = subprocess.Popen(
         reference.loop("--serve"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -111,12 +107,12 @@ def compare_mixed(reference: Reference, count: int, rounds: int) -> None:
     assert loop.stdin and loop.stdout
     # Compiling overlaps with the image before, so that its time can't be taken off a round's.
     said: list[str] = []
-    evaluate.evaluate(network, variables, config, mesh=mesh, log=said.append)
+    evaluation.run(variables, log=said.append)
     programs = sum(line.startswith("Compiling") for line in said)
     print(f"{programs} programs; {said[-1]}", flush=True)
     for number in range(rounds):
         start = time.perf_counter()
-        evaluate.evaluate(network, variables, config, mesh=mesh, log=lambda _: None)
+        evaluation.run(variables, log=lambda _: None)
         seconds["ours"].append(time.perf_counter() - start)
         loop.stdin.write("\n")
         loop.stdin.flush()
@@ -149,23 +145,27 @@ def compare_large(reference: Reference, tta: bool) -> None:
 OURS = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-import pathlib
+import pathlib, re
 from benchmarks import evaluation as benchmark
-from nonlocal_jax import api, evaluate, sharding
-import jax, re
-reference = benchmark.Reference("", "", pathlib.Path(sys.argv[2]), sys.argv[3])
+reference = benchmark.Reference("", pathlib.Path(), pathlib.Path(sys.argv[2]), sys.argv[3])
 config = benchmark.folder_config(reference)
-network, loaded = api.restore(config, reference.folder / "checkpoint")
-mesh = sharding.make_mesh(**config.mesh)
-variables = jax.device_put(loaded, sharding.replicated(mesh))
-del loaded
+evaluation, variables = benchmark.restored(reference, config, tta=sys.argv[4:] == ["tta"])
 for _ in sys.stdin:
     said, start = [], time.perf_counter()
-    tta = sys.argv[4:] == ["tta"]
-    evaluate.evaluate(network, variables, config, mesh=mesh, tta=tta, log=said.append)
+    evaluation.run(variables, log=said.append)
     compiling = float(re.findall(r"([\\d.]+) s of compiling", said[-1])[0])
     print(time.perf_counter() - start - compiling, flush=True)
 """
+
+
+def restored(
+    reference: Reference, config: Config, tta: bool = False
+) -> tuple[Evaluation, dict[str, jax.Array]]:
+    """The evaluation of the checkpoint in `reference.folder`, and its variables."""
+    checkpoint = restore(locate.find(reference.folder / "checkpoint"), config)
+    mesh = sharding.make_mesh(config.mesh)
+    variables = jax.device_put(checkpoint.variables, sharding.replicated(mesh))
+    return Evaluation.of(config, checkpoint.network, mesh, tta=tta), variables
 
 
 def report(name: str, words: list[str], *, runs: int) -> None:
@@ -181,12 +181,10 @@ def report(name: str, words: list[str], *, runs: int) -> None:
     print(f"{name}: {min(seconds):.1f} s, peak resident memory {peak:.2f} GiB", flush=True)
 
 
-def folder_config(reference: Reference):
+def folder_config(reference: Reference) -> Config:
     """The row's config, for the set in `reference.folder`."""
-    return command_line.load_config(
-        REPOSITORY / "configs" / f"{reference.row}.py",
-        **{"data.name": "folder", "data_dir": str(reference.folder)},
-    )
+    own = {"data.name": "folder", "data_dir": str(reference.folder)}
+    return files.load(reference.row, **own)
 
 
 def photographs(reference: Reference, count: int, classes: int) -> None:
