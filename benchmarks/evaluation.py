@@ -69,9 +69,9 @@ class Reference:
         config = files.load(self.row)
         stem = pathlib.PurePath(config.published.url).parent.name
         driver = REPOSITORY / "tests" / "golden" / "reference_evaluate.py"
-        files = [self.peer, stem, self.folder / "random.pth", self.folder, self.folder / "out.npz"]
+        paths = [self.peer, stem, self.folder / "random.pth", self.folder, self.folder / "out.npz"]
         scale = f"--scale={config.eval.scale[0]},{config.eval.scale[1]}"
-        words = [self.python, "-W", "ignore", driver, *files, scale, *options]
+        words = [self.python, "-W", "ignore", driver, *paths, scale, *options]
         return [str(part) for part in words]
 
 
