@@ -60,7 +60,8 @@ def main(options: Options) -> None:
     unknown = set(options.flags.what) - set(KINDS)
     if unknown:
         raise UserError(f"--what has {', '.join(sorted(unknown))}; it may be {', '.join(KINDS)}.")
-    startup.use_jax("default" if options.flags.all_rows else options.config.precision)
+    precision = "default" if options.flags.all_rows else options.config.precision
+    startup.use_jax(precision, log_kernels=True)
     size, runs = parse_size(options.flags.size), options.flags.runs
     configs = rows() if options.flags.all_rows else {options.config_name: options.config}
     measured: list[measure.Measured] = []

@@ -32,7 +32,7 @@ def define(values: flags.FlagValues) -> None:
 def main(options: Options) -> None:
     """Trains what `--config` describes."""
     preemption, config = Preemption(), options.config
-    startup.use_jax(config.precision)
+    startup.use_jax(config.precision, log_kernels=True)
     workdir = pathlib.Path(options.flags.workdir or pathlib.Path("runs") / options.config_name)
     with distributed.session(**options.processes):
         distributed.check_shared(workdir)

@@ -27,7 +27,6 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from logging import INFO, getLogger
 from typing import Any, Literal
 
 from absl import flags, logging
@@ -307,9 +306,7 @@ def _switches() -> set[str]:
 
 def _set_up() -> None:
     """What has to be done once in a process."""
-    # The libraries tell their life story at INFO; of ours, it is which kernels were chosen.
-    logging.set_verbosity(logging.WARNING)
-    getLogger("nonlocal_jax").setLevel(INFO)
+    logging.set_verbosity(logging.WARNING)  # the libraries say much at INFO
     flags.FLAGS.mark_as_parsed()  # Grain reads its settings there
     gc.freeze()  # what was imported stays: searching it was a seventh of tracing's time
 

@@ -1,6 +1,7 @@
 """What a command does before JAX runs anything: kept programs, precision, and what is missing."""
 
 import importlib.util
+import logging
 import os
 import pathlib
 import pkgutil
@@ -15,14 +16,17 @@ PCI_VENDORS = "/sys/bus/pci/devices"
 GOOGLE = "0x1ae0"
 
 
-def use_jax(precision: str = "default") -> None:
+def use_jax(precision: str = "default", *, log_kernels: bool = False) -> None:
     """Lets JAX keep compiled programs, and compute matrix products as the config wants them.
 
     Call this before anything uses a device. A GPU that JAX can't use is told.
 
     Args:
       precision: `config.precision`.
+      log_kernels: whether the log says which kernels are chosen.
     """
+    if log_kernels:
+        logging.getLogger("nonlocal_jax").setLevel(logging.INFO)
     compilation.use_cache()
     if precision != "default":
         jax.config.update("jax_default_matmul_precision", precision)
