@@ -68,14 +68,14 @@ def load_model(
     Raises:
       UserError: there is no checkpoint, it is damaged, or a newer version wrote it.
     """
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         found = locate.find(path, step)
         try:
             return load_found(found)
-        except (OSError, ValueError, KeyError, UserError):
-            if found.run is None or found.folder.is_dir():
+        except UserError:
+            if found.folder.is_dir() or attempt == ATTEMPTS - 1:
                 raise
-    raise UserError(f"{path} can't be read: its run removes checkpoints faster than they are read.")
+    raise AssertionError
 
 
 def load_found(found: locate.Found) -> tuple[dict[str, np.ndarray], Metadata]:
@@ -84,19 +84,30 @@ def load_found(found: locate.Found) -> tuple[dict[str, np.ndarray], Metadata]:
     Raises:
       UserError: it is damaged, or a newer version wrote it.
     """
-    metadata = files.read_metadata(found.folder)
-    problem = files.damage(found.folder) or found.renamed()
-    if problem:
+    try:
+        metadata = files.read_metadata(found.folder)
+        problem = files.damage(found.folder) or found.renamed()
+        if problem:
+            raise UserError(
+                f"The checkpoint {found.folder} is damaged: {problem}. Restore it from a copy."
+            )
+        return _read(found.folder / "model"), metadata
+    except (OSError, ValueError, KeyError, UserError) as error:
+        if found.folder.is_dir():
+            raise
         raise UserError(
-            f"The checkpoint {found.folder} is damaged: {problem}. Restore it from a copy."
-        )
-    model = found.folder / "model"
+            f"The run has removed {found.folder} while it was read. Try again: the run's latest "
+            "and best checkpoints are there."
+        ) from error
+
+
+def _read(model: pathlib.Path) -> dict[str, np.ndarray]:
     # The handler's own method; the Checkpointer's warns that `model` is no checkpoint by itself.
     structure = ocp.StandardCheckpointHandler().metadata(model)
     host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), dict(structure.tree))
     with ocp.StandardCheckpointer() as checkpointer:
         variables = checkpointer.restore(model, host)
-    return {name: np.asarray(value) for name, value in variables.items()}, metadata
+    return {name: np.asarray(value) for name, value in variables.items()}
 
 
 def _remove(unfinished: pathlib.Path) -> None:

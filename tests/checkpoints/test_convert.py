@@ -2,32 +2,24 @@
 
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 from collections import OrderedDict
 
 import numpy as np
 import pytest
+from conversions import ROW, shapes_and_keys, tiny_config
+from networks import CONFIGS, GOLDEN
 
-from nonlocal_jax.checkpoints import training
-from nonlocal_jax.checkpoints.pytorch import command, difference, rules, torch_file
+from nonlocal_jax.checkpoints import locate, model
+from nonlocal_jax.checkpoints.metadata import Metadata
+from nonlocal_jax.checkpoints.pytorch import convert, difference, rules, torch_file
 from nonlocal_jax.checkpoints.pytorch.exporter import export_checkpoint
 from nonlocal_jax.checkpoints.pytorch.importer import import_checkpoint
-from nonlocal_jax.config import command_line
+from nonlocal_jax.config import files
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.models.network import build_network
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-GOLDEN = REPOSITORY / "tests" / "golden"
-ROWS = sorted((REPOSITORY / "configs").glob("*_r*k.py"))
-TINY = {
-    "model.num_classes": 3,
-    "model.backbone.stem_channels": 2,
-    "model.backbone.base_channels": 2,
-    "model.decode_head.channels": 8,
-    "model.auxiliary_head.channels": 4,
-}
+ROWS = sorted(CONFIGS.glob("*_r*k.py"))
 
 
 def reference_networks():
@@ -41,19 +33,10 @@ def reference_networks():
     }
 
 
-def shapes_of(config):
-    return {name: leaf.shape for name, leaf in build_network(config.model).shapes.items()}
-
-
-def tiny_config(**overrides):
-    return command_line.load_config(
-        REPOSITORY / "configs" / "cityscapes_r50_512x1024_40k.py", **TINY | overrides
-    )
-
-
 @pytest.fixture(scope="module")
 def tiny():
-    return shapes_of(tiny_config())
+    """Shapes and keys of the network that the golden files are of."""
+    return shapes_and_keys(tiny_config())
 
 
 @pytest.fixture
@@ -61,9 +44,9 @@ def tree():
     return torch_file.read(GOLDEN / "convert_legacy.pth")
 
 
-def check_against_reference(config, variant, expected):
-    shapes = shapes_of(config)
-    entries = rules.torch_entries(shapes, variant)
+def check_against_reference(config, expected):
+    shapes, keys = shapes_and_keys(config)
+    entries = rules.torch_entries(shapes, keys)
     ours = {e.key: rules.torch_shape(shapes[name], e.layout) for name, e in entries.items()}
     ours |= {entry.counter: () for entry in entries.values() if entry.counter}
     assert ours == expected
@@ -72,19 +55,16 @@ def check_against_reference(config, variant, expected):
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.stem)
 def test_table_gives_exactly_the_tensors_of_the_reference(row):
-    config = command_line.load_config(row)
+    config = files.load(row)
     stem = config.published.url.split("/")[-2]
-    check_against_reference(config, "v1c", reference_networks()[stem])
+    check_against_reference(config, reference_networks()[stem])
 
 
 @pytest.mark.parametrize("network", ["v1c 18", "v1c 34", "v1c 152", "v1d 18", "v1d 50"])
 def test_table_knows_other_backbones(network):
     variant, depth = network.split(" ")
-    config = command_line.load_config(
-        REPOSITORY / "configs" / "cityscapes_r50_512x1024_40k.py",
-        **{"model.backbone.variant": variant, "model.backbone.depth": int(depth)},
-    )
-    check_against_reference(config, variant, reference_networks()[network])
+    overrides = {"model.backbone.variant": variant, "model.backbone.depth": int(depth)}
+    check_against_reference(files.load(ROW, **overrides), reference_networks()[network])
 
 
 def test_there_are_sixteen_rows():
@@ -105,10 +85,15 @@ def test_layouts_and_their_inverses():
         assert rules.torch_shape(shape, layout) == rules.to_torch(array, layout).shape
 
 
+def import_from(tree, network):
+    shapes, keys = network
+    return import_checkpoint(tree, shapes, keys=keys)
+
+
 def test_import_puts_every_tensor_in_its_place(tree, tiny):
-    result = import_checkpoint(tree, tiny, variant="v1c")
+    result = import_from(tree, tiny)
     state = tree["state_dict"]
-    assert {name: value.shape for name, value in result.variables.items()} == dict(tiny)
+    assert {name: value.shape for name, value in result.variables.items()} == tiny[0]
     theta = state["decode_head.nl_block.theta.conv.weight"][:, :, 0, 0].T
     np.testing.assert_array_equal(result.variables["decode_head/non_local/theta/kernel"], theta)
     np.testing.assert_array_equal(
@@ -127,9 +112,9 @@ def test_import_puts_every_tensor_in_its_place(tree, tiny):
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_export_of_an_import_has_every_tensor_byte_for_byte(tmp_path, tree, tiny, legacy):
-    result = import_checkpoint(tree, tiny, variant="v1c")
-    metadata = {"meta": result.meta, "num_batches_tracked": result.counters}
-    exported = export_checkpoint(result.variables, metadata, tiny, variant="v1c")
+    result = import_from(tree, tiny)
+    metadata = Metadata(kind="segmentor", meta=result.meta, counters=result.counters)
+    exported = export_checkpoint(result.variables, metadata, tiny[0], keys=tiny[1])
     torch_file.write(tmp_path / "x.pth", exported, legacy=legacy)
     read = torch_file.read(tmp_path / "x.pth")
     assert read["meta"] == tree["meta"]
@@ -141,12 +126,13 @@ def test_export_of_an_import_has_every_tensor_byte_for_byte(tmp_path, tree, tiny
 
 
 def test_export_refuses_variables_of_another_network(tree, tiny):
-    variables = import_checkpoint(tree, tiny, variant="v1c").variables
+    variables = import_from(tree, tiny).variables
     del variables["decode_head/classifier/bias"]
     with pytest.raises(UserError, match=r"decode_head\.conv_seg\.bias"):
-        export_checkpoint(variables, {}, tiny, variant="v1c")
+        export_checkpoint(variables, Metadata(kind="segmentor"), tiny[0], keys=tiny[1])
     with pytest.raises(UserError, match="optimizer/mu"):
-        export_checkpoint({"optimizer/mu": np.zeros(1)}, {}, tiny, variant="v1c")
+        variables = {"optimizer/mu": np.zeros(1)}
+        export_checkpoint(variables, Metadata(kind="segmentor"), tiny[0], keys=tiny[1])
 
 
 def test_all_differences_are_listed_at_once(tree, tiny):
@@ -156,7 +142,7 @@ def test_all_differences_are_listed_at_once(tree, tiny):
     state["neck.conv.num_batches_tracked"] = np.array(1)
     state["backbone.stem.0.weight"] = np.zeros((2, 3, 3, 3), np.float32)
     with pytest.raises(UserError) as caught:
-        import_checkpoint(tree, tiny, variant="v1c")
+        import_from(tree, tiny)
     message = str(caught.value)
     assert "missing in the file (2):\n  decode_head.convs.0.bn.{weight,running_var}" in message
     assert "unexpected in the file (2):" in message
@@ -185,14 +171,14 @@ def test_all_differences_are_listed_at_once(tree, tiny):
 def test_says_why_a_file_does_not_fit(tree, overrides, reason):
     config = tiny_config(**overrides)
     with pytest.raises(UserError) as caught:
-        import_checkpoint(tree, shapes_of(config), variant=config.model.backbone.variant)
+        import_from(tree, shapes_and_keys(config))
     assert reason in str(caught.value).splitlines()[0]
 
 
 def test_a_backbone_without_the_deep_stem_is_named(tree, tiny):
     state = {k: v for k, v in tree["state_dict"].items() if "backbone.stem" not in k}
     with pytest.raises(UserError, match="R-50 without the deep stem"):
-        import_checkpoint(state, tiny, variant="v1c")
+        import_from(state, tiny)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +197,7 @@ def test_a_backbone_without_the_deep_stem_is_named(tree, tiny):
 )
 def test_refuses_trees_that_are_no_checkpoint(tree, tiny, damage, because):
     with pytest.raises(UserError, match=because):
-        import_checkpoint(damage(tree), tiny, variant="v1c")
+        import_from(damage(tree), tiny)
 
 
 def changed(tree, key, dtype):
@@ -221,7 +207,7 @@ def changed(tree, key, dtype):
 
 def test_meta_keeps_what_json_can_hold(tree, tiny):
     tree["meta"] = {"a": (1, [None]), "b": b"x", "c": {"d": np.zeros(2)}, "e": 1.5, 3: "f"}
-    meta = import_checkpoint(tree, tiny, variant="v1c").meta
+    meta = import_from(tree, tiny).meta
     assert meta == {"a": [1, [None]], "e": 1.5, "3": "f"}
 
 
@@ -232,27 +218,29 @@ def test_backbone_files_leave_the_classifier_out(tree, tiny):
         if key.startswith("backbone.")
     )
     state["fc.weight"], state["fc.bias"] = np.zeros((10, 64), np.float32), np.zeros(10, np.float32)
-    expected = {name: shape for name, shape in tiny.items() if name.startswith("backbone/")}
-    result = import_checkpoint(state, expected, variant="v1c", backbone=True)
+    keys = convert.backbone_target("resnet50_v1c").keys
+    expected = {name: shape for name, shape in tiny[0].items() if name.startswith("backbone/")}
+    result = import_checkpoint(state, expected, keys=keys, backbone=True)
     assert result.variables.keys() == expected.keys()
     assert result.ignored == ["fc.weight", "fc.bias"]
     state["fc2.weight"] = state["fc.weight"]
     with pytest.raises(UserError, match=r"backbone\.fc2\.weight"):
-        import_checkpoint(state, expected, variant="v1c", backbone=True)
+        import_checkpoint(state, expected, keys=keys, backbone=True)
 
 
 def test_backbone_names():
-    target = command.backbone_target("resnet50_v1c")
+    target = convert.backbone_target("resnet50_v1c")
     assert target.shapes["backbone/stage4/2/conv3/conv/kernel"] == (1, 1, 512, 2048)
     assert target.url.endswith("resnet50_v1c-2cccc1ad.pth")
-    assert command.backbone_target("resnet18_v1d").url == ""
+    assert convert.backbone_target("resnet18_v1d").url == ""
     for name in ("resnet51_v1c", "resnet50", "resnet50_v2", "../resnet50_v1c"):
         with pytest.raises(UserError, match="is not known"):
-            command.backbone_target(name)
+            convert.backbone_target(name)
 
 
 def test_an_equal_network_has_no_difference():
-    assert difference.report({"a.weight": (1, 2)}, {"a.weight": (1, 2)}) is None
+    keys = convert.backbone_target("resnet50_v1c").keys
+    assert difference.report({"a.weight": (1, 2)}, {"a.weight": (1, 2)}, keys) is None
 
 
 # --- against the reference, where it is installed ------------------------------------------------
@@ -264,8 +252,8 @@ def reference(*arguments):
     if not python:
         pytest.skip("set NONLOCAL_JAX_PEER to a Python that has the PyTorch reference")
     script = GOLDEN / "convert_reference.py"
-    command_line = [python, "-W", "ignore", script, *map(str, arguments)]
-    done = subprocess.run(command_line, capture_output=True, text=True)
+    words = [python, "-W", "ignore", script, *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -273,19 +261,19 @@ def reference(*arguments):
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.stem)
 def test_full_width_import_and_export(tmp_path, row):
     """Both forms import alike; exports load strictly, byte for byte equal in every tensor."""
-    config = command_line.load_config(row)
+    config = files.load(row)
     stem = config.published.url.split("/")[-2]
-    target = command.Target(row.stem, "segmentor", "v1c", shapes_of(config), "")
+    target = convert.config_target(config, row.stem)
     reference("init", stem, tmp_path / "legacy.pth", tmp_path / "zip.pth")
     for form in ("legacy", "zip"):
         source, folder = tmp_path / f"{form}.pth", tmp_path / form
-        command.import_(target, str(source), folder)
+        convert.import_(target, str(source), folder)
         exported = tmp_path / f"{form}_exported.pth"
-        command.export(target, str(folder), exported, legacy=form == "legacy")
+        convert.export(locate.find(folder), config, exported, legacy=form == "legacy")
         reference("compare", stem, source, exported)
         source.unlink()
         exported.unlink()
-    legacy, zipped = (training.load_model(tmp_path / form)[0] for form in ("legacy", "zip"))
+    legacy, zipped = (model.load_model(tmp_path / form)[0] for form in ("legacy", "zip"))
     for name, value in legacy.items():
         np.testing.assert_array_equal(value, zipped[name], strict=True)
     shutil.rmtree(tmp_path)

@@ -8,14 +8,25 @@ import zipfile
 
 import numpy as np
 import pytest
-import test_convert
-from test_convert import GOLDEN, REPOSITORY, TINY
+from conftest import REPOSITORY
+from conversions import GOLDEN, TINY, tiny_config
 
-from nonlocal_jax.checkpoints import training
-from nonlocal_jax.checkpoints.pytorch import command, torch_file
+from nonlocal_jax.checkpoints import locate, model
+from nonlocal_jax.checkpoints.metadata import Metadata
+from nonlocal_jax.checkpoints.pytorch import convert, torch_file
+from nonlocal_jax.config import files
+from nonlocal_jax.convert import run as run_here
 from nonlocal_jax.errors import UserError
 
-tiny, tree = test_convert.tiny, test_convert.tree  # its fixtures
+
+@pytest.fixture(scope="module")
+def target():
+    return convert.config_target(tiny_config(), "row")
+
+
+@pytest.fixture
+def tree():
+    return torch_file.read(GOLDEN / "convert_legacy.pth")
 
 
 def run(*arguments, cache):
@@ -26,7 +37,7 @@ def run(*arguments, cache):
     return subprocess.run(
         [sys.executable, "-m", "nonlocal_jax.convert", *map(str, arguments), *overrides],
         cwd=REPOSITORY,
-        env=os.environ | {"XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"XDG_CACHE_HOME": f"{cache}_cache", "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
     )
@@ -42,12 +53,13 @@ def test_import_and_export_from_end_to_end(tmp_path, tree):
     assert re.search(r"total +310 +38,124", done.stdout) and "Names of 3 classes" in done.stdout
     assert "Kept aside: 60 counters" in done.stdout
     assert torch_file.sha256(GOLDEN / "convert_legacy.pth") in done.stdout
-    variables, metadata = training.load_model(imported)
-    assert metadata["kind"] == "segmentor"
+    variables, metadata = model.load_model(imported)
+    assert metadata.kind == "segmentor" and metadata.config == tiny_config()
+    assert metadata.network == "cityscapes_r50_512x1024_40k"
     np.testing.assert_array_equal(
         variables["decode_head/classifier/bias"], tree["state_dict"]["decode_head.conv_seg.bias"]
     )
-    done = run(ROW, f"--input={imported}", f"--output={exported}", "--export", cache=tmp_path)
+    done = run(f"--input={imported}", f"--output={exported}", "--export", cache=tmp_path)
     assert done.returncode == 0, done.stderr
     read = torch_file.read(exported)
     assert read["meta"] == tree["meta"]
@@ -86,23 +98,21 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_refusals_end_in_one_message_and_no_output(tmp_path, tree, tiny, name):
+def test_refusals_end_in_one_message_and_no_output(tmp_path, tree, target, name):
     make, because = BAD_FILES[name]
     make(tmp_path / name, tree)
-    target = command.Target("row", "segmentor", "v1c", tiny, "")
     output = tmp_path / "out"
     with pytest.raises(UserError, match=because) as caught:
-        command.import_(target, str(tmp_path / name), output)
+        convert.import_(target, str(tmp_path / name), output)
     assert str(tmp_path / name) in str(caught.value)
     assert set(tmp_path.iterdir()) <= {tmp_path / name}
 
 
-def test_allow_nan(tmp_path, tree, tiny, capsys):
+def test_allow_nan(tmp_path, tree, target, capsys):
     poison(tmp_path / "nan.pth", tree)
-    target = command.Target("row", "segmentor", "v1c", tiny, "")
-    command.import_(target, str(tmp_path / "nan.pth"), tmp_path / "out", allow_nan=True)
+    convert.import_(target, str(tmp_path / "nan.pth"), tmp_path / "out", allow_nan=True)
     assert "decode_head/classifier/bias" in capsys.readouterr().err
-    bias = training.load_model(tmp_path / "out")[0]["decode_head/classifier/bias"]
+    bias = model.load_model(tmp_path / "out")[0]["decode_head/classifier/bias"]
     assert np.isnan(bias).tolist() == [False, True, False]
 
 
@@ -112,7 +122,7 @@ def test_allow_nan(tmp_path, tree, tiny, capsys):
         ([ROW, f"--input={GOLDEN}/convert_legacy.pth"], "--output is missing"),
         ([ROW, "--output=tests"], "tests exists already"),
         (["--backbone=resnet51_v1c", "--output={new}"], "is not known"),
-        (["--backbone=resnet50_v1c", "--output={new}", "--export"], "--config instead"),
+        (["--backbone=resnet50_v1c", "--output={new}", "--export"], "instead of --backbone"),
         (["--output={new}"], "--config is missing"),
         (
             [
@@ -132,17 +142,45 @@ def test_mistakes_in_the_command_exit_with_2(tmp_path, arguments, because):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_export_needs_a_checkpoint(tmp_path, tiny):
-    target = command.Target("row", "segmentor", "v1c", tiny, "")
+def test_export_needs_a_checkpoint(tmp_path, capsys):
     for source, because in (("", "--input is missing"), (str(tmp_path / "none"), "no checkpoint")):
-        with pytest.raises(UserError, match=because):
-            command.export(target, source, tmp_path / "x.pth")
+        words = ["--export", f"--input={source}", f"--output={tmp_path}/x.pth"]
+        assert run_here(words) == 2 and because in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path, tiny, monkeypatch):
-    target = command.Target("row", "segmentor", "v1c", tiny, "")
-    monkeypatch.setattr(training, "load_model", lambda path: ({}, {}))
+def test_what_is_not_finite_is_exported_on_demand_alone(tmp_path, tree, target):
+    poison(tmp_path / "nan.pth", tree)
+    convert.import_(target, str(tmp_path / "nan.pth"), tmp_path / "saved", allow_nan=True)
+    found, output = locate.find(tmp_path / "saved"), tmp_path / "x.pth"
+    with pytest.raises(UserError, match=r"NaN or infinite.*\n  decode_head/classifier/bias"):
+        convert.export(found, target.config, output)
+    assert not output.exists()
+    convert.export(found, target.config, output, allow_nan=True)
+    assert output.exists()
+
+
+def test_what_shapes_do_not_say_is_compared_in_an_export(tmp_path, target):
+    convert.import_(target, str(GOLDEN / "convert_zip.pth"), tmp_path / "saved")
+    found, output = locate.find(tmp_path / "saved"), tmp_path / "x.pth"
+    other = files.override(target.config, **{"model.backbone.variant": "v1d"})
+    with pytest.raises(UserError, match=r"variant was v1c, is v1d"):
+        convert.export(found, other, output)
+    assert not output.exists()
+    convert.export(found, other, output, departing=["model.backbone.variant"])
+
+
+def test_a_backbone_is_no_whole_network(tmp_path, capsys):
+    variables = {"backbone/stem/0/conv/kernel": np.zeros((1, 1, 1, 1), np.float32)}
+    metadata = Metadata(kind="backbone", network="resnet50_v1c")
+    model.save_model(tmp_path / "backbone", variables, metadata)
+    words = ["--export", f"--input={tmp_path}/backbone", f"--output={tmp_path}/x.pth"]
+    assert run_here(words) == 2
+    assert "is a backbone (resnet50_v1c), not a whole network" in capsys.readouterr().err
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path, target, monkeypatch):
+    monkeypatch.setattr(model, "load_model", lambda path: ({}, None))
     with pytest.raises(UserError, match="changed when it was read back"):
-        command.import_(target, str(GOLDEN / "convert_legacy.pth"), tmp_path / "out")
+        convert.import_(target, str(GOLDEN / "convert_legacy.pth"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

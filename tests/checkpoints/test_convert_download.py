@@ -6,9 +6,11 @@ import threading
 
 import pytest
 
-from nonlocal_jax.checkpoints.pytorch import command, download
+from nonlocal_jax.checkpoints.pytorch import convert, download
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.models.torch_keys import TorchKeys
 
+KEYS = TorchKeys((), lambda keys: "none")
 CONTENT = bytes(range(256)) * 4000
 NAME = f"net-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
 
@@ -129,9 +131,9 @@ def test_what_in_a_name_is_a_hash(tmp_path):
 
 def test_an_import_without_input_fetches_the_published_file(server, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    target = command.Target("row", "segmentor", "v1c", {}, server.url)
+    target = convert.Target("row", "segmentor", KEYS, {}, server.url)
     with pytest.raises(UserError, match="cannot be read as a PyTorch checkpoint"):
-        command.import_(target, "", tmp_path / "out")
+        convert.import_(target, "", tmp_path / "out")
     assert (tmp_path / "nonlocal_jax" / NAME).exists()
     with pytest.raises(UserError, match="no published file"):
-        command.import_(command.Target("row", "segmentor", "v1c", {}, ""), "", tmp_path / "out")
+        convert.import_(convert.Target("row", "segmentor", KEYS, {}), "", tmp_path / "out")

@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 from plain import resize_bilinear
 
 from nonlocal_jax.checkpoints.pytorch import importer, torch_file
-from nonlocal_jax.config import command_line
+from nonlocal_jax.config import files
 from nonlocal_jax.models.network import build_network
 
 ROWS = sorted(path.stem for path in (REPOSITORY / "configs").glob("*_r[0-9]*.py"))
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.parity
 
 @pytest.mark.parametrize("row", ROWS)
 def test_a_random_checkpoint_gives_the_references_outputs(row, reference_python, shared, tmp_path):
-    config = command_line.load_config(REPOSITORY / "configs" / f"{row}.py")
+    config = files.load(REPOSITORY / "configs" / f"{row}.py")
     stem = pathlib.PurePath(config.published.url).parent.name
     peer = [reference_python, "-W", "ignore", str(shared / "peer" / "peer.py")]
     seed = ROWS.index(row) + 11
@@ -31,9 +31,7 @@ def test_a_random_checkpoint_gives_the_references_outputs(row, reference_python,
     call([*peer, "init", stem, str(file), "--seed", str(seed), *form])
     network = build_network(config.model)
     shapes = {name: leaf.shape for name, leaf in network.shapes.items()}
-    imported = importer.import_checkpoint(
-        torch_file.read(file), shapes, variant=config.model.backbone.variant
-    )
+    imported = importer.import_checkpoint(torch_file.read(file), shapes, keys=network.torch_keys)
 
     @jax.jit
     def forward(variables, images):
@@ -48,8 +46,8 @@ def test_a_random_checkpoint_gives_the_references_outputs(row, reference_python,
     for size in (tuple(config.data.crop_size), ODD_SIZE):
         images = np.random.default_rng(seed).standard_normal((1, *size, 3)).astype(np.float32)
         np.savez(tmp_path / "in.npz", images=images)
-        files = [file, tmp_path / "in.npz", tmp_path / "out.npz"]
-        call([*reference, shared / "peer" / "peer.py", stem, *files])
+        paths = [file, tmp_path / "in.npz", tmp_path / "out.npz"]
+        call([*reference, shared / "peer" / "peer.py", stem, *paths])
         theirs = np.load(tmp_path / "out.npz")
         stages, non_local, decode, auxiliary = forward(imported.variables, images)
         ours = {f"stage{i}": stages[f"stage{i + 1}"] for i in range(4)}
@@ -84,9 +82,7 @@ def call(command):
 
 
 def test_every_row_is_one_of_the_references():
-    stems = [
-        command_line.load_config(REPOSITORY / "configs" / f"{row}.py").published.url for row in ROWS
-    ]
+    stems = [files.load(REPOSITORY / "configs" / f"{row}.py").published.url for row in ROWS]
     assert len(set(stems)) == 16 and all(
         re.search(r"_\d{8}_\d{6}-[0-9a-f]{8}\.pth$", s) for s in stems
     )
