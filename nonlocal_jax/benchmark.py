@@ -60,8 +60,11 @@ def main(options: Options) -> None:
     unknown = set(options.flags.what) - set(KINDS)
     if unknown:
         raise UserError(f"--what has {', '.join(sorted(unknown))}; it may be {', '.join(KINDS)}.")
-    precision = "default" if options.flags.all_rows else options.config.precision
-    startup.use_jax(precision, log_kernels=True)
+    if options.flags.all_rows and (options.names_config or options.overridden):
+        raise UserError("--all_rows takes the rows as they are: leave out --config, or --all_rows.")
+    startup.use_jax(
+        "default" if options.flags.all_rows else options.config.precision, log_kernels=True
+    )
     size, runs = parse_size(options.flags.size), options.flags.runs
     configs = rows() if options.flags.all_rows else {options.config_name: options.config}
     measured: list[measure.Measured] = []

@@ -56,6 +56,8 @@ def main(options: Options) -> None:
         raise UserError(
             "--export writes whole networks: name one with --input instead of --backbone."
         )
+    if given.backbone and (options.names_config or options.overridden):
+        raise UserError("--backbone says all about the network: leave out --config.")
     output = convert.new_path(given.output)
     startup.use_jax()
     if given.export:

@@ -15,7 +15,7 @@ from nonlocal_jax.runtime import startup
 
 PACKAGE = REPOSITORY / "nonlocal_jax"
 MODULES = {name: __main__.MODULES.get(name, name) for name in __main__.COMMANDS}
-USE_JAX = {"train", "evaluate", "predict", "benchmark", "demo"}
+USE_JAX = {"train", "evaluate", "predict", "convert", "benchmark", "demo"}
 
 
 def module(name):
@@ -54,6 +54,36 @@ def test_a_wrong_flag_is_one_message(name, capsys):
     assert __main__.main([name, "--no_such_flag=3"]) == 2
     told = capsys.readouterr().err
     assert "no_such_flag" in told and "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["benchmark", "--all_rows", "--config=demo"], "leave out --config, or --all_rows"),
+        (["benchmark", "--all_rows", "--config.seed=3"], "leave out --config, or --all_rows"),
+        (["benchmark"], "--config is missing"),
+        (["benchmark", "--config=demo", "--size=5"], "--size is '5'; it must be HEIGHT,WIDTH"),
+        (["convert", "--backbone=resnet50_v1c", "--config=demo"], "leave out --config"),
+        (["convert", "--export", "--backbone=resnet50_v1c"], "--export writes whole networks"),
+        (["evaluate"], "--checkpoint is missing"),
+        (["predict", "--checkpoint=x"], "--input is missing"),
+        (["plan", "--config=demo"], "--topology is missing"),
+        (["plan"], "--config is missing"),
+        (["browse"], "--config is missing"),
+        (["train", "--config=demo", "--config.eval.mode=foo"], "one of whole, slide"),
+        (["prepare"], "Which data set?"),
+        (["prepare", "nope"], "'nope' cannot be prepared; it must be one of ade20k, camvid"),
+        (["train", "--config=demo", "--num_processes=2"], "go together: give all"),
+    ],
+)
+def test_what_is_missing_or_contradicts_itself_is_one_message(
+    words, message, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert __main__.main(words) == 2
+    told = capsys.readouterr().err
+    assert message in told and told.startswith("nonlocal_jax: ") and "Traceback" not in told
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", sorted(USE_JAX))
