@@ -18,6 +18,12 @@ MODULES = {name: __main__.MODULES.get(name, name) for name in __main__.COMMANDS}
 USE_JAX = {"train", "evaluate", "predict", "convert", "benchmark", "demo"}
 
 
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch):
+    """What runs in this process keeps no compiled programs."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+
+
 def module(name):
     return importlib.import_module(f"nonlocal_jax.{MODULES[name]}")
 
