@@ -1,6 +1,6 @@
 """An example, and what gives examples by index."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -20,6 +20,7 @@ class Example(NamedTuple):
     name: str
 
 
+@runtime_checkable
 class Source(Protocol):
     """Examples by index: random access, picklable, the same example for an index every time."""
 

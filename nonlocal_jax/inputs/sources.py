@@ -246,7 +246,10 @@ class SkippingSource:
 
 
 def check_example(
-    image: UInt8[np.ndarray, "h w 3"], label: UInt8[np.ndarray, "h w"], num_classes: int, where: str
+    image: UInt8[np.ndarray, "h w 3"],
+    label: UInt8[np.ndarray, "label_h label_w"],
+    num_classes: int,
+    where: str,
 ) -> None:
     """Raises a UserError unless a label fits its image and holds nothing but classes and 255."""
     if label.shape != image.shape[:2]:

@@ -18,12 +18,14 @@ from collections.abc import Sequence
 import cv2
 import grain
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 from nonlocal_jax.config.schema import IGNORED
 
 Image = UInt8[np.ndarray, "h w 3"]
 Label = UInt8[np.ndarray, "h w"]
+NewImage = UInt8[np.ndarray, "H W 3"]
+NewLabel = UInt8[np.ndarray, "H W"]
 Element = dict[str, np.ndarray]  # image: uint8 [h w 3] RGB, label: uint8 [h w]
 Box = tuple[int, int, int, int]  # top, left, height, width
 
@@ -51,12 +53,12 @@ def test_sizes(
     ]
 
 
-def resize_image(image: Image, size: tuple[int, int]) -> Image:
+def resize_image(image: Image, size: tuple[int, int]) -> NewImage:
     """Bilinear, to height and width `size`."""
     return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
 
 
-def resize_crop_image(image: Image, size: tuple[int, int], box: Box) -> Image:
+def resize_crop_image(image: Image, size: tuple[int, int], box: Box) -> NewImage:
     """`resize_image(image, size)` cut to `box`, without computing what lies beyond it.
 
     Bit-equal: given a scale instead of a size, OpenCV interpolates the same way from the origin on,
@@ -73,7 +75,7 @@ def resize_crop_image(image: Image, size: tuple[int, int], box: Box) -> Image:
     return resized[top : top + box_height, left : left + box_width]
 
 
-def resize_crop_label(label: Label, size: tuple[int, int], box: Box) -> Label:
+def resize_crop_label(label: Label, size: tuple[int, int], box: Box) -> NewLabel:
     """Nearest neighbour to `size`, cut to `box`; bit-equal to OpenCV's resize then crop."""
     top, left, box_height, box_width = box
     rows = _nearest(label.shape[0], size[0], top, box_height)
@@ -81,8 +83,8 @@ def resize_crop_label(label: Label, size: tuple[int, int], box: Box) -> Label:
     return label.take(rows, axis=0).take(columns, axis=1)
 
 
-def _nearest(source: int, target: int, start: int, count: int) -> np.ndarray:
-    """OpenCV's source positions of `count` target positions from `start` on, int64 [count]."""
+def _nearest(source: int, target: int, start: int, count: int) -> Int64[np.ndarray, "count"]:
+    """OpenCV's source positions of `count` target positions from `start` on."""
     positions = np.arange(start, start + count) * (1 / (target / source))
     return np.minimum(positions.astype(np.int64), source - 1)  # positive: the cast is a floor
 
@@ -174,7 +176,7 @@ class RandomResizedCrop(grain.transforms.RandomMap):  # type: ignore[misc]
 
     def draw_box(
         self, label: Label, size: tuple[int, int], rng: np.random.Generator
-    ) -> tuple[Box, Label]:
+    ) -> tuple[Box, NewLabel]:
         """A place for the crop in an image resized to `size`, and the label there."""
         height, width = (min(c, s) for c, s in zip(self.crop_size, size, strict=True))
         for draw in range(CROP_REDRAWS + 1):

@@ -89,6 +89,8 @@ def test_every_epoch_holds_every_image_once(camvid):
             seen.append(index)
             return source[index]
 
+        name, image_size = source.name, source.image_size
+
     examples = inputs.train_examples(Noting())
     for index in range(3 * len(source)):
         examples[index]
@@ -112,7 +114,7 @@ def test_the_number_of_workers_changes_nothing(camvid, workers):
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_share_the_same_global_batch(camvid, hosts):
     inputs = small(camvid)
-    shares = [take(5, inputs, rows=rows) for rows in np.split(np.arange(4), hosts)]
+    shares = [take(5, inputs, rows=rows.tolist()) for rows in np.split(np.arange(4), hosts)]
     together = [
         {key: np.concatenate([share[key] for share in step]) for key in step[0]}
         for step in zip(*shares, strict=True)
@@ -318,6 +320,12 @@ class Blank:
     def __getitem__(self, index):
         assert 0 <= index < self._length
         return self._example
+
+    def name(self, index):
+        return "blank"
+
+    def image_size(self, index):
+        return 16, 16
 
 
 def resident():

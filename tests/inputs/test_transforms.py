@@ -167,14 +167,14 @@ def test_the_tenth_redraw_is_taken_as_it_is():
     label = np.zeros((50, 50), np.uint8)  # one class: no place satisfies the rule
     transform = transforms.RandomResizedCrop((1, 1), (1.0, 1.0), (10, 10), max_class_fraction=0.75)
 
-    class Counting:
+    class Counting(np.random.Generator):
         calls = 0
 
         def integers(self, high):
             Counting.calls += 1
             return high - 1
 
-    box, cropped = transform.draw_box(label, (50, 50), Counting())
+    box, cropped = transform.draw_box(label, (50, 50), Counting(np.random.PCG64()))
     assert box == (40, 40, 10, 10) and cropped.shape == (10, 10)
     assert Counting.calls == 2 * 11
 

@@ -84,13 +84,13 @@ def make_scene(split: str, index: int) -> Scene:
     rng = np.random.default_rng([SPLITS.index(split), index])
     colour = rng.integers(len(LAMP_COLOURS))
     tint = rng.uniform(100, 140) + rng.uniform(-8, 8, 3).astype(np.float32)
-    image = tint + _waves(rng, 12)
+    image = tint + _waves(rng, 12.0)
     label = np.zeros((HEIGHT, WIDTH), np.uint8)
 
     lamp = _lamp(rng)
     image[lamp] = LAMP_COLOURS[colour] * rng.uniform(0.85, 1.05)
     label[lamp] = 1 + colour
-    for slot in rng.choice(SLOTS, size=rng.integers(2, SLOTS + 1), replace=False):
+    for slot in rng.choice(SLOTS, size=rng.integers(2, SLOTS + 1), replace=False).tolist():
         shape = _shape(rng, slot)
         grey = tint.mean() + rng.uniform(45, 70) * rng.choice([-1, 1])
         image[shape] = grey + _waves(rng, rng.uniform(0, 25))[shape]

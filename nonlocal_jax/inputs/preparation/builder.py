@@ -171,7 +171,7 @@ class _DeterministicWriter(writer.ExampleWriter):  # type: ignore[misc]
     TFDS leaves the order of a record's three features to protobuf, where it changes by process.
     """
 
-    def write(self, path: pathlib.Path, examples: Iterable[tuple[str, bytes]]) -> None:
+    def write(self, path: epath.Path, examples: Iterable[tuple[str, bytes]]) -> None:
         """Writes serialised examples to one shard."""
         super().write(path, ((key, _in_key_order(record)) for key, record in examples))
 
