@@ -92,6 +92,16 @@ def test_what_is_missing_or_contradicts_itself_is_one_message(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_missing_data_and_backbone_are_one_message_with_both_commands(tmp_path, capsys):
+    words = ["train", "--config=ade20k_r101_160k", f"--workdir={tmp_path}/run"]
+    words += [f"--config.data_dir={tmp_path}/none", f"--config.init_from={tmp_path}/resnet101_v1c"]
+    assert __main__.main(words) == 2
+    told = capsys.readouterr().err
+    for words in ("prepare ade20k", "convert --backbone=resnet101_v1c"):
+        assert f"nonlocal_jax.{words}" in told or f"nonlocal-jax {words}" in told
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", sorted(USE_JAX))
 def test_commands_that_compute_start_jax_in_the_same_way(name):
     tree = ast.parse((PACKAGE / f"{MODULES[name]}.py").read_text())
