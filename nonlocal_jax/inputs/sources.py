@@ -280,6 +280,7 @@ def open_source(dataset: Dataset, split: str, *, data_dir: str = "", kind: str =
       UserError: it is not there, with the command that brings it.
     """
     if dataset.generate is not None:
+        _check_unread(dataset, data_dir, kind)
         return dataset.generate(split)
     prepared = find_prepared(dataset, data_dir) if kind != "folder" else None
     if prepared is not None:
@@ -288,6 +289,16 @@ def open_source(dataset: Dataset, split: str, *, data_dir: str = "", kind: str =
     if root is not None:
         return FolderSource(dataset.pairs(root, split), dataset.num_classes)
     raise UserError(_missing(dataset, data_dir, kind))
+
+
+def _check_unread(dataset: Dataset, data_dir: str, kind: str) -> None:
+    """Raises a UserError for settings that a data set without files does not read."""
+    for key, value, usual in (("data_dir", data_dir, ""), ("data.source", kind, "auto")):
+        if value != usual:
+            raise UserError(
+                f"config.{key} is {value!r}, and the data set {dataset.name} has no files. Leave "
+                "it out."
+            )
 
 
 def find_prepared(dataset: Dataset, data_dir: str = "") -> pathlib.Path | None:

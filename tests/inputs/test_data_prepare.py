@@ -275,14 +275,35 @@ def test_overwrite_replaces_and_a_second_run_does_nothing(tmp_path):
     assert len(records(prepared, "train")) == 5
 
 
+WAITING = """
+import sys, time
+from nonlocal_jax import prepare
+from nonlocal_jax.inputs.preparation import verification
+
+check, place = verification.check, sys.argv.pop(1)
+
+def wait_there(image, label, num_classes, name):
+    if name.endswith(place):
+        time.sleep(600)
+    check(image, label, num_classes, name)
+
+verification.check = wait_there
+sys.exit(prepare.run())
+"""
+
+
 @pytest.fixture
 def start() -> Iterator[Callable[[pathlib.Path, pathlib.Path], subprocess.Popen[bytes]]]:
     """Starts the command as a process of its own; none outlives the test."""
     started = []
 
-    def command(source: pathlib.Path, output: pathlib.Path) -> subprocess.Popen[bytes]:
-        line = [sys.executable, "-m", "nonlocal_jax.prepare", "camvid", "--allow_incomplete"]
-        line += [f"--source={source}", f"--output={output}"]
+    def command(
+        source: pathlib.Path, output: pathlib.Path, waits_at: str = ""
+    ) -> subprocess.Popen[bytes]:
+        line = [sys.executable, "-m", "nonlocal_jax.prepare"]
+        if waits_at:
+            line = [sys.executable, "-c", WAITING, waits_at]
+        line += ["camvid", "--allow_incomplete", f"--source={source}", f"--output={output}"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         started.append(subprocess.Popen(line, cwd=REPOSITORY, **pipes))
         return started[-1]
@@ -296,12 +317,7 @@ def start() -> Iterator[Callable[[pathlib.Path, pathlib.Path], subprocess.Popen[
 def test_kill_in_the_middle_leaves_nothing_that_passes_for_a_data_set(tmp_path, start):
     source, output = tmp_path / "tree", tmp_path / "out"
     expected = synthetic_trees.camvid(source, train=300)
-    # A pipe in place of the last image: the run gets there, and waits.
-    last = source / "images/val/0001TP_006720.jpg"
-    content = last.read_bytes()
-    last.unlink()
-    os.mkfifo(last)
-    process = start(source, output)
+    process = start(source, output, waits_at="images/val/0001TP_006720.jpg")
     deadline = time.monotonic() + 60
     while not list(output.glob("camvid/incomplete.*/*train*")):
         assert process.poll() is None and time.monotonic() < deadline
@@ -313,8 +329,6 @@ def test_kill_in_the_middle_leaves_nothing_that_passes_for_a_data_set(tmp_path, 
     process.wait()
     assert list(output.glob("camvid/incomplete.*"))
     assert sources.find_prepared(datasets.describe(Data(name="camvid")), str(output)) is None
-    last.unlink()
-    last.write_bytes(content)
     rerun = start(source, output)
     printed, _ = rerun.communicate(timeout=60)
     assert rerun.returncode == 0, printed.decode()

@@ -1,6 +1,7 @@
 """Names, colours, label maps and folder layouts of the data sets."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -163,11 +164,23 @@ def test_folders_are_listed_recursively_in_plain_order(tmp_path):
     for name in names:
         touch(tmp_path / "images" / "train" / name)
         touch((tmp_path / "labels" / "train" / name).with_suffix(".png"))
-    touch(tmp_path / "images" / "train" / ".hidden.jpg", tmp_path / "images" / "train" / "note.txt")
+    images = tmp_path / "images" / "train"
+    touch(images / ".hidden.jpg", images / "note.txt", images / ".ipynb_checkpoints" / "a.jpg")
+    os.mkfifo(images / "pipe.png")
+    (images / "device.png").symlink_to("/dev/zero")
+    (images / "b" / "loop").symlink_to(images)
+    (images / "c").symlink_to(images / "b")
+    (tmp_path / "labels" / "train" / "c").symlink_to(tmp_path / "labels" / "train" / "b")
     (tmp_path / "classes.txt").write_text("a\nb\n")
     dataset = describe("folder", tmp_path)
     listed = [pair.name for pair in dataset.pairs(tmp_path, "train")]
-    assert listed == sorted(names)
+    assert listed == sorted([*names, "c/2.jpg", "c/10.JPG"])
+
+
+def test_suffixes_may_be_in_upper_case(tmp_path):
+    touch(tmp_path / "images" / "train" / "0.JPG", tmp_path / "labels" / "train" / "0.PNG")
+    (pair,) = describe("camvid").pairs(tmp_path, "train")
+    assert (pair.name, pair.label_path.name) == ("0.JPG", "0.PNG")
 
 
 def test_an_image_without_a_mask_is_named(tmp_path):

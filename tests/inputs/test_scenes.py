@@ -7,6 +7,7 @@ from plain import resize_bilinear
 
 from nonlocal_jax.config import files
 from nonlocal_jax.config.schema import Data
+from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs import datasets, sources
 from nonlocal_jax.inputs.datasets import scenes
 from nonlocal_jax.models.network import build_network, init_variables
@@ -94,6 +95,9 @@ def test_they_are_a_data_set_like_others():
     np.testing.assert_array_equal(example.image, image)
     np.testing.assert_array_equal(example.label, label)
     assert source.image_size(7) == label.shape
+    for setting in ({"data_dir": "elsewhere"}, {"kind": "folder"}):
+        with pytest.raises(UserError, match="the data set scenes has no files"):
+            sources.open_source(dataset, "val", **setting)
     assert dataset.palette.shape == (dataset.num_classes, 3)
 
 

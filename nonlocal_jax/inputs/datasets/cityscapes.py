@@ -12,11 +12,11 @@ from nonlocal_jax.inputs.datasets.dataset import (
     Dataset,
     LabelTable,
     Pair,
-    files,
     hex_palette,
     no_mask,
     prepare_remedy,
 )
+from nonlocal_jax.inputs.listing import files_below
 
 IMAGE_ENDING = "_leftImg8bit.png"
 EVALUATED = (7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33)  # published ids, by train label
@@ -54,7 +54,7 @@ def list_pairs(root: pathlib.Path, split: str) -> Iterator[Pair]:
       UserError: an image has neither.
     """
     images, labels, table = root / "leftImg8bit" / split, root / "gtFine" / split, label_table()
-    for name in files(images, (IMAGE_ENDING.lower(),)):
+    for name in files_below(images, (IMAGE_ENDING.lower(),)):
         stem = labels / name[: -len(IMAGE_ENDING)]
         train_ids = stem.with_name(stem.name + "_gtFine_labelTrainIds.png")
         ids = stem.with_name(stem.name + "_gtFine_labelIds.png")

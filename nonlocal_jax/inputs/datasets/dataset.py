@@ -6,7 +6,6 @@ MMSegmentation 0.30 states them.
 """
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -16,6 +15,7 @@ from jaxtyping import UInt8
 from nonlocal_jax.config.schema import IGNORED
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs.example import Source
+from nonlocal_jax.inputs.listing import files_below
 
 SPLITS = ("train", "val")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -110,31 +110,13 @@ def tree_pairs(
     Raises:
       UserError: a folder is missing, or an image has no mask.
     """
-    masks = {pathlib.PurePosixPath(name).with_suffix(""): name for name in files(labels, (".png",))}
-    for name in files(images, IMAGE_SUFFIXES):
+    below = files_below(labels, (".png",))
+    masks = {pathlib.PurePosixPath(name).with_suffix(""): name for name in below}
+    for name in files_below(images, IMAGE_SUFFIXES):
         stem = pathlib.PurePosixPath(name).with_suffix("")
         if stem not in masks:
             raise no_mask(images / name, str(labels / f"{stem}.png"))
         yield Pair(name, images / name, labels / masks[stem], label_table)
-
-
-def files(folder: pathlib.Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Relative paths below `folder`, sorted as plain strings (upper case before lower).
-
-    Upper and lower case of a suffix are the same. What begins with a dot is left out.
-
-    Raises:
-      UserError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}.")
-    found = [
-        (pathlib.Path(parent) / name).relative_to(folder).as_posix()
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(suffixes) and not name.startswith(".")
-    ]
-    return sorted(found)
 
 
 def no_mask(image: pathlib.Path, wanted: str) -> UserError:
