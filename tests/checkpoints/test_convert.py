@@ -228,6 +228,23 @@ def test_backbone_files_leave_the_classifier_out(tree, tiny):
         import_checkpoint(state, expected, keys=keys, backbone=True)
 
 
+def test_a_wrapped_network_is_unwrapped(tree, tiny):
+    result = import_from(tree, tiny)
+    tree["state_dict"] = {f"module.{key}": value for key, value in tree["state_dict"].items()}
+    wrapped = import_from(tree, tiny)
+    assert wrapped.counters == result.counters
+    for name, value in result.variables.items():
+        np.testing.assert_array_equal(wrapped.variables[name], value)
+
+
+def test_a_moving_average_beside_the_weights_is_left_out(tree, tiny):
+    bias = tree["state_dict"]["decode_head.conv_seg.bias"]
+    tree["state_dict"]["ema_decode_head_conv_seg_bias"] = bias + 1
+    result = import_from(tree, tiny)
+    assert result.ignored == ["ema_decode_head_conv_seg_bias"]
+    np.testing.assert_array_equal(result.variables["decode_head/classifier/bias"], bias)
+
+
 def test_backbone_names():
     target = convert.backbone_target("resnet50_v1c")
     assert target.shapes["backbone/stage4/2/conv3/conv/kernel"] == (1, 1, 512, 2048)

@@ -1,7 +1,6 @@
 """The reader takes what PyTorch writes, and refuses everything else without running any of it."""
 
 import os
-import pathlib
 import pickle
 import struct
 import sys
@@ -11,56 +10,21 @@ from collections import OrderedDict
 import ml_dtypes
 import numpy as np
 import pytest
+from torch_files import (
+    FORMS,
+    GOLDEN,
+    TENSOR,
+    number,
+    storage,
+    tensor,
+    text,
+    write_legacy,
+    write_zip,
+)
 
 from nonlocal_jax.checkpoints.pytorch import torch_file
 from nonlocal_jax.checkpoints.pytorch.pickle_names import DTYPES
 from nonlocal_jax.errors import UserError
-
-GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
-FORMS = ("legacy", "zip")
-TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
-
-
-def text(value):
-    return b"X" + struct.pack("<I", len(value)) + value.encode()
-
-
-def number(value):
-    return b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
-
-
-def numbers(values):
-    return b"(" + b"".join(map(number, values)) + b"t"
-
-
-def storage(key="0", size=4, kind="FloatStorage"):
-    return (
-        b"(" + text("storage") + f"ctorch\n{kind}\n".encode() + text(key) + text("cpu")
-        + number(size) + b"tQ"
-    )  # fmt: skip
-
-
-def tensor(shape=(2, 2), strides=(2, 1), offset=0, **kwargs):
-    return (
-        TENSOR + b"(" + storage(**kwargs) + number(offset) + numbers(shape) + numbers(strides)
-        + b"\x89ccollections\nOrderedDict\n)RtR"
-    )  # fmt: skip
-
-
-def write_zip(path, body, records=None, compression=zipfile.ZIP_STORED):
-    records = {"data/0": bytes(16)} if records is None else records
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("archive/data.pkl", b"\x80\x02" + body + b".")
-        for name, content in records.items():
-            archive.writestr(f"archive/{name}", content)
-    return path
-
-
-def write_legacy(path, body, storages=b"]."):
-    machine = {"little_endian": True}
-    heads = [pickle.dumps(h, 2) for h in (torch_file.MAGIC_NUMBER, 1001, machine)]
-    path.write_bytes(b"".join(heads) + b"\x80\x02" + body + b"." + b"\x80\x02" + storages)
-    return path
 
 
 def refused(path, because):
@@ -327,3 +291,56 @@ def test_reading_imports_and_executes_nothing(tmp_path):
     finally:
         active[0] = False
     assert events == [] and "antigravity" not in sys.modules
+
+
+# --- NumPy arrays, as a PALETTE is, and views with another sign -----------------------------------
+
+ARRAYS = {
+    "palette": np.random.default_rng(0).integers(0, 256, (150, 3), np.uint8),
+    "wide": np.random.default_rng(1).integers(0, 256, (150, 3)),  # longer than texts are copied
+    "fortran": np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)),
+    "big endian": np.arange(3, dtype=">i4"),
+    "empty": np.zeros((0, 3), np.int64),
+    "single": np.array(2.5),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize("module", [b"numpy.core", b"numpy._core"])
+def test_numpy_arrays_are_data(tmp_path, name, module):
+    body = pickle.dumps({"meta": ARRAYS[name]}, 2)[2:-1]
+    body = body.replace(b"numpy._core", b"numpy.core").replace(b"numpy.core", module)
+    for write in (write_zip, write_legacy):
+        path = write(tmp_path / "x.pth", body)
+        assert torch_file.read(path) == {"meta": ARRAYS[name].tolist()}
+
+
+def test_numpy_arrays_of_objects_or_of_a_wrong_size_are_refused(tmp_path):
+    objects = pickle.dumps(np.array([{}], object), 2)[2:-1]
+    refused(write_zip(tmp_path / "x.pth", objects), "NumPy value that is not a plain number")
+    body = pickle.dumps(np.arange(3, dtype=np.int8), 2)[2:-1]
+    longer = body.replace(b"K\x03\x85", b"K\x04\x85")
+    assert longer != body
+    refused(write_zip(tmp_path / "y.pth", longer), "wrong size")
+
+
+def test_many_references_to_one_array_are_no_bomb(tmp_path):
+    array = pickle.dumps(np.zeros(100_000, np.int8), 2)[2:-1]
+    body = b"](" + array + b"q\xff" + b"h\xff" * 5000 + b"e"
+    refused(write_zip(tmp_path / "x.pth", body), "unfold")
+
+
+@pytest.mark.parametrize("flag", ["neg", "conj"])
+def test_views_of_another_sign_are_refused(tmp_path, flag):
+    view = tensor().removesuffix(b"tR") + b"}" + text(flag) + b"\x88stR"
+    refused(write_zip(tmp_path / "x.pth", view), "negated or conjugated")
+    plain = tensor().removesuffix(b"tR") + b"}tR"
+    assert torch_file.read(write_zip(tmp_path / "y.pth", plain)).shape == (2, 2)
+
+
+def test_a_zip_with_very_many_entries_is_refused_at_once(tmp_path):
+    path = write_zip(tmp_path / "x.pth", tensor())
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, len(content) - 22 + 12, 100 * 2**20)
+    path.write_bytes(content)
+    refused(path, "lists more contents")

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_torch_file import FORMS, GOLDEN, TENSOR, storage, tensor, write_legacy, write_zip
+from torch_files import FORMS, GOLDEN, TENSOR, storage, tensor, write_legacy, write_zip
 
 from nonlocal_jax.checkpoints.pytorch import torch_file
 from nonlocal_jax.errors import UserError
@@ -69,6 +69,8 @@ OPCODES = st.sampled_from(
     + [
         b"cnumpy.core.multiarray\nscalar\n",
         b"c_codecs\nencode\n",
+        b"cnumpy.core.multiarray\n_reconstruct\n",
+        b"cnumpy\nndarray\n",
         b"ctorch\nSize\n",
         b"J\xff\xff\xff\xff",
     ]

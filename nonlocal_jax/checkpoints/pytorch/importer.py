@@ -11,6 +11,8 @@ from nonlocal_jax.checkpoints.pytorch.pickle_names import printable
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.torch_keys import TorchKeys
 
+WRAPPED = "module."  # by DataParallel
+MOVING_AVERAGE = "ema_"  # mmcv's EMAHook
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -21,7 +23,8 @@ class ImportResult:
     Attributes:
       variables: arrays by our names, in the file's precision.
       counters: PyTorch's `num_batches_tracked` by PyTorch's keys, for an export to write again.
-      ignored: keys of the file that have no place in the network by rule (`fc.*`).
+      ignored: keys of the file that have no place in the network by rule: `fc.*` of a backbone,
+        and the moving average `ema_*` that stands beside the weights.
       meta: the file's `meta` section, as far as JSON can hold it.
       not_finite: names of variables with NaN or infinite values.
     """
@@ -52,12 +55,16 @@ def import_checkpoint(
     Raises:
       UserError: the file's tensors are not exactly those of the network; all differences are
         listed at once.
+
+    Keys that all begin with "module." lose it.
     """
     state, meta = _state_dict(tree)
-    ignored: list[str] = []
-    if backbone:
-        ignored = [key for key in state if key.startswith(keys.ignored)]
-        state = {f"backbone.{key}": state[key] for key in state if key not in set(ignored)}
+    if all(key.startswith(WRAPPED) for key in state):
+        state = {key.removeprefix(WRAPPED): value for key, value in state.items()}
+    left_out = (MOVING_AVERAGE, *keys.ignored) if backbone else (MOVING_AVERAGE,)
+    ignored = [key for key in state if key.startswith(left_out)]
+    prefix = "backbone." if backbone else ""
+    state = {f"{prefix}{key}": state[key] for key in state if not key.startswith(left_out)}
     entries = rules.torch_entries(expected, keys)
     known_counters = {entry.counter for entry in entries.values() if entry.counter}
     counters = {key: _count(key, state[key]) for key in state if key in known_counters}

@@ -12,7 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nonlocal_jax.checkpoints.pytorch import pickle_names
-from nonlocal_jax.checkpoints.pytorch.pickle_names import FormatError, NumpyType, Storage, printable
+from nonlocal_jax.checkpoints.pytorch.pickle_names import (
+    FormatError,
+    NumpyArray,
+    NumpyType,
+    Storage,
+    printable,
+)
 
 # A published file takes 30 thousand instructions, and one byte of pickle can ask for a 64-byte
 # object: more than this is not a checkpoint but an attempt to fill the memory.
@@ -25,7 +31,8 @@ class Loaded:
     """A pickle's value, and the storages that its tensors view, by key.
 
     The value nests None, bool, int, float, str, bytes, list, tuple, dict, OrderedDict, TensorView,
-    Storage, Name and NumpyType in any way the file likes: shared or even cyclic.
+    Storage, Name, NumpyType, NumpyArray and Encoded in any way the file likes: shared or even
+    cyclic.
     """
 
     value: object
@@ -154,6 +161,8 @@ class _Machine:
         target, state = self._pop_many(2)
         if isinstance(target, NumpyType):
             pickle_names.set_byte_order(target, state)
+        elif isinstance(target, NumpyArray):
+            pickle_names.set_array(target, state)
         elif not isinstance(target, OrderedDict):
             raise FormatError(
                 "its pickle sets attributes of a plain value, which no checkpoint needs"

@@ -4,9 +4,11 @@ Each function of PyTorch or NumPy that a checkpoint's pickle calls has a stand-i
 every argument and builds plain data or the description of a tensor.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import ml_dtypes
 import numpy as np
@@ -76,6 +78,23 @@ class NumpyType:
     order: str = "<"
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """Bytes that a file writes as text, and that nothing has made bytes of yet."""
+
+    text: str
+
+
+@dataclass
+class NumpyArray:
+    """A pickled NumPy array, as a PALETTE is; what it holds arrives later, by BUILD."""
+
+    shape: tuple[int, ...] = ()
+    dtype: np.dtype | None = None
+    fortran: bool = False
+    data: bytes | Encoded = b""
+
+
 def printable(text: str) -> str:
     """Text from an untrusted file, short and without control characters."""
     return ascii(text)[1:-1][:100]
@@ -94,7 +113,13 @@ def _naturals(values: object) -> tuple[int, ...]:
 
 
 def _tensor(
-    storage: object, offset: object, shape: object, strides: object, *_: object
+    storage: object,
+    offset: object,
+    shape: object,
+    strides: object,
+    requires_grad: object,
+    hooks: object,
+    flags: object = None,
 ) -> TensorView:
     """torch._utils._rebuild_tensor_v2; requires_grad and hooks are of no interest here.
 
@@ -103,6 +128,11 @@ def _tensor(
     """
     if not isinstance(storage, Storage):
         raise FormatError("its pickle is damaged: a tensor has no storage")
+    if flags:
+        raise FormatError(
+            "a tensor is a negated or conjugated view, whose stored values have another sign; call "
+            "resolve_neg().resolve_conj() before saving it"
+        )
     view = TensorView(storage, _natural(offset), _naturals(shape), _naturals(strides))
     if len(view.shape) != len(view.strides):
         raise FormatError("its pickle is damaged: a tensor's shape and strides disagree")
@@ -161,12 +191,45 @@ def _numpy_scalar(kind: object, data: object) -> object:
     return np.frombuffer(data, dtype)[0].item()
 
 
-def _encode(text: object, codec: object) -> bytes:
+def _numpy_array(kind: object, shape: object, code: object) -> NumpyArray:
+    """numpy.core.multiarray._reconstruct, always empty."""
+    if not isinstance(kind, Name) or kind.name != "ndarray":
+        raise FormatError("its pickle is damaged: a NumPy array is of another class")
+    return NumpyArray()
+
+
+def set_array(target: NumpyArray, state: object) -> None:
+    """numpy.ndarray.__setstate__ of an array of plain numbers."""
+    if not isinstance(state, tuple) or len(state) != 5:
+        raise FormatError("its pickle is damaged: a NumPy array has no state")
+    _, shape, kind, fortran, data = state
+    if not isinstance(kind, NumpyType) or not isinstance(data, bytes | Encoded):
+        raise FormatError("its pickle holds a NumPy array that is not of plain numbers")
+    target.shape, target.dtype = _naturals(shape), np.dtype(kind.order + kind.code)
+    target.fortran, target.data = bool(fortran), data
+    length = len(data.text) if isinstance(data, Encoded) else len(data)
+    if length != math.prod(target.shape) * target.dtype.itemsize:
+        raise FormatError("its pickle is damaged: a NumPy array has the wrong size")
+
+
+def array_values(array: NumpyArray) -> object:
+    """The numbers of an array, as nested lists."""
+    if array.dtype is None:
+        raise FormatError("its pickle is damaged: a NumPy array has no content")
+    try:
+        data = array.data.text.encode("latin1") if isinstance(array.data, Encoded) else array.data
+    except UnicodeEncodeError as error:
+        raise FormatError("its pickle is damaged: a NumPy array's bytes are none") from error
+    order: Literal["F", "C"] = "F" if array.fortran else "C"
+    return np.frombuffer(data, array.dtype).reshape(array.shape, order=order).tolist()
+
+
+def _encode(text: object, codec: object) -> bytes | Encoded:
     """_codecs.encode, which is how old pickles write bytes."""
-    # Bounded, since one instruction can repeat a text that is already there.
-    if codec != "latin1" or not isinstance(text, str) or len(text) > MAX_ENCODED_BYTES:
+    if codec != "latin1" or not isinstance(text, str):
         raise FormatError("its pickle encodes bytes in a way that is not known")
-    return text.encode("latin1")
+    # One instruction can repeat a text that is already there: a long one is not copied.
+    return Encoded(text) if len(text) > MAX_ENCODED_BYTES else text.encode("latin1")
 
 
 # What a pickle may call: our stand-in, and how many arguments the original takes.
@@ -176,16 +239,21 @@ _CALLS: dict[str, tuple[Callable[..., object], tuple[int, ...]]] = {
     "torch._utils _rebuild_tensor_v2": (_tensor, (6, 7)),
     "torch._utils _rebuild_parameter": (_parameter, (3,)),
     "numpy dtype": (_numpy_type, (1, 2, 3)),
+    "numpy.core.multiarray _reconstruct": (_numpy_array, (3,)),
+    "numpy._core.multiarray _reconstruct": (_numpy_array, (3,)),
     "numpy.core.multiarray scalar": (_numpy_scalar, (2,)),
     "numpy._core.multiarray scalar": (_numpy_scalar, (2,)),
     "_codecs encode": (_encode, (2,)),
+    "__builtin__ bytes": (bytes, (0,)),  # empty
 }
 
 
 def known_name(module: str, name: str) -> Name:
     """What the file may name; raises FormatError, naming it, for anything else."""
     path = f"{module} {name}"
-    if path not in _CALLS and not (module in STORAGE_MODULES and name in STORAGE_TYPES):
+    if path not in (*_CALLS, "numpy ndarray") and not (
+        module in STORAGE_MODULES and name in STORAGE_TYPES
+    ):
         raise FormatError(
             f"its pickle names {printable(module)}.{printable(name)}, which a checkpoint of "
             "tensors has no need of; it was refused and nothing was run"

@@ -26,6 +26,10 @@ LEGACY_VERSION = 1001
 ZIP_MAGIC = b"PK\x03\x04"
 # The largest published file of this family is below 0.6 GiB, with optimiser state twice that.
 MAX_FILE_BYTES = 8 * 2**30
+# A checkpoint of R-101 has 700 storages, whose list takes 60 kB.
+MAX_DIRECTORY_BYTES = 8 * 2**20
+ZIP_END, ZIP_END_OF_LARGE = b"PK\x05\x06", b"PK\x06\x06"
+ZIP_END_BYTES = 2**16 + 22 + 20 + 56  # the longest comment, and the records around it
 
 
 def read(path: str | os.PathLike[str]) -> object:
@@ -137,6 +141,7 @@ def _legacy_storages(data: bytes, start: int, storages: list[Storage]) -> dict[s
 
 
 def _read_zip(path: Path) -> object:
+    _check_directory(path)
     try:
         with zipfile.ZipFile(path) as archive:
             return _read_archive(archive, path.stat().st_size)
@@ -144,6 +149,25 @@ def _read_zip(path: Path) -> object:
         raise FormatError(f"it is cut off or damaged ({printable(str(error))})") from error
     except _ZIP_ERRORS as error:
         raise FormatError("it is cut off or damaged: its zip archive is inconsistent") from error
+
+
+def _check_directory(path: Path) -> None:
+    """Refuses a zip's list of contents that is absurdly long, before zipfile reads it.
+
+    The list's size stands at the end of the file, for large files in a record of its own.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - ZIP_END_BYTES))
+        end = file.read()
+    # As zipfile looks for it: without a comment, then with one.
+    at = len(end) - 22 if end[-22:-18] == ZIP_END and end[-2:] == b"\0\0" else end.rfind(ZIP_END)
+    if at < 0 or at + 22 > len(end):
+        return  # zipfile says what is wrong
+    size = struct.unpack_from("<I", end, at + 12)[0]
+    if at >= 76 and end[at - 76 : at - 72] == ZIP_END_OF_LARGE:
+        size = struct.unpack_from("<Q", end, at - 76 + 40)[0]
+    if size > MAX_DIRECTORY_BYTES:
+        raise FormatError("its zip archive lists more contents than any checkpoint has")
 
 
 def _read_archive(archive: zipfile.ZipFile, file_size: int) -> object:

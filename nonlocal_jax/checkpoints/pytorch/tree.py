@@ -1,9 +1,17 @@
 """From a loaded pickle to plain containers and arrays, within bounds."""
 
+import math
+
 import numpy as np
 
 from nonlocal_jax.checkpoints.pytorch.pickle_data import Loaded
-from nonlocal_jax.checkpoints.pytorch.pickle_names import DTYPES, FormatError, TensorView
+from nonlocal_jax.checkpoints.pytorch.pickle_names import (
+    DTYPES,
+    FormatError,
+    NumpyArray,
+    TensorView,
+    array_values,
+)
 
 MAX_DEPTH = 64
 # A container can hold another twice, and so on: a few hundred bytes can stand for a tree that no
@@ -37,6 +45,10 @@ class _Finisher:
             return tuple(self.finish(item, depth + 1) for item in value)
         if isinstance(value, TensorView):
             return self._array(value)
+        if isinstance(value, NumpyArray):
+            self._cost += VALUE_COST * math.prod(value.shape)
+            self._check_cost()
+            return array_values(value)
         if isinstance(value, str | bytes | int | float | None):
             return value
         raise FormatError(f"it holds a bare {type(value).__name__.lower()}, not a value")
@@ -46,6 +58,9 @@ class _Finisher:
         self._cost += VALUE_COST + sum(len(text) for text in texts if isinstance(text, str | bytes))
         if depth > MAX_DEPTH:
             raise FormatError(f"its values are nested more than {MAX_DEPTH} deep")
+        self._check_cost()
+
+    def _check_cost(self) -> None:
         if self._cost > MAX_COST:
             raise FormatError("its values would unfold to more than a checkpoint can hold")
 
