@@ -1,7 +1,7 @@
 """ADE20K as in SceneParse150: 20210 and 2000 photographs, 150 classes.
 
-    python -m nonlocal_jax.prepare ade20k --download          # fetches, unpacks, verifies, writes
-    python -m nonlocal_jax.prepare ade20k --source=DIR        # from a download that is already here
+    nonlocal-jax prepare ade20k --download          # fetches, unpacks, verifies, writes
+    nonlocal-jax prepare ade20k --source=DIR        # from a download that is already here
     tfds build data/ade20k --manual_dir=DIR --data_dir=data
 
 DIR holds ADEChallengeData2016.zip, or ADEChallengeData2016/ unpacked from it. The masks' 0 is

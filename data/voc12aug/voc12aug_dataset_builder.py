@@ -1,7 +1,7 @@
 """Pascal VOC 2012 with SBD's masks for training: 10582 and 1449 photographs, 21 classes.
 
-    python -m nonlocal_jax.prepare voc12aug --download        # fetches, unpacks, verifies, writes
-    python -m nonlocal_jax.prepare voc12aug --source=DIR      # from downloads that are already here
+    nonlocal-jax prepare voc12aug --download        # fetches, unpacks, verifies, writes
+    nonlocal-jax prepare voc12aug --source=DIR      # from downloads that are already here
     tfds build data/voc12aug --manual_dir=DIR --data_dir=data
 
 DIR holds VOCtrainval_11-May-2012.tar and benchmark.tgz, or what MMSegmentation users have:
