@@ -51,7 +51,7 @@ class Conv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_features, param_dtype)) if use_bias else None
         self.stride, self.dilation, self.dtype = stride, dilation, dtype
 
-    def __call__(self, *inputs: Float[Array, "n h w _"]) -> Float[Array, "n h' w' o"]:
+    def __call__(self, *inputs: Float[Array, "n h w _"]) -> Float[Array, "n h_out w_out o"]:
         """The convolution in the compute dtype of `inputs` side by side; h' = ceil(h / stride).
 
         It is the sum of each one's convolution with its channels of the kernel, so that they are
@@ -157,7 +157,7 @@ class ConvNorm(nnx.Module):
 
     def __call__(
         self, *inputs: Float[Array, "n h w _"], valid: Valid | None = None
-    ) -> Float[Array, "n h' w' o"]:
+    ) -> Float[Array, "n h_out w_out o"]:
         """Of `inputs` side by side; `valid` is the size of each image in the *output*."""
         x = self.conv(*inputs)
         if self.norm is not None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from nonlocal_jax.config import schema, tables
@@ -14,6 +15,8 @@ from nonlocal_jax.models.heads.head import Head
 from nonlocal_jax.models.numerics import Numerics
 from nonlocal_jax.models.segmentor import Segmentor
 from nonlocal_jax.models.torch_keys import TorchKeys
+
+Variables = Mapping[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]
 
 
 def build_segmentor(model: schema.Model, rngs: nnx.Rngs) -> Segmentor:
@@ -59,7 +62,7 @@ class Network:
     graph: nnx.GraphDef[Segmentor]
     state: nnx.State[Any, Any]
 
-    def bind(self, variables: Mapping[str, jax.Array]) -> Segmentor:
+    def bind(self, variables: Variables) -> Segmentor:
         """The segmentor that holds `variables`; also inside a jitted function."""
         leaves = [
             (path, leaf.replace(variables[_name(path)]))
@@ -68,7 +71,7 @@ class Network:
         model: Segmentor = nnx.merge(self.graph, nnx.from_flat_state(leaves))
         return model
 
-    def bind_for_inference(self, variables: Mapping[str, jax.Array]) -> Segmentor:
+    def bind_for_inference(self, variables: Variables) -> Segmentor:
         """The same with batch norm's running statistics, and without dropout.
 
         What only a backward pass or a compiler of long programs needs is left out, too: it would

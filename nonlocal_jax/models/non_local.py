@@ -244,10 +244,10 @@ class NonLocal(nnx.Module):
         ]
         return products[0], products[1]
 
-    def _pool(self, x: Features) -> Features:
+    def _pool(self, x: Features) -> Float[Array, "n *key_space c"]:
         if 0 in self._key_space(x):
             raise UserError(f"sub_sample pools by 2: {x.shape[1:-1]} positions are too few for it")
-        pooled: Features = nnx.max_pool(x, self.pool_window, self.pool_window, padding="VALID")
+        pooled: Array = nnx.max_pool(x, self.pool_window, self.pool_window, padding="VALID")
         return pooled
 
     def _key_space(self, x: Features) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from flax import nnx
 from jaxtyping import Array, Float
 
-from nonlocal_jax.models.backbones.backbone import Backbone, Features, Images
+from nonlocal_jax.models.backbones.backbone import Backbone, FeatureMaps, Images
 from nonlocal_jax.models.heads.head import AttentionMap, Head, Inputs, Logits, Sizes
 from nonlocal_jax.models.torch_keys import TorchKeys, under
 from nonlocal_jax.ops.padding import Valid, at_stride
@@ -109,9 +109,7 @@ class Segmentor(nnx.Module):
         features, inner = self._inputs(self.decode_head, stages, valid)
         return self.decode_head.attention_map(features, relative, inner)
 
-    def _inputs(
-        self, head: Head, stages: dict[str, Features], valid: Valid | None
-    ) -> tuple[Inputs, Sizes]:
+    def _inputs(self, head: Head, stages: FeatureMaps, valid: Valid | None) -> tuple[Inputs, Sizes]:
         """The feature maps that a head reads, and the size of each image in them."""
         features = tuple(stages[name] for name in head.reads)
         if valid is None:

@@ -14,19 +14,18 @@ from nonlocal_jax.models.layers import updates_statistics
 from nonlocal_jax.ops.padding import Valid
 
 Features = Float[Array, "n h w c"]
+Results = Float[Array, "n h_out w_out o"]
 Graph = nnx.GraphDef[nnx.Module]
 State = nnx.State[Any, Any]
-Apply = Callable[[nnx.Module, Features, Valid | None], Features]
+Apply = Callable[[nnx.Module, Features, Valid | None], Results]
 
 
 def functional(
     apply: Apply,
-) -> Callable[[Graph, State, Features, Valid | None], tuple[Features, State]]:
+) -> Callable[[Graph, State, Features, Valid | None], tuple[Results, State]]:
     """`apply` of a module in two parts, from `nnx.split`; it returns the statistics, too."""
 
-    def pure(
-        graph: Graph, state: State, x: Features, valid: Valid | None
-    ) -> tuple[Features, State]:
+    def pure(graph: Graph, state: State, x: Features, valid: Valid | None) -> tuple[Results, State]:
         module = nnx.merge(graph, state)
         y = apply(module, x, valid)
         return y, nnx.state(module, nnx.BatchStat)
@@ -41,9 +40,9 @@ def traced_once(apply: Apply) -> Apply:
     """
     pure = jax.jit(functional(apply), static_argnums=0)
 
-    def applied(module: nnx.Module, x: Features, valid: Valid | None) -> Features:
+    def applied(module: nnx.Module, x: Features, valid: Valid | None) -> Results:
         graph, state = nnx.split(module)
-        y: Features
+        y: Results
         y, statistics = pure(graph, state, x, valid)
         if updates_statistics(module):  # in evaluation a loop around this forbids writing
             nnx.update(module, statistics)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from nonlocal_jax.config import files
-from nonlocal_jax.evaluation.inference import Protocol, Scaled, Windows, low_resolution_scores
+from nonlocal_jax.evaluation.inference import Scaled, low_resolution_scores
+from nonlocal_jax.evaluation.protocol import Protocol, Windows
 from nonlocal_jax.models.backbones.resnet import BLOCKS_PER_STAGE, STRIDES
 from nonlocal_jax.models.network import build_network, init_variables
 from nonlocal_jax.ops.normalize import normalize

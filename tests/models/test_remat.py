@@ -12,7 +12,7 @@ from networks import assert_close, golden_batch, golden_variables, tiny_config
 from plain import normalize_batch
 
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.evaluation import inference
+from nonlocal_jax.evaluation import inference, protocol
 from nonlocal_jax.models import layers
 from nonlocal_jax.models.network import build_network, for_platform
 from nonlocal_jax.training.step import initial_state, make_train_step
@@ -103,13 +103,13 @@ def test_an_unknown_value_is_refused():
 def test_what_saves_training_memory_does_not_keep_from_sliding_and_mirroring(overrides):
     config = tiny_config(**{"backbone.depth": 34, **overrides})
     network, size = build_network(config.model), (40, 56)
-    windows = inference.Windows((32, 32), (24, 24))
-    protocol = inference.Protocol(size, False, flip=True, windows=windows)
+    windows = protocol.Windows((32, 32), (24, 24))
+    how = protocol.Protocol(size, False, flip=True, windows=windows)
 
     def masks(variables, images, sizes):
         model = network.bind_for_inference(variables)
         scales = (inference.Scaled(images, sizes),)
-        scores = inference.low_resolution_scores(model, scales, sizes, size, protocol)
+        scores = inference.low_resolution_scores(model, scales, sizes, size, how)
         return inference.class_indices(scores)
 
     images = jax.ShapeDtypeStruct((2, *size, 3), np.uint8)

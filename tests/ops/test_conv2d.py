@@ -39,7 +39,7 @@ def test_convolution_and_its_gradients(size, stride, dilation, shape):
 
     out = conv2d(jnp.asarray(x), jnp.asarray(kernel), stride=stride, dilation=dilation)
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
-    grad_x, grad_kernel = jax.grad(weighted, (0, 1))(x, kernel)
+    grad_x, grad_kernel = jax.grad(weighted, (0, 1))(jnp.asarray(x), jnp.asarray(kernel))
     # The convolution is bilinear: the gradients are its values at unit vectors.
     for index in [(0, 0, 0, 0), (0, 4, 3, 2), (-1, -1, -1, 1)]:
         unit = np.zeros_like(x)

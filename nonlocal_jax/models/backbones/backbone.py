@@ -16,6 +16,7 @@ from nonlocal_jax.ops.padding import Valid
 
 Images = Float[Array, "n h w 3"]
 Features = Float[Array, "n h w c"]
+FeatureMaps = dict[str, Float[Array, "n _ _ _"]]
 
 
 class Stage(NamedTuple):
@@ -44,7 +45,7 @@ class Backbone(nnx.Module):
         """Which tensor of a PyTorch file is which variable of this backbone."""
 
     @abc.abstractmethod
-    def __call__(self, images: Images, valid: Valid | None = None) -> dict[str, Features]:
+    def __call__(self, images: Images, valid: Valid | None = None) -> FeatureMaps:
         """The feature maps of normalised images.
 
         `valid` is the size (height, width) of each image in a padded batch. A feature map is zero

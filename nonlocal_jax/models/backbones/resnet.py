@@ -17,9 +17,10 @@ import jax.numpy as jnp
 from annotated_types import Ge, Le
 from flax import nnx
 from jax import lax
+from jaxtyping import Array, Float
 
 from nonlocal_jax.config import schema
-from nonlocal_jax.models.backbones.backbone import Backbone, Features, Images, Stage
+from nonlocal_jax.models.backbones.backbone import Backbone, FeatureMaps, Features, Images, Stage
 from nonlocal_jax.models.layers import ConvNorm, fold_into, freeze, freeze_statistics
 from nonlocal_jax.models.numerics import Numerics
 from nonlocal_jax.models.remat import rematerialized
@@ -65,6 +66,8 @@ TORCH_SHORTCUTS = {
     ),
 }
 
+Halved = Float[Array, "n h_out w_out c"]
+Results = Float[Array, "n h_out w_out o"]
 ConvNormFactory = Callable[..., ConvNorm]
 
 
@@ -118,7 +121,7 @@ class Shortcut(nnx.Module):
         block = conv_norm(in_features, out_features, 1, stride=conv_stride, relu=False)
         self.conv, self.norm = block.conv, block.norm
 
-    def __call__(self, x: Features, valid_in: Valid | None) -> Features:
+    def __call__(self, x: Features, valid_in: Valid | None) -> Results:
         """`valid_in` is the size of each image in the input."""
         if self.average:
             x = average_pool(x, valid_in)
@@ -172,7 +175,7 @@ class BasicBlock(nnx.Module):
             conv_norm=conv_norm,
         )
 
-    def __call__(self, x: Features, valid: Valid | None = None) -> Features:
+    def __call__(self, x: Features, valid: Valid | None = None) -> Results:
         """Returns the block's output; `valid` is the size of each image in the input."""
         valid_out = at_stride(valid, self.stride)
         y = self.conv2(self.conv1(x, valid=valid_out))
@@ -207,7 +210,7 @@ class Bottleneck(nnx.Module):
             conv_norm=conv_norm,
         )
 
-    def __call__(self, x: Features, valid: Valid | None = None) -> Features:
+    def __call__(self, x: Features, valid: Valid | None = None) -> Results:
         """Returns the block's output; `valid` is the size of each image in the input."""
         valid_out = at_stride(valid, self.stride)
         y = self.conv2(self.conv1(x, valid=valid), valid=valid_out)
@@ -272,7 +275,7 @@ class ResNet(Backbone):
         rows = (*TORCH_KEYS, *TORCH_SHORTCUTS[self.variant])
         return TorchKeys(rows, describe_torch_keys, ignored=("fc.",))
 
-    def __call__(self, images: Images, valid: Valid | None = None) -> dict[str, Features]:
+    def __call__(self, images: Images, valid: Valid | None = None) -> FeatureMaps:
         """See Backbone."""
         x = layout.split(zero_outside(images, valid))
         x = rematerialized(_apply_stem, self.remat)(self.stem, x, valid)
@@ -318,7 +321,7 @@ def _count_blocks(keys: Iterable[str], stage: int) -> int:
     return len({match[1] for key in keys if (match := pattern.match(key))})
 
 
-def _apply_stem(stem: nnx.List[ConvNorm], x: Images, valid: Valid | None) -> Features:
+def _apply_stem(stem: nnx.List[ConvNorm], x: Images, valid: Valid | None) -> Results:
     """The stem's convolutions and max-pooling; `valid` is the size of each image in the input."""
     valid = at_stride(valid, 2)
     for conv_norm in stem:
@@ -327,21 +330,21 @@ def _apply_stem(stem: nnx.List[ConvNorm], x: Images, valid: Valid | None) -> Fea
     return zero_outside(max_pool(x), at_stride(valid, 2))
 
 
-def _apply_block(block: BasicBlock | Bottleneck, x: Features, valid: Valid | None) -> Features:
+def _apply_block(block: BasicBlock | Bottleneck, x: Features, valid: Valid | None) -> Results:
     return block(x, valid)
 
 
-def max_pool(x: Features) -> Features:
+def max_pool(x: Features) -> Halved:
     """3x3 max-pooling with stride 2; [n, h, w, c] to [n, ceil(h/2), ceil(w/2), c].
 
     It follows a ReLU that left zeros in the padding, and no window of a valid output lies wholly
     there: the zeros never win against an image's own values.
     """
-    pooled: Features = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    pooled: Halved = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     return pooled
 
 
-def average_pool(x: Features, valid: Valid | None) -> Features:
+def average_pool(x: Features, valid: Valid | None) -> Halved:
     """2x2 average-pooling with stride 2 that counts only pixels inside the image."""
     _, height, width, _ = x.shape
     inside = jnp.ones((1, height, width, 1), bool)
@@ -352,20 +355,20 @@ def average_pool(x: Features, valid: Valid | None) -> Features:
     return sums / jnp.maximum(counts, 1)
 
 
-def _sum_windows(x: Features) -> Features:
+def _sum_windows(x: Features) -> Halved:
     zero = jnp.zeros((), x.dtype)
     padding = ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0))
-    sums: Features = lax.reduce_window(x, zero, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), padding)
+    sums: Halved = lax.reduce_window(x, zero, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), padding)
     return sums
 
 
 def _add_shortcut(
-    y: Features,
+    y: Results,
     x: Features,
     shortcut: Shortcut | None,
     valid_in: Valid | None,
     valid_out: Valid | None,
-) -> Features:
+) -> Results:
     if shortcut is not None:  # elsewhere the padding of `x` is zero already
         x = zero_outside(shortcut(x, valid_in), valid_out)
     return add_relu(zero_outside(y, valid_out), x)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from flax import nnx
+from jaxtyping import Array, Float
 
 from nonlocal_jax.config import schema
 from nonlocal_jax.models.backbones.backbone import Stage
@@ -16,6 +17,8 @@ from nonlocal_jax.models.remat import rematerialized
 from nonlocal_jax.models.torch_keys import Row, conv_norm
 from nonlocal_jax.ops.dtypes import float32_or_wider
 from nonlocal_jax.ops.padding import Valid
+
+Transformed = Float[Array, "n h w channels"]
 
 TORCH_KEYS = (
     *conv_norm("convs/{i}", "convs.{i}"),
@@ -115,21 +118,17 @@ class FCNHead(Head):
         y = self.dropout(y, rngs=rngs)
         return float32_or_wider(self.classifier(y))
 
-    def transform(self, x: Features, valid: Valid | None) -> Features:
+    def transform(self, x: Features, valid: Valid | None) -> Transformed:
         """What happens between the head's input and `conv_cat`."""
         for layer in self.convs:
             x = self._apply(layer, (x,), valid)
         return x
 
-    def _apply(
-        self, conv_norm: ConvNorm, inputs: tuple[Features, ...], valid: Valid | None
-    ) -> Features:
+    def _apply(self, conv_norm: ConvNorm, inputs: Inputs, valid: Valid | None) -> Features:
         y: Features = rematerialized(_apply_conv_norm, self.remat)(conv_norm, inputs, valid)
         return y
 
 
-def _apply_conv_norm(
-    conv_norm: ConvNorm, inputs: tuple[Features, ...], valid: Valid | None
-) -> Features:
+def _apply_conv_norm(conv_norm: ConvNorm, inputs: Inputs, valid: Valid | None) -> Features:
     """The convolution of `inputs` side by side."""
     return conv_norm(*inputs, valid=valid)

@@ -17,9 +17,9 @@ from nonlocal_jax.ops.padding import Valid
 
 StageName = Literal["stage1", "stage2", "stage3", "stage4"]
 Features = Float[Array, "n h w c"]
-Inputs = tuple[Features, ...]
+Inputs = tuple[Float[Array, "n _ _ _"], ...]
 Sizes = tuple[Valid, ...] | None
-Logits = Float[Array, "n h w classes"]
+Logits = Float[Array, "n _ _ classes"]
 Position = tuple[Int[Array, "n"], Int[Array, "n"]]
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Self
 
 from jaxtyping import Array, Float
 
@@ -53,7 +52,7 @@ class Options(schema.HeadOptions):
     """Kernel of the Gaussian modes. auto: the fastest that the platform has, see
     ops/attention/softmax.py."""
 
-    def for_platform(self, platform: str, dtype: str) -> Self:
+    def for_platform(self, platform: str, dtype: str) -> "Options":
         """A TPU's kernel must be named where the program is compiled on another machine."""
         if self.implementation != "auto" or platform != "tpu":
             return self
@@ -98,7 +97,7 @@ class NonLocalHead(fcn.FCNHead):
         """See Head."""
         return TORCH_KEYS
 
-    def transform(self, x: Features, valid: Valid | None) -> Features:
+    def transform(self, x: Features, valid: Valid | None) -> fcn.Transformed:
         """Convolution, non-local block, convolution."""
         before, after = self.convs
         x = self.non_local(self._apply(before, (x,), valid), valid)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from nonlocal_jax.ops.conv import dilated
-from nonlocal_jax.ops.conv.direct import Images, Kernel, direct_conv2d
+from nonlocal_jax.ops.conv.direct import Images, Kernel, Results, direct_conv2d
 from nonlocal_jax.ops.conv.products import weight_gradient_by_taps
 from nonlocal_jax.ops.conv.winograd import winograd_conv2d, winograd_weight_gradient
 
@@ -22,7 +22,7 @@ from nonlocal_jax.ops.conv.winograd import winograd_conv2d, winograd_weight_grad
 WINOGRAD_CHANNELS, WINOGRAD_PIXELS = 64, 1024
 
 
-def conv2d(x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1) -> Images:
+def conv2d(x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1) -> Results:
     """2D convolution without bias, as PyTorch's with `padding = dilation * (k // 2)`.
 
     Returns [n, ceil(h / stride), ceil(w / stride), o] in the dtype of `x`.
@@ -33,12 +33,12 @@ def conv2d(x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1) -> 
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv2d(x: Images, kernel: Kernel, stride: int, dilation: int) -> Images:
+def _conv2d(x: Images, kernel: Kernel, stride: int, dilation: int) -> Results:
     direct = partial(direct_conv2d, stride=stride, dilation=dilation)
     if not _suits_winograd(x, kernel, stride):
         return direct(x, kernel)
     winograd = partial(winograd_conv2d, dilation=dilation)
-    y: Images = lax.platform_dependent(x, kernel, cpu=winograd, default=direct)
+    y: Results = lax.platform_dependent(x, kernel, cpu=winograd, default=direct)
     return y
 
 
@@ -66,36 +66,36 @@ def _suits_winograd(x: Images, kernel: Kernel, stride: int) -> bool:
 
 def _forward(
     x: Images, kernel: Kernel, stride: int, dilation: int
-) -> tuple[Images, tuple[Images, Kernel]]:
+) -> tuple[Results, tuple[Images, Kernel]]:
     return _conv2d(x, kernel, stride, dilation), (x, kernel)
 
 
 def _backward(
-    stride: int, dilation: int, residuals: tuple[Images, Kernel], grad: Images
+    stride: int, dilation: int, residuals: tuple[Images, Kernel], grad: Results
 ) -> tuple[Images, Kernel]:
     x, kernel = residuals
 
-    def of_input(x: Images, kernel: Kernel, grad: Images) -> Images:
+    def of_input(x: Images, kernel: Kernel, grad: Results) -> Images:
         forward = partial(direct_conv2d, kernel=kernel, stride=stride, dilation=dilation)
         transposed: tuple[Images] = jax.linear_transpose(forward, x)(grad)
         return transposed[0]
 
-    def native(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
+    def native(x: Images, kernel: Kernel, grad: Results) -> tuple[Images, Kernel]:
         forward = partial(direct_conv2d, x, stride=stride, dilation=dilation)
         return of_input(x, kernel, grad), jax.linear_transpose(forward, kernel)(grad)[0]
 
-    def by_taps(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
+    def by_taps(x: Images, kernel: Kernel, grad: Results) -> tuple[Images, Kernel]:
         of_kernel = weight_gradient_by_taps(x, grad, kernel.shape[0], stride, dilation)
         return of_input(x, kernel, grad), of_kernel
 
-    def winograd(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
+    def winograd(x: Images, kernel: Kernel, grad: Results) -> tuple[Images, Kernel]:
         turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
         return (
             winograd_conv2d(grad, turned, dilation),
             winograd_weight_gradient(x, grad, dilation),
         )
 
-    def by_phases(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
+    def by_phases(x: Images, kernel: Kernel, grad: Results) -> tuple[Images, Kernel]:
         of_kernel = dilated.weight_gradient(x, grad, kernel, dilation=dilation)
         return of_input(x, kernel, grad), of_kernel
 

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-Images = Float[Array, "n h w c"]
-Phases = Float[Array, "n*d*d h/d w/d c"]
+Images = Float[Array, "n h w i"]
 Kernel = Float[Array, "k k i o"]
+Results = Float[Array, "n h w o"]
 
 
-def to_phases(x: Images, dilation: int) -> Phases:
+def to_phases(x: Float[Array, "n h w c"], dilation: int) -> Float[Array, "phases h_out w_out c"]:
     """[n, h, w, c] to [n * d * d, ceil(h / d), ceil(w / d), c], zeros where d divides no axis.
 
     An image's phases stand together, so that a batch axis that is sharded stays so.
@@ -27,7 +27,7 @@ def to_phases(x: Images, dilation: int) -> Phases:
     return x.reshape(n * dilation**2, rows, columns, channels)
 
 
-def weight_gradient(x: Images, grad: Images, kernel: Kernel, *, dilation: int) -> Kernel:
+def weight_gradient(x: Images, grad: Results, kernel: Kernel, *, dilation: int) -> Kernel:
     """Gradient of a stride-1 convolution's kernel, from the gradient of its output.
 
     Zeros that fill the phases up add nothing: the convolution pads its input with zeros anyway,
@@ -41,7 +41,7 @@ def weight_gradient(x: Images, grad: Images, kernel: Kernel, *, dilation: int) -
     """
     padding = kernel.shape[0] // 2
 
-    def undilated(kernel: Kernel) -> Phases:
+    def undilated(kernel: Kernel) -> Float[Array, "phases h w o"]:
         return lax.conv_general_dilated(
             to_phases(x, dilation),
             kernel,

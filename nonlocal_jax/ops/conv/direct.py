@@ -5,9 +5,10 @@ from jaxtyping import Array, Float
 
 Images = Float[Array, "n h w i"]
 Kernel = Float[Array, "k k i o"]
+Results = Float[Array, "n h_out w_out o"]
 
 
-def direct_conv2d(x: Images, kernel: Kernel, stride: int, dilation: int) -> Images:
+def direct_conv2d(x: Images, kernel: Kernel, stride: int, dilation: int) -> Results:
     """[n, ceil(h / stride), ceil(w / stride), o], padded by dilation * (k // 2) zeros."""
     padding = dilation * (kernel.shape[0] // 2)
     return lax.conv_general_dilated(

@@ -4,12 +4,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from nonlocal_jax.ops.conv.direct import Images, Kernel
+from nonlocal_jax.ops.conv.direct import Images, Kernel, Results
 from nonlocal_jax.ops.dtypes import wide
 
 
 def weight_gradient_by_taps(
-    x: Images, grad: Images, size: int, stride: int, dilation: int
+    x: Images, grad: Results, size: int, stride: int, dilation: int
 ) -> Kernel:
     """Each tap of the kernel met one shifted, strided view of the input: a matrix product each."""
     padding = dilation * (size // 2)
