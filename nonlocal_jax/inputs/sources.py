@@ -91,10 +91,11 @@ class EncodedSource(abc.ABC):
         self, encoded: Encoded, image: UInt8[np.ndarray, "h w 3"]
     ) -> UInt8[np.ndarray, "h w"]:
         """The train labels of an example, checked against its image."""
-        label = decode.decode_label(encoded.label, encoded.label_at)
+        stored = decode.decode_label(encoded.label, encoded.label_at)
+        label = stored
         if encoded.label_table is not None:
-            label = cv2.LUT(label, encoded.label_table)
-        check_example(image, label, self._num_classes, encoded.label_at)
+            label = cv2.LUT(stored, encoded.label_table)
+        check_example(image, label, self._num_classes, encoded.label_at, stored)
         return label
 
 
@@ -250,8 +251,17 @@ def check_example(
     label: UInt8[np.ndarray, "label_h label_w"],
     num_classes: int,
     where: str,
+    stored: UInt8[np.ndarray, "label_h label_w"] | None = None,
 ) -> None:
-    """Raises a UserError unless a label fits its image and holds nothing but classes and 255."""
+    """Raises a UserError unless a label fits its image and holds nothing but classes and 255.
+
+    Args:
+      image: the image.
+      label: its train labels.
+      num_classes: train labels are below this number.
+      where: what to call the label in the error.
+      stored: the values in the file, from which the train labels were made; else the labels.
+    """
     if label.shape != image.shape[:2]:
         raise UserError(
             f"{where} is {label.shape[1]}x{label.shape[0]}, its image "
@@ -259,11 +269,14 @@ def check_example(
         )
     # 255 wraps around to 0, so that one maximum finds a label out of range.
     if label.size and (label + np.uint8(1)).max() > num_classes:
-        bad = label[(label >= num_classes) & (label != IGNORED)][0]
+        bad = (label >= num_classes) & (label != IGNORED)
+        value = (label if stored is None else stored)[bad][0]
+        becomes = "" if value == label[bad][0] else ", which no class is stored as"
         raise UserError(
-            f"{where} holds label {bad}, and there are {num_classes} classes: 0 to "
-            f"{num_classes - 1}, and 255 for ignored. Set config.data.label_map or "
-            "config.data.reduce_zero_label, or correct the mask or the class list."
+            f"{where} holds label {value}{becomes}, and there are {num_classes} classes: 0 to "
+            f"{num_classes - 1}, and 255 for ignored. Correct the mask; for a folder of your own, "
+            "the class list, config.data.label_map or config.data.reduce_zero_label may be wrong, "
+            "too."
         )
 
 

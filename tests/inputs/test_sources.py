@@ -188,6 +188,18 @@ def test_bad_examples_are_named_or_skipped(camvid, damage, said):
     assert skipping[1].name == source[1].name
 
 
+def test_a_label_out_of_range_is_told_as_the_mask_holds_it(tmp_path):
+    synthetic_trees.cityscapes(tmp_path)
+    path = next((tmp_path / "gtFine" / "train" / "aachen").glob("*_labelIds.png"))
+    mask = np.asarray(Image.open(path)).copy()
+    mask[3, 5] = 40
+    Image.fromarray(mask).save(path)
+    cityscapes = datasets.describe(Data(name="cityscapes"))
+    source = sources.open_source(cityscapes, "train", data_dir=str(tmp_path), kind="folder")
+    with pytest.raises(UserError, match="holds label 40, which no class is stored as"):
+        [source[index] for index in range(len(source))]
+
+
 def test_a_file_that_vanished_is_named(camvid):
     source = open_camvid(camvid)
     path = first(camvid, "images")
