@@ -21,7 +21,7 @@ from nonlocal_jax.evaluation import buckets
 from nonlocal_jax.evaluation.buckets import Bucket
 from nonlocal_jax.evaluation.inference import Scaled
 from nonlocal_jax.evaluation.protocol import Protocol
-from nonlocal_jax.inputs import cores
+from nonlocal_jax.inputs import cores, opencv
 from nonlocal_jax.inputs.transforms import resize_image
 from nonlocal_jax.runtime import compilation, console, sharding
 
@@ -195,6 +195,7 @@ def make_batches(
     members is filled up with black images whose labels are all ignored.
     """
     rows = sharding.local_rows(mesh, batch_size)
+    opencv.use_one_thread()
     with concurrent.futures.ThreadPoolExecutor(cores.usable()) as pool:
 
         def make(bucket: Bucket, index: int | None) -> Row:
@@ -237,7 +238,7 @@ def _black_row(bucket: Bucket) -> Row:
     return Row(images, np.array(bucket.inputs), np.array(bucket.canvas), labels)
 
 
-def _pad(image: Image, shape: Size) -> Image:
+def _pad(image: Image, shape: Size) -> UInt8[np.ndarray, "H W 3"]:
     height, width = image.shape[:2]
     if (height, width) == shape:
         return image

@@ -275,7 +275,7 @@ def _by_row_blocks(
         matrix = jnp.pad(matrix, ((0, 0), (0, blocks * rows - height), (0, 0)))
         return jnp.moveaxis(matrix.reshape(batch, blocks, rows, -1), 1, 0)
 
-    def block(parts: list[Float[Array, "n rows a"]]) -> Array:
+    def block(parts: list[Float[Array, "n rows _"]]) -> Array:
         total = jnp.zeros(())
         for part, (logits, _, columns) in zip(parts, scores, strict=True):
             # Rows first: their result is small, and the second product is one large one.

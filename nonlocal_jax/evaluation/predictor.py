@@ -91,7 +91,7 @@ class Predictor:
             for make in (programs.decoding, programs.attending)
         )
 
-    def predict(self, image: Image) -> UInt8[np.ndarray, "h w"]:
+    def predict(self, image: np.ndarray) -> UInt8[np.ndarray, "h w"]:
         """The class index of every pixel, by the protocol of the config's benchmark.
 
         Raises:
@@ -103,7 +103,7 @@ class Predictor:
         _check_finite(result)
         return np.asarray(result.masks[0])[:height, :width]
 
-    def probabilities(self, image: Image) -> Float[np.ndarray, "h w classes"]:
+    def probabilities(self, image: np.ndarray) -> Float[np.ndarray, "h w classes"]:
         """The probability of every class in every pixel; float32 at full resolution is large.
 
         Raises:
@@ -115,7 +115,7 @@ class Predictor:
         _check_finite(result)
         return np.moveaxis(np.asarray(result.probabilities[0])[:, :height, :width], 0, -1)
 
-    def logits(self, image: Image) -> Float[np.ndarray, "h' w' classes"]:
+    def logits(self, image: np.ndarray) -> Float[np.ndarray, "rows columns classes"]:
         """What the decode head says of the image at the config's scale, at its output stride.
 
         This is one pass over the whole image, also where the protocol slides or averages.
@@ -127,7 +127,9 @@ class Predictor:
         rows, columns = np.asarray(result.sizes[0])
         return np.asarray(result.logits[0])[:rows, :columns]
 
-    def attention(self, image: Image, point: tuple[int, int]) -> Float[np.ndarray, "h' w'"]:
+    def attention(
+        self, image: np.ndarray, point: tuple[int, int]
+    ) -> Float[np.ndarray, "rows columns"]:
         """What the non-local block attends to at a pixel: weights over its feature map.
 
         In the Gaussian modes they sum to one. The image is seen whole, at the config's scale.
@@ -158,7 +160,7 @@ class _Program:
         self._function, self._protocol, self._mesh = function, protocol, mesh
         self._compiled: dict[object, jax.stages.Compiled] = {}
 
-    def __call__(self, constants: Any, image: Image) -> Any:
+    def __call__(self, constants: Any, image: np.ndarray) -> Any:
         height, width = image.shape[:2]
         inputs = self._protocol.input_sizes((height, width))
         bucket = buckets.alone((height, width), inputs)
@@ -173,11 +175,11 @@ class _Program:
         return compiled(constants, batch)
 
 
-def check_image(image: Image) -> Image:
-    """The image as an array.
+def check_image(image: np.ndarray) -> Image:
+    """The image, if it is one: uint8 [h, w, 3].
 
     Raises:
-      UserError: it is none, or of another dtype or shape than this module takes.
+      UserError: it is of another dtype or shape.
     """
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:

@@ -62,7 +62,7 @@ class Decoded(NamedTuple):
       sizes: height and width of each image's own part of them.
     """
 
-    logits: Float[Array, "n h' w' classes"]
+    logits: Float[Array, "n rows columns classes"]
     sizes: Int[Array, "n 2"]
 
 

@@ -22,6 +22,7 @@ _MARGIN = 4  # pixels between pictures
 _SWATCH = 16  # pixels, of a legend's colours
 
 Picture = UInt8[np.ndarray, "h w 3"]
+AnyPicture = UInt8[np.ndarray, "_ _ 3"]  # of several, which have sizes of their own
 
 
 def overlay(
@@ -81,7 +82,7 @@ def legend(
     return np.asarray(canvas)
 
 
-def grid(images: Sequence[Picture], columns: int | None = None) -> Picture:
+def grid(images: Sequence[AnyPicture], columns: int | None = None) -> Picture:
     """Pictures in rows; smaller ones lie at the top left of their cell.
 
     Args:
@@ -100,7 +101,7 @@ def grid(images: Sequence[Picture], columns: int | None = None) -> Picture:
     return sheet
 
 
-def stack(pictures: Sequence[Picture]) -> Picture:
+def stack(pictures: Sequence[AnyPicture]) -> Picture:
     """Pictures one below the other, the narrower ones continued in the background."""
     width = max(picture.shape[1] for picture in pictures)
     padded = []
@@ -135,7 +136,7 @@ def attention_overlay(
     return picture
 
 
-def shrink(image: Picture, longest: int) -> Picture:
+def shrink(image: Picture, longest: int) -> AnyPicture:
     """The image with its longer side at most `longest` pixels."""
     factor = longest / max(image.shape[:2])
     if factor >= 1:

@@ -9,14 +9,15 @@ import jax
 import numpy as np
 import pytest
 from conftest import REPOSITORY
+from evaluations import mesh_of
 from PIL import Image
-from test_evaluate import mesh_of
 
-from nonlocal_jax import evaluate
-from nonlocal_jax.checkpoints.pytorch import command
-from nonlocal_jax.config import command_line
-from nonlocal_jax.evaluation.predictor import Predictor, restore
-from nonlocal_jax.models.network import build_network
+from nonlocal_jax.checkpoints import locate
+from nonlocal_jax.checkpoints.pytorch import convert
+from nonlocal_jax.config import files
+from nonlocal_jax.evaluation.evaluate import Evaluation
+from nonlocal_jax.evaluation.predictor import Predictor
+from nonlocal_jax.evaluation.restore import restore
 from nonlocal_jax.runtime import sharding
 
 pytestmark = pytest.mark.parity
@@ -80,9 +81,7 @@ def test_every_image_is_predicted_and_scored_as_by_the_reference(
 ):
     case, data = CASES[name], tmp_path / "data"
     write_data(case, shared, data)
-    config = command_line.load_config(
-        REPOSITORY / "configs" / f"{case.row}.py", **overrides(case, data)
-    )
+    config = files.load(REPOSITORY / "configs" / f"{case.row}.py", **overrides(case, data))
     stem = pathlib.PurePath(config.published.url).parent.name
     checkpoint, reference = tmp_path / "reference.pth", [reference_python, "-W", "ignore"]
     peer = shared / "peer" / "peer.py"
@@ -111,17 +110,15 @@ def test_every_image_is_predicted_and_scored_as_by_the_reference(
     single = evaluated()
     expected = evaluated("--double") if case.double else single
 
-    shapes = {key: leaf.shape for key, leaf in build_network(config.model).shapes.items()}
-    target = command.Target(case.row, "segmentor", "v1c", shapes, "")
-    command.import_(target, str(checkpoint), tmp_path / "checkpoint")
-    network, loaded = restore(config, tmp_path / "checkpoint")
+    target = convert.config_target(config, case.row)
+    convert.import_(target, str(checkpoint), tmp_path / "checkpoint")
+    restored = restore(locate.find(tmp_path / "checkpoint"), config)
     mesh, masks = mesh_of(1), {}
-    variables = jax.device_put(loaded, sharding.replicated(mesh))
-    scores = evaluate.evaluate(
-        network, variables, config, mesh=mesh, tta=case.tta, on_mask=masks.__setitem__, log=print
-    )
+    variables = jax.device_put(restored.variables, sharding.replicated(mesh))
+    evaluation = Evaluation.of(config, restored.network, mesh, tta=case.tta)
+    scores = evaluation.run(variables, on_mask=masks.__setitem__, log=print)
 
-    predictor = Predictor(network, loaded, config, tta=case.tta)
+    predictor = Predictor(restored, tta=case.tta)
     paths = sorted((data / "images" / "val").iterdir())
     assert sorted(masks) == list(range(len(paths)))
     for index, path in enumerate(paths):
@@ -181,7 +178,7 @@ def check_scores(scores, expected):
         assert np.abs(ours - expected[theirs]).sum() <= 2e-4 * scores.pixels
     assert scores.aacc == pytest.approx(float(expected["aAcc"]), abs=1e-4)
     assert scores.miou == pytest.approx(np.nanmean(expected["IoU"]), abs=1e-4)
-    assert scores.macc == pytest.approx(np.nanmean(expected["Acc"]), abs=1e-4)
+    assert scores.mean("acc") == pytest.approx(np.nanmean(expected["Acc"]), abs=1e-4)
 
 
 def overrides(case, data):

@@ -134,7 +134,7 @@ def softmax(x):
 def test_each_image_of_a_padded_batch_gets_the_protocols_result(name):
     protocol = PROTOCOLS[name]
     images, scales = batch(protocol)
-    canvas = tuple(np.max(SIZES, axis=0) + np.array((2, 7)))
+    canvas = tuple((np.max(SIZES, axis=0) + np.array((2, 7))).tolist())
 
     @jax.jit
     def run(scales, sizes):

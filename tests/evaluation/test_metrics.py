@@ -30,7 +30,8 @@ def counted(labels, predictions, classes):
 @pytest.mark.parametrize("count", [confusion._count_by_scatter, confusion._count_by_product])
 def test_both_ways_of_counting_count_every_labelled_pixel(count, classes):
     labels, predictions = random_masks(classes)
-    matrix = count(labels.ravel().astype(np.int32), predictions.ravel().astype(np.int32), classes)
+    pixels = (jnp.asarray(mask.ravel(), jnp.int32) for mask in (labels, predictions))
+    matrix = count(*pixels, classes)
     np.testing.assert_array_equal(matrix, counted(labels, predictions, classes))
 
 

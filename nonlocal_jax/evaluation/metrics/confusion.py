@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax import lax
 from jaxtyping import Array, Float, Int, Integer, UInt8
 
@@ -33,7 +34,7 @@ def predicted(confusion: Confusion) -> Pixels:
     return pixels
 
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> np.ndarray:
     """The quotient, NaN where the denominator is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         quotient = np.asarray(numerator, np.float64) / np.asarray(denominator, np.float64)

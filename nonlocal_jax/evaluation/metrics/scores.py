@@ -74,7 +74,7 @@ class Scores:
         """The mean of a score over the classes that have one."""
         return _mean(self.per_class(metric))
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, float | int]:
         """The means, mIoU in any case, and the number of pixels."""
         means = {key: value for key, _, value in self._means()}
         return {"aacc": self.aacc, "miou": self.miou, **means, "pixels": self.pixels}
@@ -134,7 +134,7 @@ def _mean(values: Float[np.ndarray, "classes"]) -> float:
         return float(np.nanmean(values))
 
 
-def _jsonable(value: float) -> float | None:
+def _jsonable(value: float | int) -> float | int | None:
     return None if math.isnan(value) else value
 
 
