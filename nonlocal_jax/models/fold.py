@@ -1,7 +1,7 @@
-"""Batch norms that no longer learn, folded into the linear layers before them.
+"""Batch norms folded into the linear layers before them, for inference.
 
-With running statistics a norm is a scale and a shift of every channel. The scale joins the layer's
-kernel, the shift becomes its bias: the same function, without a pass over every feature map.
+With running statistics, a norm is a scale and a shift of each channel. The scale is multiplied into
+the kernel of the layer, and the shift becomes its bias. That saves a pass over each feature map.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ from nonlocal_jax.models.network import Network, flat_variables
 
 @runtime_checkable
 class Foldable(Protocol):
-    """A module with a norm that follows a layer. Other norms stay as they are."""
+    """A module with a norm after a linear layer. Other norms are not folded."""
 
     def fold_norm(self) -> None:
-        """Takes the module's norm into the layer before it; see `layers.fold_into`."""
+        """Folds the norm into the layer before it; see `layers.fold_into`."""
 
 
 def fold(
@@ -29,8 +29,8 @@ def fold(
     """A network for inference without norms, and its variables.
 
     Args:
-      network: what to fold.
-      variables: its own; they stay as they are.
+      network: the network to fold.
+      variables: its variables; they are not changed.
     """
     model = network.bind_for_inference({k: jnp.asarray(v) for k, v in variables.items()})
     for _, module in list(nnx.iter_modules(model)):

@@ -1,7 +1,7 @@
-"""What every network here is made of: convolution, batch norm, and the two together with ReLU.
+"""The layers of all networks: convolution, batch norm, and both together with ReLU.
 
 All of them take `valid`, the size of each image inside a padded batch (see ops/padding.py), and
-leave zeros beyond it, so that an image's result does not depend on the batch it came in.
+write zeros outside of it, so the result of an image does not depend on its batch.
 """
 
 import functools
@@ -26,11 +26,11 @@ NORMAL_001 = nnx.initializers.normal(0.01)
 
 
 class FrozenParam(nnx.Variable[jax.Array]):
-    """A parameter that training leaves alone: no gradient, no weight decay, no optimiser state."""
+    """A parameter that is not trained: no gradient, no weight decay, no optimiser state."""
 
 
 class Conv(nnx.Module):
-    """Square 2D convolution, padded so that only the stride shrinks its output."""
+    """Square 2D convolution, padded so that only the stride reduces the size."""
 
     def __init__(
         self,
@@ -52,10 +52,10 @@ class Conv(nnx.Module):
         self.stride, self.dilation, self.dtype = stride, dilation, dtype
 
     def __call__(self, *inputs: Float[Array, "n h w _"]) -> Float[Array, "n h_out w_out o"]:
-        """The convolution in the compute dtype of `inputs` side by side; h' = ceil(h / stride).
+        """The convolution of the concatenated `inputs`, in the compute dtype; h_out = ceil(h / stride).
 
-        It is the sum of each one's convolution with its channels of the kernel, so that they are
-        never copied into one array.
+        It is computed as a sum of one convolution for each input, so the inputs are never copied
+        into one array.
         """
         kernel = self.kernel[...].astype(self.dtype)
         ends = list(itertools.accumulate(x.shape[-1] for x in inputs))
@@ -69,9 +69,9 @@ class Conv(nnx.Module):
 class BatchNorm(nnx.Module):
     """Batch normalisation over all axes but the last, with float32 statistics.
 
-    Under jit the batch axis is the global one, so that statistics are synchronised over devices
-    without an axis name. As in PyTorch, eps is 1e-5, a step moves the running statistics by 0.1,
-    and the running variance is the unbiased one. `frozen` keeps running statistics in training.
+    Under jit the batch axis is the global one, so statistics are synchronised over devices without
+    an axis name. As in PyTorch, eps is 1e-5, the momentum of the running statistics is 0.1, and the
+    running variance is the unbiased one. With `frozen`, training uses the running statistics, too.
     """
 
     epsilon = 1e-5
@@ -95,7 +95,7 @@ class BatchNorm(nnx.Module):
 
     @property
     def updates_statistics(self) -> bool:
-        """Whether a call normalises by the batch, and moves the running statistics."""
+        """Whether a call uses the statistics of the batch and updates the running ones."""
         return not (self.use_running_average or self.frozen)
 
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
@@ -111,7 +111,7 @@ class BatchNorm(nnx.Module):
         return y.astype(self.dtype)
 
     def _statistics(self, x: Float[Array, "*batch c"]) -> tuple[Float[Array, "c"], ...]:
-        """Mean and variance, in two passes: E[x^2] - E[x]^2 loses one where the other is large."""
+        """Mean and variance in two passes: E[x^2] - E[x]^2 is inexact if the mean is large."""
         x = float32_or_wider(x)
         axes = tuple(range(x.ndim - 1))
         mean = keep(jnp.mean(x, axes))
@@ -158,7 +158,7 @@ class ConvNorm(nnx.Module):
     def __call__(
         self, *inputs: Float[Array, "n h w _"], valid: Valid | None = None
     ) -> Float[Array, "n h_out w_out o"]:
-        """Of `inputs` side by side; `valid` is the size of each image in the *output*."""
+        """The result of the concatenated `inputs`; `valid` is each image's size in the *output*."""
         x = self.conv(*inputs)
         if self.norm is not None:
             x = self.norm(x)
@@ -185,7 +185,7 @@ def fold_into(layer: Conv | nnx.Linear, norm: BatchNorm) -> None:
 
 
 def freeze(module: nnx.Module) -> None:
-    """Takes a module out of training: its parameters, and its norms' statistics."""
+    """Excludes a module from training: its parameters, and the statistics of its norms."""
     for _, node in list(nnx.iter_modules(module)):
         for name, value in list(vars(node).items()):
             if isinstance(value, nnx.Param):
@@ -195,13 +195,13 @@ def freeze(module: nnx.Module) -> None:
 
 
 def freeze_statistics(module: nnx.Module) -> None:
-    """Batch norms of `module` use their running statistics in training, too (`norm_eval`)."""
+    """Lets the batch norms of `module` use their running statistics in training (`norm_eval`)."""
     for _, node in nnx.iter_modules(module):
         if isinstance(node, BatchNorm):
             node.frozen = True
 
 
 def updates_statistics(module: nnx.Module) -> bool:
-    """Whether a call of `module` moves the running statistics of a batch norm in it."""
+    """Whether a call of `module` updates the running statistics of any batch norm in it."""
     modules = (node for _, node in nnx.iter_modules(module))
     return any(isinstance(node, BatchNorm) and node.updates_statistics for node in modules)

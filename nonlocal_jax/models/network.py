@@ -1,4 +1,4 @@
-"""From the `model` section of a config to a network, and to the names of everything in it."""
+"""Builds the network of a config, and names its variables."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from nonlocal_jax.models.numerics import Numerics
 from nonlocal_jax.models.segmentor import Segmentor
 from nonlocal_jax.models.torch_keys import TorchKeys
 
-Variables = Mapping[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]
+Variables = Mapping[str, jax.Array | np.ndarray]
 
 
 def build_segmentor(model: schema.Model, rngs: nnx.Rngs) -> Segmentor:
@@ -55,8 +55,8 @@ def build_backbone(options: schema.BackboneOptions, numerics: Numerics) -> Backb
 class Network:
     """A segmentor without its arrays, which live in a plain dict by name.
 
-    Everything outside the models - optimiser, checkpoints, sharding, conversion - works on such
-    dicts: {"backbone/stem/0/conv/kernel": array, ...}.
+    Optimiser, checkpoints, sharding and conversion work on such dicts:
+    {"backbone/stem/0/conv/kernel": array, ...}.
     """
 
     graph: nnx.GraphDef[Segmentor]
@@ -74,8 +74,8 @@ class Network:
     def bind_for_inference(self, variables: Variables) -> Segmentor:
         """The same with batch norm's running statistics, and without dropout.
 
-        What only a backward pass or a compiler of long programs needs is left out, too: it would
-        change modules, which must not be done inside of a loop over windows or mirrored images.
+        Rematerialisation and loops over blocks are switched off, too. They update modules, which is
+        not allowed inside a loop over windows or mirrored images.
         """
         model = self.bind(variables)
         model.eval(remat="none", scan_blocks=False)  # type: ignore[no-untyped-call]
@@ -94,7 +94,7 @@ class Network:
 
     @property
     def output_stride(self) -> int:
-        """Image pixels per pixel of the logits that a call returns, which round up."""
+        """Image pixels per pixel of the logits, whose size is rounded up."""
         return self._abstract.output_stride
 
     @property
@@ -116,9 +116,9 @@ class Network:
 def for_platform(model: schema.Model, platform: str) -> schema.Model:
     """A `model` section with its "auto" values decided for a kind of device.
 
-    Accelerators compute in bfloat16, with float32 parameters, norms, softmax, logits and loss; a
-    CPU, which gains nothing from it, in float32. They also compute norms again in the backward
-    pass, which saves memory. Heads decide for themselves.
+    Accelerators compute in bfloat16, with float32 parameters, norms, softmax, logits and loss. They
+    compute norms again in the backward pass, which saves memory. A CPU gains nothing from bfloat16
+    and computes in float32. Heads replace their own "auto" values.
     """
     cpu = platform == "cpu"
     dtype = ("float32" if cpu else "bfloat16") if model.dtype == "auto" else model.dtype

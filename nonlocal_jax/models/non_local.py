@@ -1,6 +1,6 @@
 """The non-local block (Wang, Girshick, Gupta, He: Non-local Neural Networks, arXiv 1711.07971).
 
-Every position i of a feature map x gathers from all positions j (equations 1 and 6):
+Each position i of a feature map x is computed from all positions j (equations 1 and 6):
 
     y_i = 1/C(x) sum_j f(x_i, x_j) g(x_j)          z_i = W_z y_i + x_i
 
@@ -12,8 +12,8 @@ g, theta, phi and W_z are linear in the channels. Four choices of f and its norm
     dot_product         theta(x_i) . phi(x_j)                N, the number of positions j
     concatenation       ReLU(w . [theta(x_i), phi(x_j)])     N
 
-`pairwise_weights` writes f / C down as a matrix. The block itself never forms that matrix: it
-calls ops/attention/, which computes the same sums.
+`pairwise_weights` computes f / C as a matrix. The block itself never forms that matrix:
+ops/attention/ computes the same sums without it.
 """
 
 import math
@@ -49,15 +49,16 @@ TORCH_KEYS = (
 
 
 def embedded_scale(channels: int) -> float:
-    """The s of embedded_gaussian: *divides* by sqrt(channels), as the published rows were trained.
+    """The s of embedded_gaussian, 1 / sqrt(channels), as the published rows were trained.
 
-    Checkpoints of a time when mmdetection multiplied instead (its issue 1447) need the inverse.
+    mmdetection once multiplied by sqrt(channels) (its issue 1447). Checkpoints of that time need
+    the inverse.
     """
     return 1 / math.sqrt(channels)
 
 
 class Embeddings(NamedTuple):
-    """What f and g need of each position: theta(x_i), phi(x_j), g(x_j), and which j count."""
+    """theta(x_i), phi(x_j) and g(x_j) of all positions, and which j are valid."""
 
     query: Float[Array, "n *space c"]
     key: Float[Array, "n k c"]
@@ -72,12 +73,12 @@ class NonLocal(nnx.Module):
       features: channels of the input and the output.
       mode: the pairwise function, one of the four above.
       reduction: theta, phi and g have features // reduction channels, at least 1.
-      use_scale: whether embedded_gaussian has its scale s; without it, s is 1.
-      sub_sample: whether phi and g are max-pooled by 2 (in space only), for a quarter of the keys.
+      use_scale: whether embedded_gaussian uses the scale s; otherwise s is 1.
+      sub_sample: whether phi and g are max-pooled by 2, in space only: a quarter of the keys in 2D.
       norm: whether W_z is a bias-free linear layer and batch norm, as in the published heads, or a
-        linear layer with bias. Either starts at zero, so that the new block is the identity.
+        linear layer with bias. Either starts at zero, so a new block is the identity.
       implementation: how the Gaussian modes compute their sums, see `softmax_attention`.
-      dtype: compute dtype; softmax and sums are float32 in any.
+      dtype: compute dtype; softmax and sums are always float32.
       param_dtype: dtype of the parameters.
 
     Raises:
@@ -135,8 +136,8 @@ class NonLocal(nnx.Module):
     def __call__(self, x: Features, valid: Int[Array, "n ndim"] | None = None) -> Features:
         """Returns z, shaped like `x`, in the compute dtype.
 
-        `valid` is each image's own size (height and width in 2D) inside a padded batch. What lies
-        beyond it is no position of the image: it is left out of sums and of N, and returned as 0.
+        `valid` is the size of each image (height and width in 2D) in a padded batch. Positions
+        outside of it are left out of the sums and of N, and are 0 in the result.
         """
         x = zero_outside(x.astype(self.dtype), valid)
         z = self.out(self._gather(self._embed(x, valid)))
@@ -158,8 +159,8 @@ class NonLocal(nnx.Module):
     ) -> Float[Array, "n *key_space"]:
         """f(x_i, .) / C(x) of the query at `position` (row, column), over all keys, in float32.
 
-        The position is one for all or one for each. Weights sum to one in the two Gaussian modes.
-        With `sub_sample` the keys are the pooled grid.
+        `position` is the same for all images, or one for each. Weights sum to one in the Gaussian
+        modes. With `sub_sample` the keys are the pooled grid.
         """
         x = zero_outside(x.astype(self.dtype), valid)
         embeddings = self._embed(x, valid)
@@ -170,7 +171,7 @@ class NonLocal(nnx.Module):
         return weights.reshape(x.shape[0], *self._key_space(x))
 
     def pairwise_weights(self, embeddings: Embeddings) -> Float[Array, "n q k"]:
-        """f(x_i, x_j) / C(x) for all pairs: the definition, as a matrix, in float32."""
+        """f(x_i, x_j) / C(x) for all pairs, as a matrix in float32: the definition of the block."""
         query, key, _, key_valid = embeddings
         valid = True if key_valid is None else key_valid[:, None, :]
         if self.mode == "concatenation":
@@ -183,9 +184,9 @@ class NonLocal(nnx.Module):
         return jnp.where(valid, f / count_keys(key, key_valid), 0.0)
 
     def _gather(self, embeddings: Embeddings) -> Float[Array, "n *space d"]:
-        """y: pairwise_weights(embeddings) times g(x), without the matrix.
+        """y, which is pairwise_weights(embeddings) times g(x), without forming the matrix.
 
-        Queries stay on the devices that have their rows; all keys of an image come to them.
+        Queries stay on the devices that hold their rows. All keys of an image are sent to them.
         """
         query, key, value, key_valid = embeddings
         if self.mode == "concatenation":
@@ -195,7 +196,7 @@ class NonLocal(nnx.Module):
     def _sums(
         self, query: Float[Array, "n *space_c"], keys: tuple[Array, Array, Array | None]
     ) -> Float[Array, "n *space d"]:
-        """`_gather` for some rows of queries; scores in place of theta and phi if that is all."""
+        """`_gather` for some rows of queries. In mode concatenation, scores replace theta and phi."""
         key, value, key_valid = keys
         if self.mode == "concatenation":
             space, flat = query.shape[1:], query.reshape(query.shape[0], -1)
@@ -216,7 +217,7 @@ class NonLocal(nnx.Module):
         return y.reshape(y.shape[0], *space, y.shape[-1])
 
     def _embed(self, x: Features, valid: Int[Array, "n ndim"] | None) -> Embeddings:
-        """theta, phi and g of all positions; the spatial axes of the latter two made one."""
+        """theta, phi and g of all positions; phi and g with their spatial axes flattened."""
         if self.mode == "gaussian":
             theta, phi = x, x
         else:
@@ -226,10 +227,10 @@ class NonLocal(nnx.Module):
             phi, g = self._pool(phi), self._pool(g)
         key_valid = None
         if valid is not None:
-            # A pooled key counts if its whole window is image, as it would without the padding.
+            # A pooled key is valid if its whole window is inside the image, as without padding.
             factors = jnp.array(self.pool_window if self.sub_sample else [1] * valid.shape[1])
             key_valid = valid_mask(valid // factors, phi.shape[1:-1]).reshape(x.shape[0], -1)
-        # Rows that do not divide over devices would not survive the reshape as they are.
+        # If rows do not divide over the devices, a reshape needs whole rows.
         return Embeddings(theta, _flat(whole_rows(phi)), _flat(whole_rows(g)), key_valid)
 
     def _scores(

@@ -1,4 +1,4 @@
-"""What every part of a network is built with, whatever it computes."""
+"""What every part of a network is built with: dtypes, rematerialisation, random numbers."""
 
 from dataclasses import dataclass
 from typing import TypedDict
@@ -29,7 +29,7 @@ class Numerics:
     param_dtype: DTypeLike = jnp.float32
     """Dtype of the parameters."""
     remat: Remat = "none"
-    """What training computes twice to save memory, see remat.py."""
+    """What the backward pass computes again, see remat.py."""
 
     @property
     def of_layers(self) -> LayerNumerics:

@@ -1,12 +1,12 @@
-"""What training keeps of the forward pass for the backward pass, and what it computes again.
+"""What the backward pass reads from memory, and what it computes again.
 
-    remat     kept                                           computed again
-    "none"    whatever XLA finds useful                      nothing
-    "norms"   what convolutions return, means, variances     norms, ReLUs, pooling, concatenation
-    "blocks"  what residual blocks return                    everything inside of them
+    remat     kept in memory                                 computed again
+    "none"    what JAX's derivatives keep                    nothing
+    "norms"   results of convolutions, means, variances      norms, ReLUs, pooling, concatenation
+    "blocks"  results of residual blocks                     everything inside of the blocks
 
-Left alone, a convolution with its norm and ReLU keeps three arrays: the convolution's result, the
-ReLU's mask, and what comes out. "norms" keeps the first, and computes the others again from it.
+By default, a convolution with its norm and ReLU keeps three arrays: the result of the convolution,
+the mask of the ReLU, and the result of the ReLU. "norms" keeps the first of them.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-Remat = Literal["auto", "none", "norms", "blocks"]  # models/build.py decides what "auto" is
+Remat = Literal["auto", "none", "norms", "blocks"]  # network.for_platform replaces "auto"
 KEPT = "kept"
 
 
@@ -27,9 +27,9 @@ def keep(x: jax.Array) -> jax.Array:
 
 
 def rematerialized(function: Callable[..., Any], remat: str) -> Callable[..., Any]:
-    """`function` with another backward pass: the same gradients from fewer arrays in memory.
+    """`function` with a backward pass that keeps fewer arrays; the gradients are the same.
 
-    Its first argument is the module that it applies, whose statistics are updated once.
+    The first argument of `function` is the module that it applies. Its statistics are updated once.
     """
     if remat == "none":
         return function

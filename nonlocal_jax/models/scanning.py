@@ -1,6 +1,6 @@
-"""Equal blocks as one loop: a shorter program to compile, and one that may run slower.
+"""Equal blocks as one loop: less to compile, but it may run slower.
 
-Parameters keep their names: they are stacked inside the program, so that checkpoints do not know.
+Parameters are stacked inside the program only, so their names in checkpoints do not change.
 """
 
 import operator
@@ -21,10 +21,13 @@ def scan_blocks(
     x: Features,
     valid: Valid | None,
 ) -> Features:
-    """`x` through `blocks` one after another; their statistics are updated as they would be.
+    """Applies `blocks` to `x` one after another, and updates their statistics.
 
-    The blocks differ in nothing but their arrays, and keep the shape of `x`. `valid` is the size
-    of each image in it. `apply_block` calls one of them.
+    Args:
+      apply_block: calls one block.
+      blocks: they differ in their arrays only, and keep the shape of `x`.
+      x: the input of the first block.
+      valid: the size of each image in `x`.
     """
     graph, _ = nnx.split(blocks[0])
     states = [nnx.state(block) for block in blocks]

@@ -1,4 +1,4 @@
-"""The whole network: backbone, decode head, and the auxiliary head that only training sees."""
+"""The whole network: backbone, decode head, and the auxiliary head of training."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from nonlocal_jax.ops.padding import Valid, at_stride
 
 
 class Output(NamedTuple):
-    """Logits that training has a loss for.
+    """Logits with a loss in training.
 
     Attributes:
       logits: at the resolution of the head's last stage.
@@ -28,8 +28,8 @@ class Segmentor(nnx.Module):
 
     Args:
       backbone: from images to feature maps.
-      decode_head: from some of them to the logits that count.
-      auxiliary_head: one that only training sees, or None.
+      decode_head: from some of them to the logits that are evaluated.
+      auxiliary_head: a head that is used in training only, or None.
       loss_weights: of the decode head and the auxiliary head.
     """
 
@@ -48,7 +48,7 @@ class Segmentor(nnx.Module):
 
     @property
     def output_stride(self) -> int:
-        """Image pixels per pixel of the decode head's logits, which round up."""
+        """Image pixels per pixel of the decode head's logits, whose size is rounded up."""
         return self.backbone.stages[self.decode_head.reads[-1]].stride
 
     @property
@@ -77,9 +77,9 @@ class Segmentor(nnx.Module):
     def training_outputs(
         self, images: Images, *, rngs: nnx.Rngs | None = None
     ) -> dict[str, Output]:
-        """What training has a loss for: "decode", "auxiliary" if there is such a head, and more.
+        """The outputs that have a loss, by name: "decode", and "auxiliary" if there is such a head.
 
-        A head with several losses names the others: "decode_NAME". `rngs` is read by dropout.
+        Further losses of a head are called "decode_NAME". Dropout reads `rngs`.
         """
         stages = self.backbone(images)
         heads = {"decode": self.decode_head, "auxiliary": self.auxiliary_head}
@@ -95,11 +95,11 @@ class Segmentor(nnx.Module):
     def attention_map(
         self, images: Images, relative: Float[Array, "n 2"], valid: Valid | None = None
     ) -> AttentionMap:
-        """What the decode head attends to at a place in each normalised image.
+        """What the decode head attends to at one position of each normalised image.
 
         Args:
           images: see `__call__`, as for `valid`.
-          relative: how far down and to the right the place is, as shares of the image's own size.
+          relative: row and column of the position, as shares of the size of its image.
           valid: the size of each image in a padded batch.
 
         Raises:

@@ -1,6 +1,6 @@
-"""Which tensor of a PyTorch file is which variable: the rows that every module states of its own.
+"""Names of layers in PyTorch files. Each module of models/ states its own, as rows.
 
-checkpoints/pytorch/rules.py reads them in both directions.
+checkpoints/pytorch/rules.py uses them for import and export.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,12 +11,12 @@ Kind = Literal["conv", "linear", "norm"]
 
 
 class Row(NamedTuple):
-    """A layer, or several that differ in a number: `{i}` and the like stand for one in both names.
+    """A layer, or several that differ in numbers: `{i}` stands for a number in both names.
 
     Attributes:
       ours: "convs/{i}/conv".
       theirs: "convs.{i}.conv".
-      kind: of layer, which says what its tensors are called, and how they are laid out.
+      kind: of layer; it decides the names of its tensors and their layout.
     """
 
     ours: str
@@ -29,9 +29,9 @@ class TorchKeys:
     """The rows of a whole network, or of its backbone.
 
     Attributes:
-      rows: one a layer.
-      describe: says what backbone the keys of its file are of, as "R-50 (V1c)".
-      ignored: beginnings of keys that a file of backbone weights has besides, as its classifier's.
+      rows: one for each layer.
+      describe: names the backbone whose keys it is given: "R-50 (V1c)".
+      ignored: prefixes of keys in files of backbone weights that are not used: its classifier.
     """
 
     rows: tuple[Row, ...]
@@ -40,12 +40,12 @@ class TorchKeys:
 
 
 def under(ours: str, theirs: str, rows: Iterable[Row]) -> tuple[Row, ...]:
-    """The rows of a module as those of its parent, which calls it `ours`, and PyTorch `theirs`."""
+    """The rows of a module with the names that its parent gives it, here and in PyTorch."""
     return tuple(Row(f"{ours}/{row.ours}", f"{theirs}.{row.theirs}", row.kind) for row in rows)
 
 
 def conv_norm(ours: str, theirs: str) -> tuple[Row, Row]:
-    """The rows of a ConvNorm, which is a ConvModule there."""
+    """The rows of a ConvNorm, which is a ConvModule in MMSegmentation."""
     return Row(f"{ours}/conv", f"{theirs}.conv", "conv"), Row(
         f"{ours}/norm", f"{theirs}.bn", "norm"
     )

@@ -1,6 +1,6 @@
-"""Equal modules are traced once, however often they occur: R-101's 33 blocks are 8 programs.
+"""Equal modules are traced once: the 33 blocks of R-101 are 8 traced programs.
 
-XLA sees the same program as without: it inlines the calls before anything else.
+XLA inlines the calls first, so it compiles the same program as without this.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Apply = Callable[[nnx.Module, Features, Valid | None], Results]
 def functional(
     apply: Apply,
 ) -> Callable[[Graph, State, Features, Valid | None], tuple[Results, State]]:
-    """`apply` of a module in two parts, from `nnx.split`; it returns the statistics, too."""
+    """`apply` for a module split by `nnx.split`; it also returns the statistics."""
 
     def pure(graph: Graph, state: State, x: Features, valid: Valid | None) -> tuple[Results, State]:
         module = nnx.merge(graph, state)
@@ -34,9 +34,9 @@ def functional(
 
 
 def traced_once(apply: Apply) -> Apply:
-    """`apply`, which calls a module, traced once for all modules that differ only in their arrays.
+    """`apply`, traced once for all modules that differ in their arrays only.
 
-    In training, batch norms' statistics are updated as they would be.
+    In training, the statistics of batch norms are updated as usual.
     """
     pure = jax.jit(functional(apply), static_argnums=0)
 
@@ -44,7 +44,7 @@ def traced_once(apply: Apply) -> Apply:
         graph, state = nnx.split(module)
         y: Results
         y, statistics = pure(graph, state, x, valid)
-        if updates_statistics(module):  # in evaluation a loop around this forbids writing
+        if updates_statistics(module):  # in evaluation, a surrounding loop forbids writing
             nnx.update(module, statistics)
         return y
 

@@ -1,4 +1,4 @@
-"""What every backbone is: from images to feature maps, one a stage.
+"""The base class of backbones: from images to feature maps, one for each stage.
 
 A module of the table config.tables.BACKBONES has `Options`, a subclass of schema.BackboneOptions,
 and `build(options, numerics) -> Backbone`.
@@ -20,11 +20,11 @@ FeatureMaps = dict[str, Float[Array, "n _ _ _"]]
 
 
 class Stage(NamedTuple):
-    """The feature map of a stage.
+    """The shape of a stage's feature map.
 
     Attributes:
-      features: channels.
-      stride: image pixels per pixel. An image of height h has ceil(h / stride) rows there.
+      features: number of channels.
+      stride: image pixels per pixel. An image of height h has ceil(h / stride) rows.
     """
 
     features: int
@@ -32,22 +32,22 @@ class Stage(NamedTuple):
 
 
 class Backbone(nnx.Module):
-    """A network without a head."""
+    """A network that returns feature maps."""
 
     @property
     @abc.abstractmethod
     def stages(self) -> Mapping[str, Stage]:
-        """The feature maps that a call returns, by name."""
+        """Channels and stride of each feature map, by name."""
 
     @property
     @abc.abstractmethod
     def torch_keys(self) -> TorchKeys:
-        """Which tensor of a PyTorch file is which variable of this backbone."""
+        """The names of the layers in PyTorch files."""
 
     @abc.abstractmethod
     def __call__(self, images: Images, valid: Valid | None = None) -> FeatureMaps:
         """The feature maps of normalised images.
 
         `valid` is the size (height, width) of each image in a padded batch. A feature map is zero
-        beyond its image, and does not depend on what lies there.
+        outside its image, and does not depend on the padding.
         """

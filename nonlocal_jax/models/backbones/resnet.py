@@ -1,8 +1,8 @@
 """The dilated ResNet backbones: ResNetV1c and V1d (He et al. 2018, arXiv 1812.01187).
 
 V1c replaces ResNet's 7x7 stem by three 3x3 convolutions; V1d also average-pools in its shortcuts.
-An output stride of 8 or 16 trades the last stages' strides for dilation (arXiv 1606.00915), so
-that their feature maps keep their resolution.
+With an output stride of 8 or 16, the last stages have dilation instead of strides (arXiv
+1606.00915), so their feature maps keep their resolution.
 """
 
 import itertools
@@ -102,9 +102,10 @@ def build(options: Options, numerics: Numerics) -> "ResNet":
 
 
 class Shortcut(nnx.Module):
-    """What a block adds its result to where it changes the shape: 1x1 convolution and norm.
+    """The shortcut of a block that changes the shape: 1x1 convolution and norm.
 
-    V1c strides in the convolution; V1d averages 2x2 windows first, which loses no pixels.
+    In V1c the convolution is strided. In V1d, 2x2 windows are averaged first, so every pixel is
+    used.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ def _shortcut(
     average: bool,
     conv_norm: ConvNormFactory,
 ) -> Shortcut | None:
-    """None where a block can add its input as it is."""
+    """The shortcut of a block, or None if the block keeps the shape."""
     if stride == 1 and in_features == out_features:
         return None
     return Shortcut(in_features, out_features, stride=stride, average=average, conv_norm=conv_norm)
@@ -218,7 +219,7 @@ class Bottleneck(nnx.Module):
 
 
 class ResNet(Backbone):
-    """Deep-stem ResNet that returns its four stages, "stage1" to "stage4", by name."""
+    """Deep-stem ResNet that returns its four stages by name, "stage1" to "stage4"."""
 
     def __init__(self, options: Options, numerics: Numerics):
         self.variant = options.variant
@@ -271,7 +272,7 @@ class ResNet(Backbone):
 
     @property
     def torch_keys(self) -> TorchKeys:
-        """See Backbone; a file of ImageNet weights has a classifier besides."""
+        """See Backbone. A file of ImageNet weights also has a classifier, which is ignored."""
         rows = (*TORCH_KEYS, *TORCH_SHORTCUTS[self.variant])
         return TorchKeys(rows, describe_torch_keys, ignored=("fc.",))
 
@@ -304,7 +305,7 @@ class ResNet(Backbone):
 
 
 def describe_torch_keys(keys: Iterable[str]) -> str:
-    """ "R-50 (V1c)", from the keys of a PyTorch file's backbone alone."""
+    """The name of a backbone by its keys in a PyTorch file: "R-50 (V1c)"."""
     keys = list(keys)
     blocks = tuple(_count_blocks(keys, stage) for stage in (1, 2, 3, 4))
     bottleneck = any(".conv3." in key for key in keys)
@@ -326,7 +327,7 @@ def _apply_stem(stem: nnx.List[ConvNorm], x: Images, valid: Valid | None) -> Res
     valid = at_stride(valid, 2)
     for conv_norm in stem:
         x = conv_norm(x, valid=valid)
-    # A window that begins in the image and ends in the padding leaves a value beyond `valid`.
+    # A pooling window over the border of an image leaves a value in the padding.
     return zero_outside(max_pool(x), at_stride(valid, 2))
 
 
@@ -337,8 +338,8 @@ def _apply_block(block: BasicBlock | Bottleneck, x: Features, valid: Valid | Non
 def max_pool(x: Features) -> Halved:
     """3x3 max-pooling with stride 2; [n, h, w, c] to [n, ceil(h/2), ceil(w/2), c].
 
-    It follows a ReLU that left zeros in the padding, and no window of a valid output lies wholly
-    there: the zeros never win against an image's own values.
+    The input follows a ReLU, and its padding is zero. Each window of a valid output holds a pixel
+    of the image, whose value is at least zero. So padding never changes a maximum.
     """
     pooled: Halved = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     return pooled
@@ -369,6 +370,6 @@ def _add_shortcut(
     valid_in: Valid | None,
     valid_out: Valid | None,
 ) -> Results:
-    if shortcut is not None:  # elsewhere the padding of `x` is zero already
+    if shortcut is not None:  # without one, the padding of `x` is zero already
         x = zero_outside(shortcut(x, valid_in), valid_out)
     return add_relu(zero_outside(y, valid_out), x)

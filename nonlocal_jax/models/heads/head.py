@@ -1,4 +1,4 @@
-"""What every head is: from some stages of a backbone to class logits.
+"""The base class of heads: from some stages of a backbone to class logits.
 
 A module of the table config.tables.HEADS has `Options`, a subclass of schema.HeadOptions, and
 `build(options, stages, num_classes, numerics) -> Head`.
@@ -24,18 +24,18 @@ Position = tuple[Int[Array, "n"], Int[Array, "n"]]
 
 
 class Weighted(NamedTuple):
-    """Logits that training has a loss for, and the factor of that loss."""
+    """Logits with a loss in training, and the factor of that loss."""
 
     weight: float
     logits: Logits
 
 
 class AttentionMap(NamedTuple):
-    """How much a place in each image draws from every other one.
+    """How much one position of each image attends to every other position.
 
     Attributes:
-      weights: over the feature map of the padded images.
-      sizes: height and width of each image's own part of it.
+      weights: over the positions of the padded feature map.
+      sizes: height and width of each image in it.
     """
 
     weights: Float[Array, "n h w"]
@@ -43,10 +43,10 @@ class AttentionMap(NamedTuple):
 
 
 class Head(nnx.Module):
-    """From feature maps to class logits at the resolution of the last of them.
+    """From feature maps to class logits, at the resolution of the last feature map.
 
     Attributes:
-      reads: names of the stages whose feature maps a call is given, in that order.
+      reads: names of the stages whose feature maps `__call__` gets, in that order.
     """
 
     reads: tuple[str, ...]
@@ -54,7 +54,7 @@ class Head(nnx.Module):
     @property
     @abc.abstractmethod
     def torch_keys(self) -> tuple[Row, ...]:
-        """Which tensor of PyTorch's head is which variable of this one."""
+        """The names of this head's layers in PyTorch files; () if it has no PyTorch counterpart."""
 
     @abc.abstractmethod
     def __call__(
@@ -65,23 +65,23 @@ class Head(nnx.Module):
         Args:
           features: one map for each name of `reads`.
           valid: the size (height, width) of each image in each of them, in a padded batch.
-          rngs: read by dropout, in training only.
+          rngs: for dropout, in training only.
         """
 
     def training_logits(
         self, features: Inputs, *, rngs: nnx.Rngs | None = None
     ) -> dict[str, Weighted]:
-        """All logits that have a loss, by a name; the empty one is that of a call's."""
+        """All logits that have a loss, by name. The name of the logits of `__call__` is empty."""
         return {"": Weighted(1.0, self(features, rngs=rngs))}
 
     def attention_map(
         self, features: Inputs, relative: Float[Array, "n 2"], valid: Sizes = None
     ) -> AttentionMap:
-        """What the head attends to at a place in each image.
+        """What the head attends to at one position of each image.
 
         Args:
           features: see `__call__`, as for `valid`.
-          relative: how far down and to the right the place is, as shares of the image's own size.
+          relative: row and column of the position, as shares of the size of its image.
           valid: the size of each image in each feature map, in a padded batch.
 
         Raises:
@@ -91,13 +91,13 @@ class Head(nnx.Module):
 
 
 def own_sizes(features: Features, valid: Valid | None) -> Int[Array, "n 2"]:
-    """Height and width of each image in a feature map; all of it unless `valid` says less."""
+    """Height and width of each image in a feature map: `valid`, or all of the map without it."""
     if valid is not None:
         return jnp.asarray(valid)
     return jnp.broadcast_to(jnp.array(features.shape[1:3]), (features.shape[0], 2))
 
 
 def position_at(relative: Float[Array, "n 2"], sizes: Int[Array, "n 2"]) -> Position:
-    """Row and column of a place in each image that is `sizes` large."""
+    """Row and column of a relative position in images of these sizes."""
     row, column = jnp.floor(relative * sizes.astype(jnp.float32)).astype(jnp.int32).T
     return row, column
