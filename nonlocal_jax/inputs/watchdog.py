@@ -110,7 +110,8 @@ def _user_error(error: BaseException) -> BaseException:
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, RuntimeError) and "terminated unexpectedly" in str(error):  # grain's words
         return UserError(
-            f"An input worker died: {error} Where nothing is logged, memory ran out: lower "
-            "config.data.num_workers. The run resumes from its last checkpoint."
+            f"An input worker died: {error} Where nothing is logged, memory or /dev/shm ran out: "
+            "lower config.data.num_workers, or give the container more (docker run --shm-size=8g). "
+            "The run resumes from its last checkpoint."
         )
     return error

@@ -92,6 +92,8 @@ def test_a_folder_of_ones_own(tmp_path):
         '{"classes": "road"}',
         '{"classes": ["a", 2]}',
         '{"classes": ["a", ""]}',
+        '{"classes": ["a", "b\\u001b[31m"]}',
+        '{"classes": ["a", "b\\ud800"]}',
         '{"classes": ["a", "b", "a"]}',
         '{"classes": ["a", "b"], "palette": [[1]]}',
         '{"classes": ["a", "b"], "palette": [[1, 2, 3]]}',

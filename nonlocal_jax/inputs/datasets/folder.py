@@ -126,6 +126,9 @@ def read_class_list(root: pathlib.Path, classes_file: str = "") -> ClassList:
     names, colours = tuple(content.classes), content.palette
     if not 2 <= len(names) < UNKNOWN:
         raise _no_list(path, f"it has {len(names)} classes; there may be 2 to {UNKNOWN - 1}")
+    unprintable = [name for name in names if not name.isprintable()]
+    if unprintable:
+        raise _no_list(path, f"the class {unprintable[0]!a} cannot be printed")
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise _no_list(path, f"the class {repeated[0]!r} is there more than once")
