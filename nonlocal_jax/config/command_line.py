@@ -308,7 +308,8 @@ def _set_up() -> None:
     """What has to be done once in a process."""
     logging.set_verbosity(logging.WARNING)  # the libraries say much at INFO
     flags.FLAGS.mark_as_parsed()  # Grain reads its settings there
-    gc.freeze()  # what was imported stays: searching it was a seventh of tracing's time
+    if not gc.get_freeze_count():
+        gc.freeze()  # what was imported stays: searching it was a seventh of tracing's time
 
 
 def _help(
