@@ -1,7 +1,7 @@
-"""A small NonLocalNet on generated scenes, the default of `make demo`: see inputs/scenes.py.
+"""A small NonLocalNet on generated scenes, see nonlocal_jax/inputs/datasets/scenes.py.
 
-python -m nonlocal_jax.demo
-python -m nonlocal_jax.main --config=configs/demo.py --config.model.decode_head.name=fcn
+    python -m nonlocal_jax.demo
+    python -m nonlocal_jax.main --config=configs/demo.py --config.model.decode_head.name=fcn
 """
 
 from ml_collections import ConfigDict
