@@ -1,1 +1,1 @@
-"""One file per benchmark row; `common` holds what they share."""
+"""A file for each config; nonlocal_jax.config.common holds what they share."""

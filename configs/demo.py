@@ -2,6 +2,8 @@
 
     python -m nonlocal_jax.demo
     python -m nonlocal_jax.main --config=configs/demo.py --config.model.decode_head.name=fcn
+
+The first command trains it with and without the non-local block, the second without.
 """
 
 from ml_collections import ConfigDict
