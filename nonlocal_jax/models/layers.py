@@ -52,7 +52,7 @@ class Conv(nnx.Module):
         self.stride, self.dilation, self.dtype = stride, dilation, dtype
 
     def __call__(self, *inputs: Float[Array, "n h w _"]) -> Float[Array, "n h_out w_out o"]:
-        """The convolution of the concatenated `inputs` in the compute dtype; h_out = ceil(h / stride).
+        """Convolves the concatenated `inputs` in the compute dtype; h_out = ceil(h / stride).
 
         It is computed as a sum of one convolution for each input, so the inputs are never copied
         into one array.

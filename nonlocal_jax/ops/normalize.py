@@ -1,7 +1,7 @@
 """Pixels to network input, on the device: a quarter of the bytes cross from the host."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Real
 
 from nonlocal_jax.ops.padding import zero_outside
 
@@ -11,9 +11,9 @@ STD_RGB = (58.395, 57.12, 57.375)
 
 
 def normalize(
-    images: UInt8[Array, "n h w 3"], size: Int[Array, "n 2"] | None = None
+    images: Real[Array, "n h w 3"], size: Int[Array, "n 2"] | None = None
 ) -> Float[Array, "n h w 3"]:
-    """Normalised float32 images; beyond `size` (height, width) they are 0.
+    """Normalised float32 images, from values of 0 to 255; beyond `size` (height, width) they are 0.
 
     The reference pads after normalising, so that padding is the mean colour, not black.
     """

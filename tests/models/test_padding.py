@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from nonlocal_jax.config import files
 from nonlocal_jax.evaluation.inference import Scaled, low_resolution_scores
@@ -14,7 +15,6 @@ from nonlocal_jax.evaluation.protocol import Protocol, Windows
 from nonlocal_jax.models.backbones.resnet import BLOCKS_PER_STAGE, STRIDES
 from nonlocal_jax.models.network import build_network, init_variables
 from nonlocal_jax.ops.normalize import normalize
-from nonlocal_jax.ops.padding import at_stride
 
 CANVAS = (75, 93)
 SIZES = [(40, 33), (1, 1), (9, 93), (57, 71), (64, 64)]
@@ -29,8 +29,8 @@ NETWORKS = [
 ]
 
 
-def small_network(depth, output_stride, variant, mode="embedded_gaussian", **head):
-    config = files.load(
+def small_config(depth, output_stride, variant, **head):
+    return files.load(
         "ade20k_r50_80k",
         **{
             "model.num_classes": 5,
@@ -40,11 +40,14 @@ def small_network(depth, output_stride, variant, mode="embedded_gaussian", **hea
             "model.backbone.stem_channels": 4,
             "model.backbone.base_channels": 4,
             "model.decode_head.channels": 8,
-            "model.decode_head.mode": mode,
             "model.auxiliary_head.loss_weight": 0.0,
             **{f"model.decode_head.{key}": value for key, value in head.items()},
         },
     )
+
+
+def small_network(*which, **head):
+    config = small_config(*which, **head)
     return build_network(config.model), loud(init_variables(config.model, seed=0))
 
 
@@ -157,7 +160,7 @@ def test_scores_at_full_size_equal_those_of_the_image_alone(windows, align_corne
 
 @pytest.mark.parametrize("mode", ["dot_product", "concatenation"])
 def test_every_pairwise_function_leaves_padding_out(mode):
-    assert_same_as_alone(*small_network(18, 8, "v1c", mode), [(40, 33)])
+    assert_same_as_alone(*small_network(18, 8, "v1c", mode=mode), [(40, 33)])
 
 
 def test_subsampled_keys_leave_padding_out():
@@ -172,13 +175,17 @@ def test_the_plain_head_zeroes_padding():
 @pytest.mark.parametrize("output_stride", STRIDES)
 @pytest.mark.parametrize("canvas", [(8, 100), (1, 100), (100, 1), (3, 50), (17, 64)])
 def test_feature_maps_are_as_large_as_their_stage_says(canvas, output_stride, depth):
-    network, _ = small_network(depth, output_stride, "v1c")
-    model = network.bind_for_inference(network.shapes)
+    network = build_network(small_config(depth, output_stride, "v1c").model)
+    stages = nnx.merge(network.graph, network.state).backbone.stages
+
+    def outputs(variables, images):
+        model = network.bind_for_inference(variables)
+        return model.backbone(images), model(images)
+
     images = jax.ShapeDtypeStruct((1, *canvas, 3), jnp.float32)
-    features = jax.eval_shape(model.backbone, images)
-    assert features.keys() == model.backbone.stages.keys()
-    for name, stage in model.backbone.stages.items():
-        size = np.asarray(at_stride(np.array([canvas]), stage.stride))[0]
+    features, logits = jax.eval_shape(outputs, network.shapes, images)
+    assert features.keys() == stages.keys()
+    for name, stage in stages.items():
+        size = tuple(-(-side // stage.stride) for side in canvas)
         assert features[name].shape == (1, *size, stage.features)
-    logits = jax.eval_shape(model, images)
-    assert logits.shape[1:3] == tuple(-(-side // model.output_stride) for side in canvas)
+    assert logits.shape[1:3] == tuple(-(-side // network.output_stride) for side in canvas)
