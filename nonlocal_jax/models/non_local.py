@@ -196,7 +196,7 @@ class NonLocal(nnx.Module):
     def _sums(
         self, query: Float[Array, "n *space_c"], keys: tuple[Array, Array, Array | None]
     ) -> Float[Array, "n *space d"]:
-        """`_gather` for some rows of queries; concatenation has scores in place of theta and phi."""
+        """`_gather` for some rows of queries; concatenation takes scores, not theta and phi."""
         key, value, key_valid = keys
         if self.mode == "concatenation":
             space, flat = query.shape[1:], query.reshape(query.shape[0], -1)

@@ -1,7 +1,7 @@
-"""How programs are compiled, and where the compiled ones are kept.
+"""Options of XLA's compiler, and the folder of JAX's cache of compiled programs.
 
-JAX keeps compiled programs in a folder and finds them by the traced program, so that what is found
-is always what would have been compiled.
+The cache is keyed by the traced program, so a program from the cache is the one that would have
+been compiled.
 """
 
 import os
@@ -13,10 +13,10 @@ from nonlocal_jax.errors import UserError
 
 
 def compiler_options(platform: str) -> dict[str, str | bool] | None:
-    """What programs are compiled with on a platform.
+    """The compiler options for a platform.
 
-    XLA's CPU compiler orders operations so that several may run at once, in up to twice the memory;
-    each of these fills all cores by itself.
+    By default, XLA's CPU compiler lets several operations run at once, which takes up to twice the
+    memory. Each operation of these networks uses all cores by itself.
     """
     if platform != "cpu":
         return None
@@ -24,7 +24,7 @@ def compiler_options(platform: str) -> dict[str, str | bool] | None:
 
 
 def cache_folder() -> pathlib.Path:
-    """Where this project keeps what is costly to make again: $XDG_CACHE_HOME/nonlocal_jax."""
+    """The folder of this project's caches: $XDG_CACHE_HOME/nonlocal_jax."""
     root = os.environ.get("XDG_CACHE_HOME")
     if root:
         return pathlib.Path(root) / "nonlocal_jax"
@@ -32,9 +32,9 @@ def cache_folder() -> pathlib.Path:
 
 
 def use_cache() -> None:
-    """Lets JAX keep compiled programs, in $JAX_COMPILATION_CACHE_DIR or the cache folder.
+    """Sets JAX's cache of compiled programs: $JAX_COMPILATION_CACHE_DIR, or the cache folder.
 
-    Programs are run as they are found, so nobody else may be able to write to the folder.
+    Programs in the cache are executed, so no other user may be able to write to the folder.
 
     Raises:
       UserError: others may write to $JAX_COMPILATION_CACHE_DIR.
@@ -52,18 +52,18 @@ def use_cache() -> None:
 
 
 def _make_private(folder: pathlib.Path) -> bool:
-    """Whether the folder is there and this user alone may write to it."""
+    """Creates the folder. Returns whether only this user may write to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if _open_to_others(folder):
             folder.chmod(0o700)
         return not _open_to_others(folder)
-    except OSError:  # there is no home, or it can't be written: programs are compiled each time
+    except OSError:  # no home folder, or not writable: programs are compiled each time
         return False
 
 
 def _open_to_others(folder: pathlib.Path) -> str:
-    """Who else may write to a folder, in words; empty if nobody or if it is not there."""
+    """A sentence on who else may write to a folder; empty if nobody, or if there is no folder."""
     try:
         status = folder.stat()
     except OSError:

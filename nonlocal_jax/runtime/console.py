@@ -1,4 +1,4 @@
-"""What a person sees in the terminal while something runs."""
+"""Messages in the terminal while a command runs."""
 
 import contextlib
 import threading
@@ -9,14 +9,14 @@ import jax
 
 
 def say(message: str) -> None:
-    """A line in the terminal, from the first process alone."""
+    """Prints a line, in the first process only."""
     if jax.process_index() == 0:
         print(message, flush=True)
 
 
 @contextlib.contextmanager
 def working(what: str, *, every: float = 15.0) -> Iterator[None]:
-    """Says what starts, that it goes on every few seconds, and how long it took."""
+    """Prints what starts, the seconds so far at intervals, and the seconds at the end."""
     start = time.perf_counter()
     done = threading.Event()
     say(f"{what} ...")
@@ -36,7 +36,7 @@ def working(what: str, *, every: float = 15.0) -> Iterator[None]:
 
 
 class Rate:
-    """Images a second since the last reading, and the time that the rest will take."""
+    """Images per second since the last reading, and the remaining time."""
 
     def __init__(self, total_steps: int, batch_size: int):
         self._total, self._batch = total_steps, batch_size
@@ -48,13 +48,13 @@ class Rate:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Leaves out what happens inside, evaluation for one."""
+        """Does not count the time inside the context, such as that of an evaluation."""
         start = time.perf_counter()
         yield
         self._start += time.perf_counter() - start
 
     def read(self, step: int) -> tuple[float, str]:
-        """Images a second since the last reading, and "h:mm:ss" to the last step."""
+        """Images per second since the last reading, and the remaining time as "h:mm:ss"."""
         seconds = time.perf_counter() - self._start
         per_step = seconds / max(step - self._step, 1)
         self.restart(step)

@@ -1,4 +1,4 @@
-"""What runs where: versions, sources, devices, command."""
+"""The environment of a run: versions, sources, devices, command."""
 
 import functools
 import hashlib
@@ -16,7 +16,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 
 
 def describe() -> dict[str, object]:
-    """What a run's environment.json holds."""
+    """The content of a run's environment.json."""
     device = jax.devices()[0]
     return {
         "command": sys.argv,
@@ -37,7 +37,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def source_digest() -> str:
-    """A text that is another one after any change to this package's Python files."""
+    """A digest of all Python files of this package."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(f"{path.relative_to(PACKAGE)}\n".encode() + path.read_bytes())

@@ -1,4 +1,4 @@
-"""Writing a file whole: whoever reads it sees the old content or the new one, never a part."""
+"""Writing a file atomically: a reader sees the old content or the new one, never a part."""
 
 import contextlib
 import json
@@ -9,12 +9,12 @@ from nonlocal_jax.errors import UserError
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Replaces `path` in one step, and makes its folder.
+    """Replaces the file at `path` atomically, and creates its folder.
 
-    What was there stays as it is if the content can't be written.
+    If the content can't be written, the old file stays as it is.
 
     Raises:
-      OSError: nothing can be written there.
+      OSError: the file can't be written.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,10 +28,10 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
 
 
 def write_json(path: str | os.PathLike[str], content: object) -> None:
-    """Writes what JSON can hold to a file, whole.
+    """Writes a value as JSON, atomically.
 
     Raises:
-      UserError: nothing can be written there.
+      UserError: the file can't be written.
     """
     try:
         write_whole(path, json.dumps(content, indent=1) + "\n")

@@ -1,9 +1,10 @@
-"""Being told to stop: SIGTERM, which is how a cloud takes a machine away, and Ctrl-C.
+"""Stopping on SIGTERM, which a cloud sends before it takes a machine away, and on Ctrl-C.
 
-Before the first step there is nothing to save, and a process leaves at once. From then on the loop
-asks after every step, and evaluation after every batch. A second Ctrl-C leaves at once, and so does
-a process that is still there `PATIENCE` seconds after it was told. Several processes agree where to
-stop, whichever of them is told: JAX takes SIGTERM over when `jax.distributed` is initialised.
+Before the first step there is nothing to save, and the process exits at once. Later the training
+loop asks after each step, and the evaluation after each batch. A second Ctrl-C exits at once. A
+process that is still running `PATIENCE` seconds after the signal exits, too. Several processes
+agree on the step to stop at, whichever of them got the signal: JAX handles SIGTERM once
+`jax.distributed` is initialised.
 """
 
 import multiprocessing
@@ -24,14 +25,14 @@ EXIT_CODES = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: EXIT_INTERRUPTED}
 
 
 class Preempted(Exception):
-    """Raised out of what can be given up, and made again, when the process is told to stop."""
+    """Raised to abandon work that can be repeated, when the process is told to stop."""
 
 
 class Preemption:
-    """Listens for SIGTERM and Ctrl-C from its making on; to be made in the main thread.
+    """Listens for SIGTERM and Ctrl-C. Create it in the main thread.
 
     Attributes:
-      exit_code: to leave with once everything is saved.
+      exit_code: the code to exit with, once everything is saved.
     """
 
     def __init__(self) -> None:
@@ -40,18 +41,18 @@ class Preemption:
         self._questions, self._told, self._interrupts = 0, False, 0
         for number in EXIT_CODES:
             signal.signal(number, self._listen)
-        # Compiling holds the main thread for minutes, and Python's own handlers with it.
+        # Compiling blocks the main thread for minutes, and Python's signal handlers run there.
         wakened, wakeup = os.pipe()
         os.set_blocking(wakeup, False)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(wakened,), daemon=True).start()
 
     def begin(self) -> None:
-        """Says that from now on there is something to save."""
+        """From now on there is something to save."""
         self._begun = True
 
     def told(self) -> bool:
-        """Whether to save and leave; the same in every process, if all ask equally often."""
+        """Whether to save and exit. All processes get the same answer if all ask equally often."""
         if jax.process_count() == 1:
             return self._signalled.is_set()
         self._questions += 1
@@ -59,7 +60,7 @@ class Preemption:
         return self._told
 
     def give_up_if_told(self) -> None:
-        """Raises Preempted if the process is to leave."""
+        """Raises Preempted if the process is told to stop."""
         if self.told():
             raise Preempted
 
@@ -67,7 +68,7 @@ class Preemption:
         self._signalled.set()
 
     def _watch(self, wakened: int) -> None:
-        """Reads the numbers of signals as they come, whatever the main thread does."""
+        """Reads the numbers of signals as they arrive, also while the main thread is blocked."""
         while True:
             for number in os.read(wakened, 64):
                 if number in EXIT_CODES:
@@ -102,6 +103,6 @@ _LATE = (
 def _leave(code: int, message: str) -> NoReturn:
     sys.stderr.write(f"{message}\n")
     sys.stderr.flush()
-    for child in multiprocessing.active_children():  # nobody else ends them after os._exit
+    for child in multiprocessing.active_children():  # os._exit would leave them running
         child.kill()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""What a command does before JAX runs anything: kept programs, precision, and what is missing."""
+"""What a command does before JAX runs anything: cache, precision, and a check for GPUs."""
 
 import importlib.util
 import logging
@@ -17,9 +17,9 @@ GOOGLE = "0x1ae0"
 
 
 def use_jax(precision: str = "default", *, log_kernels: bool = False) -> None:
-    """Lets JAX keep compiled programs, and compute matrix products as the config wants them.
+    """Sets JAX's cache of compiled programs and the precision of matrix products.
 
-    Call this before anything uses a device. A GPU that JAX can't use is told.
+    Call this before anything uses a device. It prints a message if JAX cannot use the GPU.
 
     Args:
       precision: `config.precision`.
@@ -38,7 +38,7 @@ def use_jax(precision: str = "default", *, log_kernels: bool = False) -> None:
 
 
 def unused_gpu() -> str:
-    """What to do about a GPU that JAX has no plugin for; empty if there is none."""
+    """A message about a GPU that JAX has no plugin for; empty if there is no such GPU."""
     gpu = next((path for path in NVIDIA if pathlib.Path(path).exists()), None)
     if gpu is None or os.environ.get("CUDA_VISIBLE_DEVICES") == "" or _plugins():
         return ""
@@ -50,7 +50,7 @@ def unused_gpu() -> str:
 
 
 def _has_only_an_unused_libtpu() -> bool:
-    """Whether libtpu is installed, as `plan` needs it, on a machine without a TPU or a GPU."""
+    """Whether libtpu is installed, which `plan` needs, on a machine without TPU and GPU."""
     return not _plugins() and importlib.util.find_spec("libtpu") is not None and not _has_tpu()
 
 
@@ -60,7 +60,7 @@ def _has_tpu() -> bool:
 
 
 def _plugins() -> list[str]:
-    """JAX's plugins for other devices that are installed."""
+    """The installed JAX plugins for other devices."""
     spec = importlib.util.find_spec("jax_plugins")
     folders = spec.submodule_search_locations if spec else None
     return [module.name for module in pkgutil.iter_modules(folders or [])]

@@ -1,6 +1,6 @@
-"""The train step as one compiled program, for devices that are here or only described.
+"""The train step as one compiled program, for local devices or described ones.
 
-Training runs this program; `plan`, `benchmark` and the tests of memory look at the very same one.
+Training runs this program. `plan`, `benchmark` and the tests of memory inspect the same one.
 """
 
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from nonlocal_jax.training.step import TrainState, initial_state, make_train_ste
 
 @dataclass(frozen=True)
 class TrainProgram:
-    """All that decides about the train step of a run.
+    """Everything that the train step of a run depends on.
 
     Attributes:
       mesh: the devices.
-      network: with the dtype and kernels that suit them.
-      optimizer: changes its parameters.
-      loss: of its outputs.
+      network: with the dtype and the kernels of that platform.
+      optimizer: updates its parameters.
+      loss: applied to its outputs.
       align_corners: how logits are resized to labels.
       batch_size: the global one.
       crop_size: height and width of its images.
@@ -86,9 +86,9 @@ class TrainProgram:
         return state
 
     def trace(self) -> jax.stages.Traced:
-        """The step before it is lowered: (state, batch) -> (state, metrics).
+        """The traced step, (state, batch) -> (state, metrics), not yet lowered.
 
-        It takes over the memory of the state that it is given. Its `jaxpr` lists the operations.
+        The state that it is given is donated. `jaxpr` lists the operations.
         """
         step = make_train_step(
             self.network,
@@ -103,18 +103,18 @@ class TrainProgram:
         jitted = jax.jit(
             step, donate_argnums=0, out_shardings=(places, sharding.replicated(self.mesh))
         )
-        with jax.set_mesh(self.mesh):  # so that the network knows how it is split
+        with jax.set_mesh(self.mesh):  # the network reads the mesh from the context
             return jitted.trace(
                 state, sharding.abstract_batch(self.mesh, self.batch_size, self.crop_size)
             )
 
     def compile(self) -> jax.stages.Compiled:
-        """The step for devices that are here: (state, batch) -> (state, metrics)."""
+        """The compiled step for local devices: (state, batch) -> (state, metrics)."""
         platform = self.mesh.devices.flat[0].platform
         compiled: jax.stages.Compiled = self.trace().lower().compile(compiler_options(platform))
         return compiled
 
 
 def network_on(config: Config, mesh: Mesh) -> Network:
-    """The network of a config, with the dtype and kernels that suit the mesh's devices."""
+    """The network of a config, with the dtype and the kernels for the devices of a mesh."""
     return build_network(config.model, platform=mesh.devices.flat[0].platform)

@@ -1,4 +1,4 @@
-"""What a run tells: lines in the terminal, metrics.jsonl, and TensorBoard where it is installed."""
+"""The log of a run: metrics.jsonl, and event files if tensorboardX is installed."""
 
 import contextlib
 import json
@@ -17,9 +17,9 @@ class RunLog:
     """Writes scalars of a run by step; only the first process writes.
 
     Args:
-      workdir: of the run.
-      start: the step it goes on from; metrics.jsonl loses what was written of later ones.
-      evaluated: whether the scores of `start` are final; else it loses them, too.
+      workdir: the folder of the run.
+      start: the step that the run resumes from. Entries of later steps are removed.
+      evaluated: whether the scores of `start` are final. If not, they are removed, too.
 
     Raises:
       UserError: from here and from `write`, if the files can't be written.
@@ -62,7 +62,7 @@ class RunLog:
     def close(self) -> None:
         """Flushes and closes the files."""
         if self._file is not None:
-            with contextlib.suppress(OSError):  # a line that could not be written is told already
+            with contextlib.suppress(OSError):  # a failed write was reported already
                 self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
@@ -79,7 +79,7 @@ class RunLog:
 
 
 def _reopen(file: pathlib.Path, start: int, evaluated: bool) -> TextIO:
-    """A JSON Lines file without what it says of steps after `start`, to append to."""
+    """A JSON Lines file, opened to append, without entries of steps after `start`."""
     lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
     parsed = [(line, _parse(line)) for line in lines if line.endswith(b"\n")]
     if any(content is None for _, content in parsed):

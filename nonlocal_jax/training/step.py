@@ -22,7 +22,7 @@ Metrics = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes, by name where it has one."""
+    """Everything that a step changes."""
 
     step: Int[Array, ""]
     parameters: Variables
@@ -31,7 +31,7 @@ class TrainState(NamedTuple):
 
     @property
     def variables(self) -> Variables:
-        """Parameters and statistics together, as `Network.bind` takes them."""
+        """Parameters and statistics in one dict, as `Network.bind` takes them."""
         return {**self.parameters, **self.statistics}
 
 
@@ -54,22 +54,21 @@ def make_train_step(
     accumulate_steps: int = 1,
     seed: int = 0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The step as a pure function, to be jitted by the caller.
+    """The step as a pure function. The caller jits it.
 
     A batch holds `image` uint8 [n, h, w, 3], `label` uint8 [n, h, w] and `size` int32 [n, 2], the
-    part of the image that is not padding. Metrics are scalars: `loss`, `loss_NAME` of every output
-    of the network (`decode`, `auxiliary`), the decode head's `accuracy`, and `finite`. A step whose
-    loss, gradients or running statistics are not finite leaves the state as it was, but for the
-    step counter.
+    height and width without padding. Metrics are scalars: `loss`, `loss_NAME` of each output of the
+    network (`decode`, `auxiliary`), the `accuracy` of the decode head, and `finite`. If the loss, a
+    gradient or a running statistic is not finite, the step changes nothing but the step counter.
 
     Args:
-      network: what to train.
-      optimizer: made for `TrainState.parameters`.
-      loss: of each output of the network.
+      network: the network to train.
+      optimizer: its state is in `TrainState.optimizer`.
+      loss: applied to each output of the network.
       align_corners: how logits are resized to the labels.
-      accumulate_steps: the batch is cut into this many parts whose gradients are averaged. Batch
-        norm then sees one part at a time.
-      seed: of dropout; the step's number is folded in, so that resuming needs no generator state.
+      accumulate_steps: the batch is split into this many parts, and their gradients are averaged.
+        Batch norm sees one part at a time.
+      seed: of dropout. It is combined with the step's number, so resuming needs no generator state.
     """
 
     def loss_function(
@@ -132,7 +131,7 @@ def make_train_step(
 
 
 def _all_finite(gradients: Variables) -> Bool[Array, ""]:
-    """Whether every entry is; in one sum for all vectors, which are two thirds of the arrays."""
+    """Whether every entry is finite. Vectors, two thirds of the arrays, are summed together."""
     leaves = gradients.values()
     vectors = jnp.concatenate([leaf for leaf in leaves if leaf.ndim == 1])
     return jnp.isfinite(optax.global_norm([vectors, *(leaf for leaf in leaves if leaf.ndim > 1)]))
@@ -145,7 +144,7 @@ def _are_numbers(statistics: Variables) -> Bool[Array, ""]:
 
 
 def _split(batch: Batch, parts: int) -> Batch:
-    """[n, ...] to [parts, n / parts, ...], every part spread over all devices."""
+    """[n, ...] to [parts, n / parts, ...], with each part split over all devices."""
     return {
         name: jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
         for name, x in batch.items()

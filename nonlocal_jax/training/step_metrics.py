@@ -1,7 +1,7 @@
-"""What the steps report: fetched one step behind the device, refused where it is not finite.
+"""The metrics of steps. They are fetched one step behind the device, and must be finite.
 
-What is not in the log yet is saved with a checkpoint, so that a run that goes on logs what it would
-have logged anyway.
+Metrics that are not logged yet are saved with a checkpoint. So a resumed run logs the same means as
+one that was not interrupted.
 """
 
 import collections
@@ -16,17 +16,17 @@ from nonlocal_jax.runtime.console import say
 
 Metrics = dict[str, jax.Array]
 
-BEHIND = 1  # steps that the device may still be busy with when the host goes on
+BEHIND = 1  # steps that may still run on the device while the host continues
 
 
 class StepMetrics:
     """The metrics of the steps since the last line of the log.
 
     Args:
-      tolerated: how many steps of a run may have a loss or gradient that is not finite. The train
-        step leaves the state as it was in such a step.
-      describe: what the batch of a step holds, for people.
-      saved: `state()` of the run that this one goes on from.
+      tolerated: number of steps in a run whose loss or gradient may be infinite or NaN. The train
+        step does not change the state in such a step.
+      describe: a sentence on what the batch of a step holds.
+      saved: `state()` of the run that is resumed.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class StepMetrics:
         self._values: list[dict[str, float]] = list(saved["values"]) if saved else []
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Takes what a step gave, and waits for the step before it.
+        """Adds the metrics of a step, and waits for the step before it.
 
         Raises:
           UserError: that step was not finite, and no more such steps are tolerated.
@@ -65,7 +65,7 @@ class StepMetrics:
         return {name: float(np.mean([v[name] for v in values], dtype=float)) for name in values[0]}
 
     def state(self) -> dict[str, Any]:
-        """What a run that goes on after the last step has to know, for JSON."""
+        """What a run needs to resume after the last step, as JSON can hold it."""
         self.settle()
         return {"skipped": list(self._skipped), "values": list(self._values)}
 

@@ -1,7 +1,7 @@
-"""A run's folder: which config it belongs to, and what was on the machine.
+"""A run's folder: the config that it belongs to, and the environment of its last start.
 
-A folder belongs to a run once the run's first checkpoint or log line is there. Until then another
-config may take it: a start that fails claims nothing.
+A folder belongs to a run once it holds a checkpoint or a log entry. Until then another config may
+use it, so a start that fails blocks nothing.
 """
 
 import json
@@ -15,7 +15,7 @@ from nonlocal_jax.config.schema import Config
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.runtime.files import write_whole
 
-# What may change when a run goes on: none of it changes what is learned.
+# Keys that may change when a run is resumed: they do not affect what is learned.
 FREE = (
     "data_dir",
     "data.num_threads",
@@ -40,7 +40,7 @@ TOTAL_STEPS = (
 
 
 def claim(workdir: pathlib.Path, config: Config, environment: Mapping[str, object]) -> None:
-    """Creates the folder with the config, or checks that it belongs to this config.
+    """Creates the folder for a config, or checks that it belongs to that config.
 
     Raises:
       UserError: the folder holds a run of another config, or one that is unknown, or can't be
@@ -63,13 +63,13 @@ def claim(workdir: pathlib.Path, config: Config, environment: Mapping[str, objec
 
 
 def check_checkpoint(folder: pathlib.Path, metadata: Metadata, config: Config) -> None:
-    """Raises a UserError if a checkpoint's metadata tell of another config."""
+    """Raises a UserError if the metadata of a checkpoint have another config."""
     if metadata.config is not None:
         _refuse(f"{folder} is a checkpoint", folder.parent.parent, metadata.config, config)
 
 
 def _has_begun(workdir: pathlib.Path) -> bool:
-    """Whether the folder holds a log line or a checkpoint, or something called like them."""
+    """Whether the folder holds a log entry or a checkpoint."""
     return any(_holds_something(workdir / name) for name in OF_A_RUN if (workdir / name).exists())
 
 
@@ -80,7 +80,7 @@ def _holds_something(path: pathlib.Path) -> bool:
 
 
 def _read(file: pathlib.Path) -> Config:
-    """The config of a run, made by whatever version."""
+    """The config of a run, written by any version."""
     try:
         json.loads(file.read_text())
     except ValueError as error:
@@ -106,7 +106,7 @@ def _refuse_unknown(workdir: pathlib.Path) -> None:
 
 
 def _refuse(what: str, workdir: pathlib.Path, theirs: Config, ours: Config) -> None:
-    """Raises a UserError that says `what` and its differences, if there are any."""
+    """Raises a UserError that lists the differences of two configs, if there are any."""
     before, now = (files.flatten(files.to_tree(config)) for config in (theirs, ours))
     changed = {
         key: f"config.{key} was {before.get(key)}, is {now.get(key)}"

@@ -1,4 +1,4 @@
-"""What every loss is: a function of a head's logits and the labels."""
+"""The interface of losses: functions of a head's logits and the labels."""
 
 from collections.abc import Callable
 from typing import NamedTuple, cast
@@ -13,12 +13,12 @@ Labels = UInt8[Array, "n H W"]
 
 
 class LossAndAccuracy(NamedTuple):
-    """Of one head on one batch.
+    """The loss and the accuracy of one head on one batch.
 
     Attributes:
       loss: what training minimises.
-      accuracy: share of the labelled pixels whose label is the first of the largest scores; 0
-        where no pixel is labelled.
+      accuracy: share of the labelled pixels whose label has the largest score; among equal scores
+        the first class counts. 0 if no pixel is labelled.
     """
 
     loss: Float[Array, ""]

@@ -11,7 +11,7 @@ from nonlocal_jax.config.schema import OptimizerOptions
 
 
 class Optimizer(NamedTuple):
-    """What changes the parameters.
+    """A schedule and an update rule.
 
     Attributes:
       schedule: learning rate by step.
@@ -26,9 +26,9 @@ def make_optimizer(options: OptimizerOptions, *, total_steps: int, batch_size: i
     """The optimiser that a config names.
 
     Args:
-      options: the config's section.
-      total_steps: of the whole run.
-      batch_size: the global one.
+      options: the section `optimizer` of a config.
+      total_steps: number of steps of the run.
+      batch_size: the global batch size.
     """
     module = tables.find("schedules", options.schedule.name, "optimizer.schedule.name")
     schedule = module.build(options.schedule, options.learning_rate, total_steps)
@@ -39,14 +39,14 @@ def make_optimizer(options: OptimizerOptions, *, total_steps: int, batch_size: i
 
 
 def scaled(schedule: optax.Schedule, scale: float, warmup_steps: int) -> optax.Schedule:
-    """`scale` times the schedule; its first `warmup_steps` steps rise to that from near 0.
+    """`scale` times the schedule, after a warm-up of `warmup_steps` steps.
 
-    The linear scaling rule for large batches (arXiv 1706.02677): k times the batch takes k times
-    the learning rate, reached gradually. In warm-up, step t (from 0) has the share
-    (t + 1) / (warmup_steps + 1) of what it would have without.
+    This is the linear scaling rule for large batches (arXiv 1706.02677): with k times the batch
+    size goes k times the learning rate. In the warm-up, the learning rate of step t (from 0) is
+    multiplied by (t + 1) / (warmup_steps + 1).
     """
     if scale == 1.0 and warmup_steps == 0:
-        return schedule  # the update of every parameter computes its own learning rate
+        return schedule  # one operation less in the update of every parameter
 
     def ramped(step: jax.typing.ArrayLike) -> jax.Array:
         ramp = (jnp.asarray(step, jnp.result_type(float)) + 1) / (warmup_steps + 1)
