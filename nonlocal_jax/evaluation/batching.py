@@ -1,7 +1,7 @@
-"""A whole set of images, whatever their sizes, through one jitted function.
+"""Applies one jitted function to a set of images of any sizes.
 
-Images are sorted into buckets (see buckets.py), read, resized and padded by a few threads ahead of
-the device, and every bucket's program is compiled once.
+Images are sorted into buckets (see buckets.py). A few threads read, resize and pad them, ahead of
+the device. The program of each bucket is compiled once.
 """
 
 import collections
@@ -25,17 +25,17 @@ from nonlocal_jax.inputs import cores, opencv
 from nonlocal_jax.inputs.transforms import resize_image
 from nonlocal_jax.runtime import compilation, console, sharding
 
-# Roughly as many pixels as the network sees in the time that compiling it takes; on a CPU, reading
-# it from the cache: the sizes of a set are the same in its next evaluation.
+# Roughly the pixels that the network processes in the time it takes to compile its program. On a
+# CPU: to read it from the cache, because the next evaluation of a set has the same sizes.
 COMPILE_COST, COMPILE_COST_CPU = 1e8, 1.5e5
-AHEAD = 2  # batches that are ready or in the making while the device is busy with another
+AHEAD = 2  # batches that are prepared while the device computes another one
 
 Size = tuple[int, int]
 Image = UInt8[np.ndarray, "h w 3"]
 Label = UInt8[np.ndarray, "h w"]
 Read = Callable[[int], tuple[Image, Label | None] | None]
 Log = Callable[[str], None]
-Group = tuple[Bucket, tuple[int, ...]]  # a batch to be: its bucket, and which images it holds
+Group = tuple[Bucket, tuple[int, ...]]  # a batch that is not made yet: its bucket, and its images
 
 
 class EvaluationBatch(NamedTuple):
@@ -62,11 +62,11 @@ class Row(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What the function gave for a batch.
+    """The result of the function for a batch.
 
     Attributes:
-      members: indices of the images, in the order of the batch's rows; rows beyond them are empty.
-      output: what it returned.
+      members: indices of the images, in the order of the batch's rows. Further rows are empty.
+      output: what the function returned.
     """
 
     members: tuple[int, ...]
@@ -84,19 +84,19 @@ def run(
     mesh: Mesh,
     log: Log,
 ) -> Iterator[Result]:
-    """Puts every image through `function` and yields what it gives, batch by batch.
+    """Applies `function` to all images and yields its results, batch by batch.
 
     Args:
-      function: jitted; called as function(constants, batch, canvas=..., padded=...). What it was
-        compiled for once, it is not compiled for again.
-      constants: arrays on the mesh, which every batch needs: the network's variables.
-      read: image and labels by index; None for labels that are all ignored, or for both where an
-        image is to be left out.
+      function: jitted; called as function(constants, batch, canvas=..., padded=...). It is compiled
+        once for each bucket.
+      constants: arrays on the mesh that every batch needs: the variables of the network.
+      read: image and labels by index. Labels may be None: all are ignored. Both may be None: the
+        image is left out.
       sizes: original height and width of every image.
-      protocol: gives the sizes that they are evaluated at.
-      batch_size: images a step, over all processes.
+      protocol: decides the sizes that they are evaluated at.
+      batch_size: images in a step, over all processes.
       mesh: the devices.
-      log: is told what is compiled, and how far it is.
+      log: gets messages on compiling and on progress.
     """
     inputs = [protocol.input_sizes(size) for size in sizes]
     on_cpu = mesh.devices.flat[0].platform == "cpu"
@@ -108,7 +108,7 @@ def run(
         compile_cost=len(protocol.ratios) * (COMPILE_COST_CPU if on_cpu else COMPILE_COST),
     )
     groups = buckets.batches(planned, batch_size)
-    # A CPU would compute two batches at a time, in twice the memory.
+    # On a CPU, two batches in flight would be computed at the same time, in twice the memory.
     in_flight = 0 if on_cpu else 1
     waiting: collections.deque[Result] = collections.deque()
     compiled: dict[Bucket, Callable[..., Any]] = {}
@@ -136,15 +136,15 @@ def compile_for(
     protocol: Protocol,
     mesh: Mesh,
 ) -> jax.stages.Compiled:
-    """The program of a bucket: (constants, batch) -> what `function` returns; see `run`."""
+    """The compiled program of a bucket: (constants, batch) -> result of `function`; see `run`."""
     padded = protocol.meets_padding(bucket)
-    with jax.set_mesh(mesh):  # so that the network knows how it is split
+    with jax.set_mesh(mesh):  # the network reads the mesh from the context
         lowered = function.lower(constants, batch, canvas=bucket.canvas, padded=padded)
     return lowered.compile(compilation.compiler_options(mesh.devices.flat[0].platform))
 
 
 class Progress:
-    """Says how many images are done, how fast, and how long the rest takes; compiling apart."""
+    """Reports the number of finished images, their rate, and the remaining time."""
 
     every = 10.0  # seconds
 
@@ -155,14 +155,14 @@ class Progress:
 
     @contextlib.contextmanager
     def compiling(self, what: str) -> Iterator[None]:
-        """Says that `what` is compiled, and leaves its time out of the images' time."""
+        """Reports that `what` is compiled. Its time does not count for the rate."""
         self._log(f"Compiling {what} ...")
         start = time.perf_counter()
         yield
         self._compile_seconds += time.perf_counter() - start
 
     def add(self, images: int) -> None:
-        """Counts images that are done."""
+        """Counts finished images."""
         self._done += images
         if time.perf_counter() - self._said > self.every:
             self._said = time.perf_counter()
@@ -171,7 +171,7 @@ class Progress:
             self._log(f"{self._done}/{self._total} images  {rate:.2f} images/s  ETA {left}")
 
     def finish(self) -> None:
-        """Says what the whole took."""
+        """Reports the totals."""
         self._log(
             f"{self._done} images at {self._rate():.2f} images/s, "
             f"and {self._compile_seconds:.1f} s of compiling."
@@ -189,10 +189,10 @@ def make_batches(
     batch_size: int,
     mesh: Mesh,
 ) -> Iterator[EvaluationBatch]:
-    """The arrays of one group after the other; see `run`.
+    """Yields the arrays of each group; see `run`.
 
-    Every process makes only the rows that its devices hold. A group with fewer than `batch_size`
-    members is filled up with black images whose labels are all ignored.
+    Each process makes the rows that its devices hold. A group with fewer than `batch_size` members
+    is filled up with black images whose labels are all ignored.
     """
     rows = sharding.local_rows(mesh, batch_size)
     opencv.use_one_thread()
@@ -220,7 +220,7 @@ def make_batches(
 def make_row(
     bucket: Bucket, image: Image, input_sizes: Sequence[Size], label: Label | None = None
 ) -> Row:
-    """An image of a bucket, resized and padded; without labels, all are ignored."""
+    """An image of a bucket, resized and padded. Without labels, all pixels are ignored."""
     canvas = np.full(bucket.canvas, IGNORED, np.uint8)
     if label is not None:
         canvas[: label.shape[0], : label.shape[1]] = label
@@ -232,7 +232,7 @@ def make_row(
 
 
 def _black_row(bucket: Bucket) -> Row:
-    """Takes the place of an image that is not there; its labels are all ignored."""
+    """A black image for an empty row; its labels are all ignored."""
     images = tuple(np.zeros((*size, 3), np.uint8) for size in bucket.inputs)
     labels = np.full(bucket.canvas, IGNORED, np.uint8)
     return Row(images, np.array(bucket.inputs), np.array(bucket.canvas), labels)
@@ -268,6 +268,6 @@ def place(rows: list[Row], mesh: Mesh) -> EvaluationBatch:
 
 
 def local(array: jax.Array) -> np.ndarray:
-    """The rows of a batch's result that `sharding.local_rows` names."""
+    """The rows of a batch's result that this process holds; see `sharding.local_rows`."""
     shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
     return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])

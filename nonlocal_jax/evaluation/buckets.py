@@ -1,7 +1,7 @@
-"""Which images of a set share an array shape, so that few programs are compiled and little padded.
+"""Sorts the images of a set into buckets. The images of a bucket share an array shape.
 
-Every bucket is one compiled program. Padding costs time, so does an incomplete last batch, and so
-does compiling: groups start as the sizes that occur and are merged where that costs least.
+Each bucket is one compiled program. Padding, an incomplete last batch and compiling all cost time.
+At first each size is a group. Then groups are merged, the pair that costs least first.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ Size = tuple[int, int]
 Cost = Callable[[int, int], float]
 
 MAX_BUCKETS = 8
-# Resizing and counting a pixel of the result, in pixels of network input (measured, R-50 on CPU).
+# Cost of a pixel of the result, in pixels of network input (measured, R-50 on a CPU).
 RESULT_COST = 0.05
-# Merging is quadratic in the number of sizes: where there are more, they are first rounded up.
+# Merging is quadratic in the number of sizes. If there are more, they are rounded up first.
 MAX_SIZES = 128
 
 
@@ -26,8 +26,8 @@ class Bucket:
     """Images that are padded to the same shapes.
 
     Attributes:
-      canvas: height and width of the results: the largest original ones.
-      inputs: height and width at each scale: the largest ones there.
+      canvas: height and width of the results: the largest of the original images.
+      inputs: the largest height and width at each scale.
       smallest: the smallest height and the smallest width at each scale.
       members: indices of the images, ascending.
     """
@@ -52,15 +52,14 @@ def sort_into_buckets(
     Args:
       sizes: original height and width of every image.
       inputs: for every image, its height and width at each scale.
-      batch_size: images per step; an incomplete batch costs as much as a whole one.
-      input_cost: what a network input of a given height and width costs, in pixels.
-      compile_cost: what compiling a bucket's program costs, in pixels: groups are merged below
-        `max_buckets`, too, where that costs less.
-      max_buckets: how many there may be.
+      batch_size: images in a step; an incomplete batch costs as much as a full one.
+      input_cost: the cost of a network input of a given height and width, in pixels.
+      compile_cost: the cost of compiling one program, in pixels. Groups are merged until merging
+        costs more than that.
+      max_buckets: the largest number of buckets.
 
     Returns:
-      The buckets, the largest inputs first: where memory does not suffice, that shows at once.
-      None for no image.
+      The buckets, largest inputs first, so a lack of memory shows at once. Empty without images.
     """
     if not sizes:
         return []
@@ -93,9 +92,9 @@ def sort_into_buckets(
 
 
 def alone(size: Size, inputs: Sequence[Size]) -> Bucket:
-    """The bucket of a single image: its sizes rounded up, by an eighth at most.
+    """The bucket of a single image: its sizes rounded up by at most an eighth.
 
-    Images that come one at a time, of many sizes, so share a program with others now and then.
+    So images of similar sizes that come one at a time share a program.
     """
     rounded = tuple((_round_up(height), _round_up(width)) for height, width in inputs)
     canvas = (_round_up(size[0]), _round_up(size[1]))
@@ -103,13 +102,13 @@ def alone(size: Size, inputs: Sequence[Size]) -> Bucket:
 
 
 def _round_up(length: int) -> int:
-    """To one of eight lengths between two powers of two; to a multiple of 8 at least."""
+    """Rounds up to one of eight lengths between two powers of two, and to a multiple of 8."""
     step = max(1 << max(length.bit_length() - 4, 0), 8)
     return -(-length // step) * step
 
 
 def batches(buckets: Iterable[Bucket], batch_size: int) -> list[tuple[Bucket, tuple[int, ...]]]:
-    """Every image once, in batches of one bucket each; a bucket's last may be incomplete."""
+    """All images in batches, each from one bucket. The last batch of a bucket may be incomplete."""
     return [
         (bucket, bucket.members[start : start + batch_size])
         for bucket in buckets
@@ -118,7 +117,7 @@ def batches(buckets: Iterable[Bucket], batch_size: int) -> list[tuple[Bucket, tu
 
 
 def _equal_sizes(sizes: Int[np.ndarray, "images 2"]) -> list[Int[np.ndarray, "group"]]:
-    """Indices of the images by size; sizes are rounded up until there are few enough."""
+    """Indices of the images, grouped by size. Sizes are rounded up until they are few enough."""
     step = 1
     while True:
         _, group = np.unique(-(-sizes // step), axis=0, return_inverse=True)
@@ -131,7 +130,7 @@ def _equal_sizes(sizes: Int[np.ndarray, "images 2"]) -> list[Int[np.ndarray, "gr
 def _cheapest_merge(
     together: Float[np.ndarray, "groups groups"], apart: Float[np.ndarray, "groups"]
 ) -> tuple[int, int, float]:
-    """The two groups (the smaller index first) whose merging costs least, and how much."""
+    """The two groups that cost least to merge (the smaller index first), and that cost."""
     extra = together - apart[:, None] - apart
     extra[np.tril_indices(len(apart))] = np.inf
     first, second = np.unravel_index(np.argmin(extra), extra.shape)

@@ -34,17 +34,17 @@ def warn(reason: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """All that decides about an evaluation but the network's variables.
+    """Everything that an evaluation depends on, except for the variables of the network.
 
     Its programs are compiled once, however often it runs.
 
     Attributes:
-      network: in its form for training or for inference.
-      inputs: names the data.
-      protocol: how class indices are found.
+      network: the network, as it is trained or folded.
+      inputs: the data.
+      protocol: how class indices are computed.
       mesh: the devices; images are split over `data` and `fsdp`, their height over `spatial`.
-      batch_size: images a step over all processes, a multiple of the groups of devices.
-      metrics: scores of every class, names of the table `metrics`.
+      batch_size: images in a step over all processes, a multiple of the groups of devices.
+      metrics: names of the scores, from the table `metrics`.
     """
 
     network: Network
@@ -100,14 +100,15 @@ class Evaluation:
 
         Args:
           variables: its arrays, on the mesh.
-          limit: only so many images, the first ones.
-          images: only those of these names.
-          on_mask: is given every image's index in the split and its class indices at the original
-            size; in each process those of its own devices.
-          between_batches: is called in every process after every batch; what it raises ends all.
-          on_bad: is told of images that config.data.on_bad_example leaves out: those whose size
-            can't be read in every process, others in the one that reads them.
-          log: is told what is compiled, and how far it is.
+          limit: evaluate the first images only, this many.
+          images: evaluate the images of these names only.
+          on_mask: called with the index of each image in the split and its class indices at the
+            original size; each process calls it for the images of its devices.
+          between_batches: called in every process after each batch. An exception ends the
+          evaluation. on_bad: called with a reason for each image that is left out
+            (config.data.on_bad_example). If its size can't be read, every process calls it,
+            otherwise the process that reads the image.
+          log: gets messages on compiling and on progress.
 
         Raises:
           UserError: the data set is not there, an image is bad (and config.data.on_bad_example is
@@ -149,7 +150,7 @@ class Evaluation:
         return Scores(confusion, self.inputs.dataset.class_names, self.metrics)
 
     def counting(self, *, keep_masks: bool = False) -> jax.stages.Wrapped:
-        """What a device computes of a batch, see `programs.counting`; the same one every time."""
+        """The function of `programs.counting`, made once."""
         if keep_masks not in self._counting:
             self._counting[keep_masks] = programs.counting(
                 self.network, self.protocol, self.inputs.num_classes, keep_masks=keep_masks
@@ -158,9 +159,10 @@ class Evaluation:
 
 
 def eval_batch_size(batch_size: int, mesh: Mesh) -> int:
-    """Images in a step over all processes: on CPU one per device, as more would save no time.
+    """The number of images in a step over all processes.
 
-    Elsewhere `batch_size` or, if it does not split over the mesh, the next that does.
+    On a CPU it is one for each device, because more save no time. Elsewhere it is `batch_size`,
+    rounded up to a multiple of the groups of devices.
     """
     groups: int = mesh.shape["data"] * mesh.shape["fsdp"]
     if mesh.devices.flat[0].platform == "cpu":
@@ -175,8 +177,8 @@ def choose(
 
     Args:
       source: the split.
-      limit: only so many, the first ones.
-      images: only those of these names, with or without their suffix.
+      limit: the first ones only, this many.
+      images: those of these names only, with or without suffix.
 
     Raises:
       UserError: the split has no image of a name.
@@ -206,12 +208,12 @@ class Examples:
     Args:
       source: the split.
       indices: of the images.
-      on_bad: is told of what can't be read and is left out; None to raise that.
+      on_bad: called with the reason if an image can't be read; None to raise the error.
 
     Attributes:
-      indices: in the split, of the images whose size is known.
+      indices: indices in the split of the images whose size is known.
       sizes: height and width of each.
-      unreadable: which of them could not be read after all.
+      unreadable: those of them that could not be decoded.
 
     Raises:
       UserError: there is none.
@@ -230,7 +232,7 @@ class Examples:
             raise UserError("The validation split holds no image that can be read.")
 
     def read(self, member: int) -> tuple[Image, Label | None] | None:
-        """Image and labels of the n-th usable image; None if it proves unusable after all."""
+        """Image and labels of the n-th usable image; None if it can't be decoded."""
         with self._leaving_out():
             example = self._source[self.indices[member]]
             return example.image, example.label
@@ -238,12 +240,12 @@ class Examples:
         return None
 
     def name(self, member: int) -> str:
-        """What to call the n-th usable image."""
+        """The name of the n-th usable image."""
         return self._source.name(self.indices[member])
 
     @contextlib.contextmanager
     def _leaving_out(self) -> Iterator[None]:
-        """Reports what can't be read, if that is what is to be done with it."""
+        """Calls `on_bad` for what can't be read, if there is an `on_bad`."""
         try:
             yield
         except UserError as error:

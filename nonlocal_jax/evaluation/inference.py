@@ -1,13 +1,13 @@
-"""From images to class indices at their original size, without a score volume at that size.
+"""From images to class indices at their original size, without scores at that size in memory.
 
-The protocol resizes an image, runs the network (whole, or on overlapping windows whose logits are
-averaged), resizes its logits to the network's input and then to the original image. All of that
-after the network is linear, and it is separable: one matrix for the rows and one for the columns
-hold both resizes, the windows' places and their average. They are applied to a few rows at a time,
-which are reduced to class indices at once.
+The protocol resizes an image, runs the network on all of it or on overlapping windows whose logits
+are averaged, resizes the logits to the input of the network, and resizes them to the original
+image. Everything after the network is linear and separable. So one matrix for the rows and one for
+the columns hold both resizes, the positions of the windows and their average. The matrices are
+applied to a few rows at a time, and these are reduced to class indices at once.
 
-Images of different sizes share a batch: each is padded at the bottom and on the right, its sizes
-are traced values, and its result is the one it has alone. So a program serves a whole bucket.
+Images of different sizes share a batch. Each is padded at the bottom and on the right, and its size
+is a traced value. Its result does not depend on the batch. So one program serves a whole bucket.
 """
 
 import typing
@@ -41,14 +41,14 @@ class Model(typing.Protocol):
     def __call__(
         self, images: Float[Array, "n h w 3"], valid: Int[Array, "n 2"] | None = None
     ) -> Logits:
-        """Logits of normalised images; `valid` is each one's size in a padded batch."""
+        """Logits of normalised images; `valid` is the size of each image in a padded batch."""
 
 
 class Scaled(NamedTuple):
-    """A batch at one of the scales at which it is evaluated.
+    """A batch at one of the scales that it is evaluated at.
 
     Attributes:
-      images: RGB, padded at the bottom and on the right; what the padding holds does not matter.
+      images: RGB, padded at the bottom and on the right with any values.
       sizes: height and width of each image, without the padding.
     """
 
@@ -57,9 +57,9 @@ class Scaled(NamedTuple):
 
 
 class LowResolution(NamedTuple):
-    """Logits, and how they are resized to the original images: rows @ logits @ columns^T.
+    """Logits, and the matrices that resize them to the original images: rows @ logits @ columns^T.
 
-    Where there are windows, `a` and `b` run over all of them, and the matrices average overlaps.
+    With windows, `a` and `b` are axes over all of them, and the matrices average their overlaps.
     """
 
     logits: Logits
@@ -76,16 +76,17 @@ def low_resolution_scores(
     *,
     padded: bool = True,
 ) -> list[LowResolution]:
-    """The network's logits at every scale, as they are and mirrored.
+    """The logits at every scale, of the images and of the mirrored images.
 
     Args:
       model: a network in eval mode.
-      scales: the images at every scale that is evaluated.
+      scales: the images at every scale.
       sizes: original height and width of each image.
       canvas: (H, W) of the results, at least the largest of `sizes`.
-      protocol: whole or sliding, mirrored or not.
-      padded: whether the network meets padding at all: whether a whole image is smaller than its
-        array, or than a window. False spares it the masks.
+      protocol: whole image or windows, mirrored or not.
+      padded: whether there is any padding: an image that is smaller than its array or than a
+      window.
+        Without padding, no masks are computed.
     """
     results = []
     for scaled in scales:
@@ -95,7 +96,8 @@ def low_resolution_scores(
             return _network_logits(model, seen, scaled.sizes, protocol, padded)
 
         if protocol.flip:
-            # One after the other: a single copy of the network is compiled, and held in memory.
+            # One after the other, so the network is compiled once and its features are in memory
+            # once.
             views = lax.map(logits_of, jnp.stack([images, mirror(images, scaled.sizes)]))
         else:
             views = logits_of(images)[None]
@@ -117,10 +119,10 @@ def low_resolution_scores(
 
 
 def class_indices(scores: list[LowResolution]) -> UInt8[Array, "n H W"]:
-    """For each pixel the first class of the largest score.
+    """For each pixel the class with the largest score, the first of equal ones.
 
-    It is `classes`, which is none of them, where scores are not finite. Pixels beyond an image's
-    size are meaningless.
+    If scores are not finite, the result is the number of classes, which is no class. Pixels outside
+    of an image have no meaning.
     """
     blocks = _by_row_blocks(scores, _first_largest)
     batch, height = scores[0].rows.shape[:2]
@@ -129,8 +131,8 @@ def class_indices(scores: list[LowResolution]) -> UInt8[Array, "n H W"]:
 
 
 def probabilities(scores: list[LowResolution]) -> Float[Array, "n classes H W"]:
-    """The probability of every class in each pixel. Unlike anything else here, a full volume."""
-    several = len(scores) > 1  # then they are probabilities already
+    """The probability of each class in each pixel: a full volume, unlike everything else here."""
+    several = len(scores) > 1  # then the scores are probabilities already
     blocks = _by_row_blocks(scores, lambda s: s if several else jax.nn.softmax(s, axis=2))
     batch, height = scores[0].rows.shape[:2]
     volume = jnp.moveaxis(blocks, (1, 3), (0, 1))
@@ -139,7 +141,7 @@ def probabilities(scores: list[LowResolution]) -> Float[Array, "n classes H W"]:
 
 
 def mirror(images: Float[Array, "n h w c"], sizes: Int[Array, "n 2"]) -> Float[Array, "n h w c"]:
-    """Every image left to right within its own width; the padding stays on the right."""
+    """Mirrors each image left to right within its own width. The padding stays on the right."""
     column = jnp.arange(images.shape[2])[None, :]
     source = jnp.where(column < sizes[:, 1:], sizes[:, 1:] - 1 - column, column)
     return jnp.take_along_axis(images, source[:, None, :, None], axis=2)
@@ -152,11 +154,11 @@ def _network_logits(
     protocol: Protocol,
     padded: bool,
 ) -> Logits:
-    """Decode logits of whole images, or of all windows side by side; rows on no device apart."""
+    """Logits of whole images, or of all windows side by side. Rows are not split over devices."""
     windows = protocol.windows
     if windows is None:
         return layout.whole_rows(model(images, sizes if padded else None))
-    images = layout.whole_rows(images)  # a window may begin on any device
+    images = layout.whole_rows(images)  # a window may start on any device
     _, height, width, _ = images.shape
     tops = windows.starts(0, sizes[:, 0], height)
     lefts = windows.starts(1, sizes[:, 1], width)
@@ -170,7 +172,7 @@ def _network_logits(
         row, column = cell // lefts.shape[1], cell % lefts.shape[1]
         return layout.whole_rows(model(cut(images, tops[:, row], lefts[:, column]), inside))
 
-    # One window at a time, for the same reason as for mirrored images.
+    # One window at a time, as for mirrored images.
     logits = lax.map(one_window, jnp.arange(tops.shape[1] * lefts.shape[1]))
     _, batch, a, b, classes = logits.shape
     grid = logits.reshape(tops.shape[1], lefts.shape[1], batch, a, b, classes)
@@ -189,10 +191,10 @@ def _axis_matrices(
     stride: int,
     protocol: Protocol,
 ) -> Float[Array, "n output logits"]:
-    """Both resizes along one axis: from logits to the network's input, and on to the original.
+    """The matrices of both resizes along one axis: from logits to the input, then to the original.
 
-    `lengths` are those of the logits' axis, of the input's, and of the output's; `stride` is the
-    network's.
+    `lengths` are the lengths of the axis in the logits, the input and the output. `stride` is that
+    of the network.
     """
     logits_length, input_length, output_length = lengths
     align_corners, windows = protocol.align_corners, protocol.windows
@@ -222,7 +224,7 @@ def _axis_matrices(
 def _enlarge(
     size: Int[Array, ""], logits_length: int, length: int, stride: int, align_corners: bool
 ) -> Float[Array, "{length} {logits_length}"]:
-    """From the logits of an image or window of `size` pixels to those pixels."""
+    """The matrix from the logits of an image or window of `size` pixels to its pixels."""
     return interpolation_matrix(
         -(-size // stride),
         size,
@@ -237,13 +239,13 @@ def _average_windows(
     starts: Int[Array, "windows"],
     length: int,
 ) -> Float[Array, "{length} windows*logits"]:
-    """From the logits of all windows along an axis to its pixels: the mean where they overlap.
+    """The matrix from the logits of all windows to the pixels of an axis; it averages overlaps.
 
-    The mean over a grid of windows is separable: a pixel lies in (windows along its column) x
-    (windows along its row) of them.
+    The mean over a grid of windows is separable: the number of windows over a pixel is the product
+    of the numbers along both axes.
     """
     window = enlarge.shape[0]
-    # A window that repeats the one before stands for none.
+    # A window at the position of the one before it is not used.
     used = jnp.concatenate([jnp.array([True]), starts[1:] > starts[:-1]])
     pixel = jnp.arange(length)[None, :] - starts[:, None]
     inside = (pixel >= 0) & (pixel < window) & used[:, None]
@@ -253,7 +255,7 @@ def _average_windows(
 
 
 def _reverse_rows(matrix: Float[Array, "n W b"], widths: Int[Array, "n"]) -> Float[Array, "n W b"]:
-    """The matrix whose result is mirrored within each image's own width."""
+    """A matrix whose result is mirrored within the width of each image."""
     return mirror(matrix[:, None], jnp.stack([widths, widths], axis=1))[:, 0]
 
 
@@ -261,13 +263,13 @@ def _by_row_blocks(
     scores: list[LowResolution],
     reduce: Callable[[Float[Array, "n rows classes W"]], Array],
 ) -> Array:
-    """`reduce` of a few rows of the scores at a time, stacked: [blocks, n, rows, ...].
+    """Applies `reduce` to a few rows of the scores at a time, and stacks: [blocks, n, rows, ...].
 
-    One set of logits is handed on as it is; several become the mean of their softmaxes.
+    The scores are logits, or with several sets of logits the mean of their softmaxes.
     """
     batch, _, _, classes = scores[0].logits.shape
     height, width = scores[0].rows.shape[1], scores[0].columns.shape[1]
-    # A few megabytes: it stays in a CPU's cache, and keeps an accelerator busy.
+    # A few megabytes fit into the cache of a CPU, and keep an accelerator busy.
     rows = max(min(2**21 // (batch * classes * width), height), 1)
     blocks = -(-height // rows)
 
@@ -278,7 +280,7 @@ def _by_row_blocks(
     def block(parts: list[Float[Array, "n rows _"]]) -> Array:
         total = jnp.zeros(())
         for part, (logits, _, columns) in zip(parts, scores, strict=True):
-            # Rows first: their result is small, and the second product is one large one.
+            # Rows first: their result is small, and the second product is a single large one.
             part = layout.split(part)
             some = jnp.einsum("nra,nabc->nrcb", part, logits, precision=PRECISION)
             full = jnp.einsum("nrcb,nWb->nrcW", some, columns, precision=PRECISION)
@@ -290,7 +292,7 @@ def _by_row_blocks(
 
 
 def _first_largest(scores: Float[Array, "n rows classes W"]) -> UInt8[Array, "n rows W"]:
-    """argmax over classes; as two plain reductions it is twice as fast on CPU as XLA's own."""
+    """argmax over classes, as two reductions: on a CPU, twice as fast as XLA's argmax."""
     classes = scores.shape[2]
     largest = jnp.max(scores, axis=2, keepdims=True)
     index = jnp.arange(classes, dtype=jnp.uint8)[:, None]

@@ -1,8 +1,8 @@
-"""What a device computes of a batch of images: counts, masks, logits or attention, a program each.
+"""Programs on batches of images: counts, masks, logits or attention.
 
-Each function here returns a jitted one, (variables, batch, canvas=, padded=) -> results: see
-`batching.run`, which compiles it once for every bucket. A function that lives on is compiled for a
-bucket once, so whoever uses one again keeps it.
+Each function returns a jitted function, (variables, batch, canvas=, padded=) -> results. See
+`batching.run`, which compiles it once for each bucket. Keep the function to use its compiled
+programs again.
 """
 
 from collections.abc import Callable
@@ -27,12 +27,12 @@ Variables = dict[str, jax.Array]
 
 
 class Counts(NamedTuple):
-    """What is counted of a batch.
+    """The counts of a batch.
 
     Attributes:
       confusion: pixels by label (row) and prediction (column).
-      labelled: pixels that have a label: as many as `confusion` holds if all scores are finite.
-      masks: class indices, where they were asked for.
+      labelled: number of labelled pixels. It equals the sum of `confusion` if all scores are
+      finite. masks: class indices, if they were requested.
     """
 
     confusion: Int[Array, "classes classes"]
@@ -41,12 +41,12 @@ class Counts(NamedTuple):
 
 
 class Segmentation(NamedTuple):
-    """What is predicted for a batch.
+    """The predictions for a batch.
 
     Attributes:
       masks: class indices.
-      finite: whether all scores of an image were.
-      probabilities: where they were asked for.
+      finite: whether all scores of an image are finite.
+      probabilities: of the classes, if they were requested.
     """
 
     masks: UInt8[Array, "n H W"]
@@ -59,7 +59,7 @@ class Decoded(NamedTuple):
 
     Attributes:
       logits: of the padded images.
-      sizes: height and width of each image's own part of them.
+      sizes: height and width of each image in them.
     """
 
     logits: Float[Array, "n rows columns classes"]
@@ -69,7 +69,7 @@ class Decoded(NamedTuple):
 def counting(
     network: Network, protocol: Protocol, num_classes: int, *, keep_masks: bool = False
 ) -> jax.stages.Wrapped:
-    """Compares a batch with its labels; the results are `Counts`."""
+    """A function that compares a batch with its labels, and returns `Counts`."""
 
     def count(
         variables: Variables, batch: EvaluationBatch, *, canvas: Size, padded: bool
@@ -90,7 +90,7 @@ def counting(
 def segmenting(
     network: Network, protocol: Protocol, *, probabilities: bool = False
 ) -> jax.stages.Wrapped:
-    """Segments a batch; the results are a `Segmentation`."""
+    """A function that segments a batch, and returns a `Segmentation`."""
 
     def segment(
         variables: Variables, batch: EvaluationBatch, *, canvas: Size, padded: bool
@@ -108,7 +108,7 @@ def segmenting(
 
 
 def decoding(network: Network) -> jax.stages.Wrapped:
-    """The logits of whole images at one scale; the results are `Decoded`."""
+    """A function that returns the logits of whole images at one scale, as `Decoded`."""
 
     def decode(
         variables: Variables, batch: EvaluationBatch, *, canvas: Size, padded: bool
@@ -124,10 +124,9 @@ def decoding(network: Network) -> jax.stages.Wrapped:
 
 
 def attending(network: Network) -> jax.stages.Wrapped:
-    """What the non-local block attends to in whole images at one scale: an `AttentionMap`.
+    """A function that returns an `AttentionMap` of whole images at one scale.
 
-    Its first argument is (variables, point); the point is a row and a column of the original
-    images.
+    Its first argument is (variables, point): row and column of a pixel of the original images.
     """
 
     def attend(

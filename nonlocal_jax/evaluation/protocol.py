@@ -1,4 +1,4 @@
-"""How an image is evaluated: at which sizes, mirrored or not, whole or by windows."""
+"""How an image is evaluated: its sizes, mirrored or not, as a whole or in windows."""
 
 import dataclasses
 
@@ -16,14 +16,14 @@ Size = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Overlapping windows that cover an image, `stride` apart; the last are moved back inside.
+    """Overlapping windows that cover an image. The last ones are moved back into the image.
 
     Attributes:
-      size: height and width; a smaller image is its own only window.
-      stride: from window to window, at most the window's own size.
+      size: height and width. A smaller image is one window.
+      stride: distance between windows, at most their size.
 
     Raises:
-      UserError: windows this far apart would leave pixels out.
+      UserError: some pixels would be in no window.
     """
 
     size: Size
@@ -37,32 +37,32 @@ class Windows:
             )
 
     def count(self, axis: int, length: int) -> int:
-        """How many windows cover an axis of `length` pixels."""
+        """The number of windows that cover an axis of `length` pixels."""
         return -(-max(length - self.size[axis], 0) // self.stride[axis]) + 1
 
     def starts(
         self, axis: int, lengths: Int[Array, "*n"], longest: int
     ) -> Int[Array, "*n windows"]:
-        """Where windows begin: as many as the longest axis needs; others repeat their last."""
+        """First pixels of the windows of the longest axis. Shorter axes repeat their last one."""
         places = jnp.arange(self.count(axis, longest)) * self.stride[axis]
         return jnp.minimum(places, jnp.maximum(lengths[..., None] - self.size[axis], 0))
 
     def cost(self, height: int, width: int) -> int:
-        """Pixels that the network sees of an image."""
+        """Pixels that the network processes for an image."""
         rows, columns = min(height, self.size[0]), min(width, self.size[1])
         return self.count(0, height) * self.count(1, width) * rows * columns
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How class indices are found for an image.
+    """How class indices are computed for an image.
 
     Attributes:
-      scale: long and short side that the image is fitted into, its aspect kept.
-      align_corners: of both resizes of the logits.
-      ratios: each one gives a size to evaluate at, `scale` times it.
-      flip: every size is also evaluated mirrored. Several results are averaged as probabilities.
-      windows: what the network sees one at a time, or None for the whole image.
+      scale: long and short side that the image is fitted into, with its aspect ratio.
+      align_corners: for both resizes of the logits.
+      ratios: the image is evaluated at `scale` times each of them.
+      flip: each size is also evaluated mirrored. Probabilities of several results are averaged.
+      windows: the windows of a sliding evaluation; None for the whole image.
     """
 
     scale: Size
@@ -76,8 +76,8 @@ class Protocol:
         """The protocol of a config.
 
         Args:
-          options: the config's section `eval`.
-          align_corners: the model's.
+          options: the section `eval` of the config.
+          align_corners: that of the model.
           tta: average over several sizes and mirrored images, as `options` say.
         """
         windows = Windows(options.window, options.stride) if options.mode == "slide" else None
@@ -90,7 +90,7 @@ class Protocol:
         )
 
     def once(self) -> "Protocol":
-        """One pass over the whole image at `scale`: for what can't be averaged."""
+        """The protocol of one pass over the whole image, for results that can't be averaged."""
         return Protocol(self.scale, self.align_corners)
 
     def input_sizes(self, size: Size) -> list[Size]:
@@ -98,11 +98,11 @@ class Protocol:
         return test_sizes(*size, self.scale, self.ratios)
 
     def cost(self, height: int, width: int) -> int:
-        """Pixels that the network sees of an input of this size."""
+        """Pixels that the network processes for an input of this size."""
         return height * width if self.windows is None else self.windows.cost(height, width)
 
     def meets_padding(self, bucket: Bucket) -> bool:
-        """Whether some image of a bucket is smaller than the array that the network sees it in."""
+        """Whether any image of a bucket is smaller than its array, or than a window."""
         seen = np.array(bucket.inputs)
         if self.windows is not None:
             seen = np.minimum(seen, self.windows.size)
