@@ -33,12 +33,12 @@ CHECKPOINTS = "checkpoints"
 
 
 class Start(NamedTuple):
-    """Where a run goes on.
+    """Where a run starts or resumes.
 
     Attributes:
-      step: that is done already; 0 for a new run.
+      step: the last finished step; 0 for a new run.
       evaluated: whether the scores of that step are known.
-      recent: what its log lacks.
+      recent: metrics that are not in the log yet.
     """
 
     step: int
@@ -47,12 +47,12 @@ class Start(NamedTuple):
 
 
 def train(config: Config, directory: pathlib.Path, preemption: Preemption | None = None) -> Scores:
-    """Trains `config` in the folder `directory`, or goes on with what is there.
+    """Trains `config` in the folder `directory`, or resumes the run that is there.
 
     Args:
       config: of the run.
       directory: its checkpoints and logs; all processes see the same one.
-      preemption: tells when to stop; by default it listens from now on.
+      preemption: says when to stop; by default it listens for signals from now on.
 
     Returns the scores of the last evaluation.
 
@@ -71,7 +71,7 @@ def train(config: Config, directory: pathlib.Path, preemption: Preemption | None
         saved = stack.enter_context(
             RunCheckpoints(directory / CHECKPOINTS, keep=config.keep_checkpoints)
         )
-        state = _first_state(config, program, saved, start.step)
+        state = _first_state(config, inputs, program, saved, start.step)
         log = stack.enter_context(RunLog(directory, start.step, evaluated=start.evaluated))
         rows = sharding.local_rows(mesh, config.batch_size)
         batches = inputs.train_batches(start_step=start.step, rows=rows)
@@ -89,7 +89,7 @@ def train(config: Config, directory: pathlib.Path, preemption: Preemption | None
 
         preemption.begin()
         for step in range(start.step + 1, config.total_steps + 1):
-            # The device works on the last step while the host brings the next batch.
+            # The device computes the last step while the host prepares the next batch.
             batch = sharding.put_batch(next(batches), mesh)
             state, metrics = train_step(state, batch)
             recent.add(step, metrics)
@@ -103,7 +103,7 @@ def train(config: Config, directory: pathlib.Path, preemption: Preemption | None
                 log.write(step, scalars)
             due, told_to_stop = _is_due(config, step), preemption.told()
             if due or told_to_stop or step % config.checkpoint_every == 0:
-                # Before the evaluation, which may fail. A step that was not finite is never saved.
+                # Save before evaluating, which may fail. A step that is not finite raises here.
                 metadata = _metadata(config, inputs, recent)
                 saved.save(step, state.variables, state.optimizer, metadata)
             if due and not told_to_stop:
@@ -117,9 +117,10 @@ def train(config: Config, directory: pathlib.Path, preemption: Preemption | None
 
 
 def check(config: Config, inputs: Inputs, mesh: Mesh) -> None:
-    """Raises one UserError with everything that keeps `config` from running, and the remedies.
+    """Checks the data, the initial weights and the batch size before anything is compiled.
 
-    Data and initial weights are looked for before anything is compiled.
+    Raises:
+      UserError: with everything that is missing, and how to get it.
     """
     problems = []
     for is_there in (inputs.check, functools.partial(starting_weights.check, config.init_from)):
@@ -137,7 +138,7 @@ def check(config: Config, inputs: Inputs, mesh: Mesh) -> None:
 
 
 def _claim(config: Config, directory: pathlib.Path) -> Start:
-    """Makes the folder this run's; to be called by one process alone.
+    """Makes the folder this run's. One process calls this.
 
     Raises:
       UserError: the folder is another config's, is damaged, or can't be written.
@@ -149,7 +150,7 @@ def _claim(config: Config, directory: pathlib.Path) -> Start:
     newest = directory / CHECKPOINTS / str(step)
     metadata = folder.read_metadata(newest)
     workdir.check_checkpoint(newest, metadata, config)
-    # A run that has finished is evaluated once more, to tell its scores.
+    # A finished run is evaluated once more, to print its scores.
     evaluated = step < config.total_steps and run.is_scored(newest)
     return Start(step, evaluated, metadata.recent)
 
@@ -165,11 +166,12 @@ def _metadata(config: Config, inputs: Inputs, recent: StepMetrics) -> Metadata:
 
 
 def _first_state(
-    config: Config, program: TrainProgram, saved: RunCheckpoints, start: int
+    config: Config, inputs: Inputs, program: TrainProgram, saved: RunCheckpoints, start: int
 ) -> TrainState:
     """The state of the checkpoint of step `start`, or the one at step 0."""
     if start == 0:
-        variables = starting_weights.initial_variables(config, program.network)
+        names = inputs.dataset.class_names
+        variables = starting_weights.initial_variables(config, program.network, names)
         count = parameter_overview.count_parameters(variables)
         say(f"The network has {count / 1e6:.2f} million parameters and statistics.")
         return program.first_state(variables)
@@ -200,9 +202,9 @@ def _evaluate(
     step: int,
     state: TrainState,
 ) -> Scores | None:
-    """The scores of a step that is saved, which are kept and logged.
+    """Evaluates a saved step, and stores and logs its scores.
 
-    Returns None if the process is told to stop meanwhile. The run that goes on evaluates again.
+    Returns None if the process is told to stop meanwhile. The resumed run evaluates again.
     """
     try:
         scores = evaluation.run(state.variables, between_batches=preemption.give_up_if_told)

@@ -1,8 +1,8 @@
-"""The weights that a run starts from: random ones, under an imported backbone or checkpoint."""
+"""The weights that a run starts from: random ones, or those of a backbone or checkpoint."""
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.network import Network, init_variables
 from nonlocal_jax.runtime.console import say
 
-# What a run may train otherwise than its starting weights were: it is said, and no error.
+# Settings in which a run may differ from its starting weights. Differences are reported.
 RETRAINED = (
     "model.align_corners",
     "model.num_classes",
@@ -39,8 +39,15 @@ def check(path: str | os.PathLike[str]) -> None:
     )
 
 
-def initial_variables(config: Config, network: Network) -> dict[str, jax.Array]:
-    """All variables of `network`: random by `config.seed`, then those of `config.init_from`.
+def initial_variables(
+    config: Config, network: Network, class_names: Sequence[str] | None = None
+) -> dict[str, jax.Array]:
+    """All variables of `network`: those of `config.init_from`, the others random by `config.seed`.
+
+    Args:
+      config: of the run.
+      network: its own.
+      class_names: of the data, by label. It is said if a checkpoint's classifier has others.
 
     Raises:
       UserError: the checkpoint is of another network, or of another number of classes and
@@ -55,6 +62,8 @@ def initial_variables(config: Config, network: Network) -> dict[str, jax.Array]:
             name: value for name, value in loaded.items() if _is_taken(name, value, variables)
         }
     _check(config, metadata, loaded, network)
+    if class_names is not None and any(_is_classifier(name) for name in loaded):
+        _say_of(config.init_from, compare.classes(metadata, class_names))
     say(f"Starting from {config.init_from}: {len(loaded)} of {len(variables)} arrays.")
     return {
         **variables,
@@ -67,7 +76,7 @@ def _is_classifier(name: str) -> bool:
 
 
 def _is_taken(name: str, value: np.ndarray, variables: Mapping[str, jax.Array]) -> bool:
-    """Whether an array is taken over; a classifier only where this network has one of its shape."""
+    """Whether an array is used; that of a classifier only if its shape is that of the network."""
     if not _is_classifier(name):
         return True
     return name in variables and value.shape == variables[name].shape
@@ -93,5 +102,9 @@ def _check(
     refused = [line for key, line in settings.items() if key not in RETRAINED]
     compare.refuse(path, refused, arrays)
     for key in RETRAINED:
-        if key in settings:
-            say(f"{path} was made otherwise: {settings[key]}.")
+        _say_of(path, settings.get(key))
+
+
+def _say_of(path: str, what: str | None) -> None:
+    if what:
+        say(f"Starting from {path}, which is otherwise: {what}")
