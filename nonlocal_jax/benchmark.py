@@ -1,11 +1,11 @@
-"""How fast a config is on this machine, and what it takes:
+"""Measures time and memory of a config on this machine:
 
     python -m nonlocal_jax.benchmark --config=configs/ade20k_r50_80k.py --what=inference,training
 
-Images and labels are random, and so are the weights; speed does not mind. --what=input and
---what=evaluation take the config's own data, from files to batches and to scores. --all_rows
-measures all sixteen rows, with as many images a device as were published, beside what was published
-for them. Compare figures taken in one run only: machines swing.
+Images, labels and weights are random, which does not affect the speed. --what=input and
+--what=evaluation read the data set of the config. --all_rows measures the sixteen published rows,
+with the published number of images for each device, beside the published figures. Timings vary from
+run to run, so compare figures of the same run only.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from nonlocal_jax.runtime.console import say
 from nonlocal_jax.runtime.files import write_json
 
 KINDS = ("inference", "training", "input", "evaluation")
-PUBLISHED_GPUS = 4  # which shared the batch of every row: the published memory is that of one
+PUBLISHED_GPUS = 4  # for the batch of each row; the published memory is that of one GPU
 
 
 def define(values: flags.FlagValues) -> None:
@@ -102,7 +102,7 @@ def parse_size(text: str | None) -> Size | None:
 
 
 def rows() -> dict[str, Config]:
-    """Every config that a published result belongs to, by name, at the published batch a device."""
+    """The configs with published results, by name, with the published batch of a device."""
     found = {name: config for name in files.names() if (config := files.load(name)).published.url}
     return {
         name: dataclasses.replace(

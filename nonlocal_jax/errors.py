@@ -1,4 +1,4 @@
-"""What went wrong: for people, and between processes."""
+"""Errors and exit codes."""
 
 import re
 
@@ -13,10 +13,10 @@ EXIT_INTERRUPTED = 130  # from the keyboard
 
 
 class UserError(Exception):
-    """What was wrong, where, and what to do; commands print it alone and exit with code 2."""
+    """An error that a person can correct. Commands print its message and exit with code 2."""
 
 
 def lost_peer(error: BaseException | None) -> str | None:
-    """JAX's words, a line, if `error` is that another process can't be reached any more."""
+    """One line of JAX's message if `error` says that another process is gone, else None."""
     line = str(error).strip().partition("\n")[0]
     return line if isinstance(error, RuntimeError | ValueError) and LOST.match(line) else None

@@ -1,6 +1,6 @@
 """Trains a config: `python -m nonlocal_jax.main --config=configs/ade20k_r101_160k.py`.
 
-Run it again to go on from the newest checkpoint in the workdir.
+The same command resumes an interrupted run from its newest checkpoint.
 """
 
 import pathlib

@@ -1,9 +1,9 @@
-"""Whether a config fits a TPU slice, and what it takes there, before anything is rented:
+"""Plans a config for a TPU slice, on a machine without a TPU:
 
     python -m nonlocal_jax.plan --config=configs/ade20k_r101_160k.py --topology=v5e:4x4
 
-compiles the train and the eval step for the slice with the TPU's own compiler, on any machine.
---topology may be repeated. Times are a roofline, so a bound: no program reaches it.
+compiles the train and the eval step for the slice with the TPU's own compiler, and prints memory,
+operations, traffic and a lower bound of the time. --topology may be repeated.
 """
 
 import sys
@@ -34,12 +34,10 @@ def define(values: flags.FlagValues) -> None:
 
 def main(options: Options) -> None:
     """Plans `--config` for each `--topology`."""
-    jax.config.update("jax_platforms", "cpu")  # only child processes deal with the TPU's library
+    jax.config.update("jax_platforms", "cpu")  # only child processes load the TPU's library
     if not options.flags.topology:
         raise UserError("--topology is missing: name a slice, such as --topology=v5e:4x4.")
-    for (
-        topology
-    ) in options.flags.topology:  # what can't be planned is said before anything is compiled
+    for topology in options.flags.topology:  # errors come before anything is compiled
         meshes.choose(options.config, chips.parse(topology).chips)
     plans = []
     for topology in options.flags.topology:

@@ -1,8 +1,8 @@
 """From a config's file to the frozen dataclasses of schema.py.
 
 A file of configs/ has `get_config()`, which returns an ml_collections ConfigDict. It states what
-differs from the defaults; what it leaves out is filled in. Overrides come on top, then every value
-is checked. The `config.json` of a run is read in the same way.
+differs from the defaults. Overrides are applied, then every value is checked. The `config.json` of
+a run is read in the same way.
 """
 
 import contextlib
@@ -85,7 +85,7 @@ def names() -> list[str]:
 
 
 def read(name: str | os.PathLike[str]) -> ConfigDict:
-    """What a file says, as it stands; `NAME:ARGUMENT` hands an argument to its `get_config`.
+    """The unchecked config of a file. `NAME:ARGUMENT` passes an argument to its `get_config`.
 
     Raises:
       UserError: there is no such file, or it is no config.
@@ -101,7 +101,7 @@ def read(name: str | os.PathLike[str]) -> ConfigDict:
 
 
 def complete(given: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Tree:
-    """`given` with the defaults of what it leaves out.
+    """A config with defaults for all keys that `given` leaves out.
 
     Args:
       given: some settings, as nested mappings.
@@ -115,7 +115,7 @@ def complete(given: Mapping[str, Any], names: Mapping[str, str] | None = None) -
 
 
 def validate(tree: Mapping[str, Any]) -> schema.Config:
-    """The config with the values of a whole tree.
+    """The checked config of a complete tree.
 
     Raises:
       UserError: with a line for every value that is out of its range, and what the range is.
@@ -160,14 +160,14 @@ def chosen_names(overrides: Mapping[str, object]) -> dict[str, str]:
 
 
 def check_key(config: Mapping[str, Any], key: str) -> None:
-    """Raises a UserError with the nearest key if the config has no such one."""
+    """Raises a UserError that names the nearest key, if the config has no such key."""
     known = dotted_keys(config)
     if key not in known:
         raise UserError(f"The config has no key {key}.{_nearest(key, known)}")
 
 
 def range_of(tree: Mapping[str, Any], key: str) -> str:
-    """What the value at a dotted key of a whole tree may be, in words."""
+    """The range of the value at a dotted key of a complete tree, in words."""
     cls: Any = schema.Config
     node: Any = tree
     *sections, leaf = key.split(".")
@@ -199,7 +199,7 @@ def _nearest(key: str, known: list[str]) -> str:
 
 @contextlib.contextmanager
 def _beside(path: pathlib.Path) -> Iterator[None]:
-    """Lets a config import the modules beside it while it runs."""
+    """Lets a config file import the modules beside it."""
     folder = str(path.resolve().parent)
     sys.path.insert(0, folder)
     try:
@@ -231,7 +231,7 @@ def _run(path: pathlib.Path, argument: str | None) -> ConfigDict:
 
 
 def _complete(cls: type, given: Mapping[str, Any], key: str, names: Mapping[str, str]) -> Tree:
-    """A dataclass's section with its defaults filled in; `key` ends with a dot, or is empty."""
+    """A section with its defaults filled in; `key` ends with a dot, or is empty."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = [name for name in given if name not in fields]
     if unknown:
@@ -255,14 +255,14 @@ def _complete(cls: type, given: Mapping[str, Any], key: str, names: Mapping[str,
 def _complete_chosen(
     f: dataclasses.Field[Any], given: object, key: str, names: Mapping[str, str]
 ) -> Tree:
-    """A section whose options are those of the module that its name stands for."""
+    """A section whose keys are the options of the module that its name stands for."""
     table, values = f.metadata["table"], f.metadata["values"]
     section = dict(_mapping(given, key))
     own = section.get("name") or values["name"]
     name = names.get(key) or own
     options = tables.find(table, name, f"{key}.name").Options
     allowed = {option.name for option in dataclasses.fields(options)}
-    if name != own:  # what was set for the config's own choice is not for the other one
+    if name != own:  # settings of the config's own choice do not apply to the other one
         former = dataclasses.fields(tables.find(table, own, f"{key}.name").Options)
         dropped = {option.name for option in former} - allowed
         section = {k: v for k, v in section.items() if k not in dropped}
@@ -288,7 +288,7 @@ def _default(f: dataclasses.Field[Any]) -> Any:
 
 
 def _build(cls: type, tree: Mapping[str, Any], key: str, problems: list[str]) -> Any:
-    """An instance of a section; what is wrong is added to `problems`."""
+    """An instance of a section. Wrong values are added to `problems`."""
     hints, values = _hints(cls), {}
     for f in dataclasses.fields(cls):
         where = f"{key}{f.name}"
@@ -304,7 +304,7 @@ def _build(cls: type, tree: Mapping[str, Any], key: str, problems: list[str]) ->
 
 
 def _leaf(cls: type, name: str, value: object, key: str, problems: list[str]) -> object:
-    if isinstance(value, list):  # JSON knows no tuples
+    if isinstance(value, list):  # JSON has no tuples
         value = tuple(value)
     try:
         return _adapter(cls, name).validate_python(value, strict=True)

@@ -90,7 +90,7 @@ def _value(value: object) -> str:
 
 
 def _entry(head: str, text: str, width: int) -> str:
-    """A line with what something is called, and below it, indented, what it is."""
+    """A line with a name, and below it, indented, its meaning."""
     return f"{head}\n" + textwrap.fill(
         text, width, initial_indent=" " * 6, subsequent_indent=" " * 6
     )

@@ -10,7 +10,7 @@ _WORDS = {int: "a whole number", float: "a finite number", str: "a text", bool: 
 
 
 def describe(hint: Any) -> str:
-    """What a setting may be: "a whole number, at least 1", "one of whole, slide"."""
+    """The range of a setting: "a whole number, at least 1", "one of whole, slide"."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         constraints = [words for part in arguments[1:] if (words := _constraint(part))]
@@ -28,7 +28,7 @@ def describe(hint: Any) -> str:
 
 
 def _constraint(part: object) -> str:
-    """A bound in words; empty for what bounds nothing."""
+    """A bound in words; empty for other annotations."""
     if isinstance(part, Ge):
         return f"at least {part.ge}"
     if isinstance(part, Gt):

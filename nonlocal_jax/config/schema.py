@@ -1,10 +1,10 @@
 """Every setting: its default, its type, its range and what it means.
 
-A config is read once (see files.py) and becomes these frozen dataclasses. Code below that edge
+A config is read once (see files.py) and becomes these frozen dataclasses. Other code
 takes the section it needs, never the whole config.
 
 A field made by `chosen` is a section whose `name` picks a module from a table (see tables.py). The
-module's `Options` dataclass, a subclass of the field's type, says what else the section may hold.
+module's `Options` dataclass, a subclass of the field's type, has the other keys of the section.
 """
 
 from collections.abc import Mapping
@@ -46,20 +46,20 @@ LabelMap = Annotated[dict[Label, Label], BeforeValidator(_with_integer_keys)]
 
 
 def chosen(table: str, name: str, **values: object) -> Any:
-    """A section whose `name` picks a module of a table; `values` replace its options' defaults."""
+    """A section whose `name` selects a module of a table; `values` replace its default options."""
     return field(metadata={"table": table, "values": {"name": name, **values}})
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneOptions:
-    """What every backbone has."""
+    """Settings of all backbones."""
 
     name: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadOptions:
-    """What every head has."""
+    """Settings of all heads."""
 
     name: str
     loss_weight: NotNegative = 1.0
@@ -72,21 +72,21 @@ class HeadOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LossOptions:
-    """What every loss has."""
+    """Settings of all losses."""
 
     name: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleOptions:
-    """What every learning-rate schedule has."""
+    """Settings of all learning-rate schedules."""
 
     name: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """What every optimiser has."""
+    """Settings of all optimisers."""
 
     name: str
     learning_rate: Annotated[float, Gt(0), Le(1e12)] = 0.01
@@ -288,7 +288,7 @@ class Config:
 
 
 def problems(config: Config) -> list[str]:
-    """What is wrong between settings that are right one by one, a sentence each."""
+    """Contradictions between settings whose values are right, a sentence each."""
     found = []
     if config.batch_size % config.accumulate_steps:
         found.append(

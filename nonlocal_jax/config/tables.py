@@ -1,10 +1,10 @@
-"""What the names in a config stand for: one line for each module that can be chosen.
+"""What the names in a config stand for: one line for each module that can be selected.
 
-A module of a table has `Options`, a dataclass with what can be set, and `build`, which makes the
-thing; docs/extending.md shows each kind. A name with a dot is a module outside of these tables,
-`my_package.my_head`, so that a head of your own needs no change here.
+A module of a table has `Options`, a dataclass of settings, and `build`. docs/extending.md shows
+each kind. A name with a dot is a module outside of these tables, such as `my_package.my_head`, so a
+head of your own needs no change here.
 
-Modules are named, not imported: this page stands below all of them.
+Modules are named, not imported, so this module depends on none of them.
 """
 
 import importlib

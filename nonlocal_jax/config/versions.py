@@ -1,7 +1,7 @@
 """Configs of older versions: a run and a checkpoint carry the config that they were made with.
 
-A key that is new since then takes its default. One that has moved is moved. One that a later
-version knows, and this one does not, is refused by its name.
+A key that is new since then takes its default. A key that has moved is moved. An unknown key is
+refused, and named.
 """
 
 import copy
@@ -25,12 +25,12 @@ UNREAD_BY_HEAD = {
 
 
 def migrate(tree: Mapping[str, Any], version: int, where: object) -> dict[str, Any]:
-    """A config of some version as one of this version.
+    """Converts a config of an older version to this version.
 
     Args:
       tree: its sections.
       version: the format that it was written in.
-      where: it stands, for errors.
+      where: the place of the config, for errors.
 
     Raises:
       UserError: a newer version wrote it.
@@ -51,12 +51,12 @@ def migrate(tree: Mapping[str, Any], version: int, where: object) -> dict[str, A
 
 
 def with_format(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """What config.json of a run holds."""
+    """The content of a run's config.json."""
     return {"format": FORMAT, "config": dict(tree)}
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The config in a run's config.json, of whatever version.
+    """The config in a run's config.json, of any version.
 
     Raises:
       UserError: it can't be read, or a newer version wrote it.

@@ -1,7 +1,7 @@
-"""Batch normalisation by the batch's own statistics, with the gradient written out.
+"""Batch normalisation by the statistics of the batch, with its gradient in closed form.
 
-Differentiated step by step, the mean and the variance each send a gradient of their own back over
-the whole array. Together they are two sums, those that the bias and the scale need anyway.
+JAX's derivative adds a gradient over the whole array for the mean and another one for the variance.
+In closed form both are two sums, which the gradients of bias and scale need anyway.
 """
 
 import jax
@@ -28,8 +28,8 @@ def normalize_batch(
       scale, bias: parameters.
 
     Returns:
-      float32 or wider. Its gradient for `x` includes what goes through `mean` and `inverse`, which
-      have none themselves.
+      an array in float32 or wider. Its gradient by `x` includes those through `mean` and `inverse`,
+      which have no gradient of their own.
     """
     return (float32_or_wider(x) - mean) * (inverse * scale) + bias
 

@@ -1,4 +1,4 @@
-"""Which precision what must be exact is computed in."""
+"""The dtype of computations that need more precision than the compute dtype."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 
 def wide(dtype: DTypeLike) -> np.dtype[Any]:
-    """float32, or float64 for itself: tests compare gradients in it."""
+    """float32; float64 for float64, in which tests compare gradients."""
     return np.dtype(np.float64 if dtype == jnp.float64 else np.float32)
 
 

@@ -1,9 +1,10 @@
-"""Where a batch's images lie while they are computed with: on the mesh in context, if any.
+"""The sharding of activations on the mesh in context, if there is one.
 
 Inside `jax.set_mesh(mesh)`, images are split over the axes `data` and `fsdp`, and the rows of each
-image over `spatial`. Most follows from that alone: XLA has convolutions exchange the rows at their
-borders, and makes means over a batch sums over all devices. What must not be left to it is said
-here. Without a mesh, and inside of what runs on each device already, nothing here does anything.
+image over `spatial`. XLA does most of the rest: convolutions exchange the rows at their borders,
+and means over a batch become sums over all devices. The functions here state what XLA would do
+worse or wrongly. Without a mesh, and inside functions that already run on each device, they do
+nothing.
 """
 
 import math
@@ -26,7 +27,7 @@ Sums = TypeVar("Sums")
 
 
 def split(images: Array) -> Array:
-    """[n, rows, ...], images and rows split; the rows need not divide."""
+    """[n, rows, ...] with images and rows split. The rows need not divide evenly."""
     axes = _axes()
     if not axes:
         return images
@@ -35,7 +36,7 @@ def split(images: Array) -> Array:
 
 
 def whole_rows(images: Array) -> Array:
-    """[n, rows, ...], images split; the devices that share one all hold the whole of it."""
+    """[n, rows, ...] with images split. Devices that share an image each hold all of it."""
     axes = _axes()
     if not axes:
         return images
@@ -44,10 +45,9 @@ def whole_rows(images: Array) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def gather(x: Array, whole: P, parts: P) -> Array:
-    """`x` laid out by `whole` on the mesh in context, and its gradient by `parts`.
+    """`x` with the sharding `whole` on the mesh in context; its gradient has the sharding `parts`.
 
-    The gradient of a plain constraint would be whole, too, and what it is multiplied with on the
-    way back gathered to match.
+    With a plain constraint the gradient would be whole, too, and its factors would be gathered.
     """
     gathered: Array = jax.lax.with_sharding_constraint(x, whole)
     return gathered
@@ -67,13 +67,13 @@ gather.defvjp(_gather_forward, _gather_backward)
 def on_each_device(
     function: Callable[[Queries, Keys], Array], queries: Queries, keys: Keys
 ) -> Array:
-    """function(queries, keys) -> [n, rows, ...], by rows of the queries on their own devices.
+    """Applies function(queries, keys) -> [n, rows, ...] on each device to its rows of the queries.
 
-    Each device computes its own images' rows and sees all keys of those images, so that a custom
-    kernel or a loop inside is never split up by XLA. Gradients of keys are summed over devices.
+    A device gets the rows of its images and all keys of these images. So XLA never splits a custom
+    kernel or a loop inside the function. Gradients of keys are summed over devices.
 
     Args:
-      function: its result's row i depends on the queries' row i, and on all keys.
+      function: row i of its result depends on row i of the queries and on all keys.
       queries: arrays [n, rows, ...].
       keys: arrays [n, ...].
     """
@@ -87,9 +87,9 @@ def on_each_device(
 def sum_over_devices(
     function: Callable[[Queries, Keys], Sums], queries: Queries, keys: Keys, *, fill: int
 ) -> Sums:
-    """The sum of function(queries, keys), scalars, over the parts of `on_each_device`.
+    """The sum of function(queries, keys), which are scalars, over the parts of `on_each_device`.
 
-    Rows that there are not, where they do not divide over devices, hold `fill`.
+    If the rows do not divide evenly over devices, the missing ones are filled with `fill`.
     """
     if not _axes():
         return function(queries, keys)
@@ -108,12 +108,12 @@ def _shared(function: Callable[[Queries, Keys], Any], queries: Queries, keys: Ke
         function,
         in_specs=(rows, P(_image_axes(axes, first))),
         out_specs=rows,
-        check_vma=False,  # custom kernels do not say over which axes their results vary
+        check_vma=False,  # custom kernels do not declare over which axes their results vary
     )(queries, keys)
 
 
 def _pad_rows(arrays: Queries, fill: int) -> Queries:
-    """Rows that divide. XLA itself pads them so: no row changes its device."""
+    """Pads the rows to a multiple of the devices, as XLA does: no row changes its device."""
     parts = _axes().get(ROW_AXIS, 1)
 
     def pad(x: Array) -> Array:
@@ -125,7 +125,7 @@ def _pad_rows(arrays: Queries, fill: int) -> Queries:
 
 
 def _axes() -> dict[str, int]:
-    """Sizes of the axes of the mesh in context over which XLA splits arrays."""
+    """Sizes of the axes of the mesh in context that XLA splits arrays over."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1 or any(kind != AxisType.Auto for kind in mesh.axis_types):
         return {}
@@ -133,7 +133,7 @@ def _axes() -> dict[str, int]:
 
 
 def _image_axes(axes: dict[str, int], images: Array) -> tuple[str, ...]:
-    """The axes that split the images; none where there are too few, which all devices then hold."""
+    """The axes that split the images; none if there are too few, then all devices hold them."""
     chosen = tuple(axis for axis in IMAGE_AXES if axis in axes)
     return () if images.shape[0] % math.prod(axes[axis] for axis in chosen) else chosen
 

@@ -1,4 +1,4 @@
-"""Pixels to network input, on the device: a quarter of the bytes cross from the host."""
+"""Normalises pixels on the device, so the host sends a quarter of the bytes."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Real
@@ -15,7 +15,7 @@ def normalize(
 ) -> Float[Array, "n h w 3"]:
     """Normalised float32 images, from values of 0 to 255; beyond `size` (height, width) they are 0.
 
-    The reference pads after normalising, so that padding is the mean colour, not black.
+    The reference pads after normalising, so its padding is the mean colour, not black.
     """
     normalized = (images.astype(jnp.float32) - jnp.array(MEAN_RGB)) / jnp.array(STD_RGB)
     return zero_outside(normalized, size)

@@ -1,7 +1,6 @@
-"""Images of different sizes in one array: what is image, and what is padding.
+"""Images of different sizes in one array, padded at the bottom and on the right.
 
-A batch is padded at the bottom and on the right; `valid` holds each image's own (height, width).
-The same two numbers follow the feature maps down the network, divided wherever it strides.
+`valid` holds the height and width of each image. In a feature map they are divided by the stride.
 """
 
 from typing import overload
@@ -41,7 +40,7 @@ def valid_mask(valid: Int[Array, "n ndim"], space: tuple[int, ...]) -> Bool[Arra
 def zero_outside(
     x: Float[Array, "n *space c"], valid: Int[Array, "n ndim"] | None
 ) -> Float[Array, "n *space c"]:
-    """`x` with zeros in the padding, which is what a convolution sees beyond an image's border."""
+    """`x` with zeros in the padding, as a convolution pads an image at its border."""
     if valid is None:
         return x
     return jnp.where(valid_mask(valid, x.shape[1:-1]), x, jnp.zeros((), x.dtype))

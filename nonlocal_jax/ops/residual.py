@@ -1,4 +1,4 @@
-"""The sum and the ReLU that close a residual block (arXiv 1512.03385), for little memory."""
+"""The sum and the ReLU at the end of a residual block (arXiv 1512.03385), in little memory."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,11 @@ from jaxtyping import Array, Float
 
 @jax.custom_jvp
 def add_relu(y: Float[Array, "*shape"], x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """max(y + x, 0), exactly; the gradient at 0 is 0, as PyTorch's.
+    """max(y + x, 0), exactly. The gradient at 0 is 0, as in PyTorch.
 
-    The sum comes last, because XLA's CPU compiler computes a ReLU again wherever it is read: the
-    next block's sum would repeat this one and all before it in the stage, and hold their terms.
+    The last operation is a sum, because XLA's CPU compiler computes a ReLU again wherever it is
+    read: the sum of the next block would repeat this one and all before it, and keep their terms in
+    memory.
     """
     return jnp.maximum(y, -x) + x
 

@@ -1,1 +1,1 @@
-"""Sums over all keys for every query, a file for each pairwise function and each platform."""
+"""Sums over all keys for each query: a file for each pairwise function and each platform."""

@@ -3,9 +3,9 @@
 At 1024x2048 pixels the non-local block has N = 32768 positions, and N x N float32 weights would
 take 4 GiB an image.
 
-Chunks are *interleaved*: chunk s holds the positions s, s + chunks, s + 2 * chunks, ... A query
-axis that is sharded over devices is so split in equal parts inside every chunk, and the loop over
-chunks runs on all devices at once instead of walking from one device to the next.
+Chunks are *interleaved*: chunk s holds the positions s, s + chunks, s + 2 * chunks, ... So if the
+query axis is sharded, each chunk is sharded in equal parts, and all devices work on each chunk.
+Contiguous chunks would lie on one device each.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,9 @@ from jaxtyping import Array, Float
 
 from nonlocal_jax.ops.attention.keys import Key, KeyValid, Output, Query, Value, products
 
-# Bytes of float32 logits that one chunk of an image's queries may take, and the fewest queries
-# that keep a matrix product busy. Measured on two AVX-512 cores with 256 channels: 128 to 1024
-# queries are equally fast at N = 4096 and 8192, and 128 the fastest at N = 32768.
+# Bytes of float32 logits of a chunk of an image's queries, and the fewest queries that make a
+# matrix product efficient. Measured on two AVX-512 cores with 256 channels: 128 to 1024 queries are
+# equally fast at N = 4096 and 8192, and 128 the fastest at N = 32768.
 CHUNK_BYTES = 16 * 2**20
 MIN_CHUNK = 128
 
@@ -47,7 +47,7 @@ def chunked_attention(
 
 
 def _interleaved_chunks(query: Query, chunks: int) -> Float[Array, "{chunks} n rows c"]:
-    """Queries dealt to chunks in turn; the last ones of some chunks are zeros where N is odd."""
+    """The queries as interleaved chunks. If N does not divide, some chunks end with zeros."""
     batch, length, channels = query.shape
     rows = -(-length // chunks)
     padded = jnp.pad(query, ((0, 0), (0, rows * chunks - length), (0, 0)))
@@ -59,12 +59,12 @@ def _attend(
 ) -> Output:
     logits = products("nqc,nkc->nqk", query, key) * scale
     if key_valid is not None:
-        # Finite, so that a row without any valid key stays free of NaN.
+        # Finite, so a row without any valid key has no NaN.
         logits = jnp.where(key_valid[:, None, :], logits, np.finfo(logits.dtype).min)
     peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     weights = jnp.exp(logits - checkpoint_name(peak, "row_sums"))
     total = checkpoint_name(jnp.sum(weights, axis=-1, keepdims=True), "row_sums")
     summed = products("nqk,nkd->nqd", weights.astype(value.dtype), value)
-    # Dividing the sums, not the weights, saves one pass over the largest array.
+    # Dividing the sums instead of the weights saves a pass over the largest array.
     result: Array = checkpoint_name(summed, "row_sums") / total
     return result.astype(value.dtype)

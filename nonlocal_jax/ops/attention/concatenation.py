@@ -1,14 +1,14 @@
 """Sums of ReLU(a_i + b_j) over all j for every i, in O(N log N + N d) instead of O(N^2 d).
 
 For one query, F(t) = sum_j ReLU(t + b_j) g_j at t = a_i is piecewise linear in t with a knot at
-every -b_j. Sorting the b_j in falling order orders the knots, the slope between two knots is a
-prefix sum of the sorted g, and the value at a knot is a prefix sum of slope times gap:
+every -b_j. With the b_j sorted in falling order, the slope between two knots is a prefix sum of the
+sorted g, and the value at a knot is a prefix sum of slope times gap:
 
     slope_k = g_1 + ... + g_k,    F(-b_k) = sum_{m < k} slope_m (b_m - b_{m+1}).
 
-A query finds its segment by binary search and adds what is left of it. Gaps are never negative,
-so that nothing cancels that does not cancel in the direct sum (a difference of prefix sums of
-b_j g_j and a_i g_j would).
+A query finds its segment by binary search and adds the rest within it. Gaps are never negative, so
+nothing cancels that does not cancel in the direct sum. (A difference of prefix sums of b_j g_j and
+a_i g_j would cancel.)
 """
 
 import jax
@@ -31,8 +31,8 @@ def concatenation_attention(
 ) -> Float[Array, "n q d"]:
     """1/N sum_j ReLU(query_score_i + key_score_j) value_j over the N valid keys.
 
-    The result has the dtype of `value`; sums are float32. The sum is the paper's concatenation
-    form: w^T [theta_i, phi_j] is a number of position i plus a number of position j.
+    The result has the dtype of `value`; sums are float32. This is the concatenation form of the
+    paper: w^T [theta_i, phi_j] is the sum of a number of position i and a number of position j.
     """
     a, b, g = (x.astype(jnp.float32) for x in (query_score, key_score, value))
     if key_valid is not None:

@@ -13,7 +13,7 @@ from nonlocal_jax.ops.attention.keys import Key, KeyValid, Output, Query, Value
 
 
 def cudnn_supports(query: Query, value: Value) -> bool:
-    """Whether the GPU of this process has cuDNN's kernel for such arrays.
+    """Whether cuDNN has a kernel for such arrays on the GPU of this process.
 
     It takes 16-bit floats only, and 256 channels from compute capability 9.0 on (128 before).
     """
@@ -38,7 +38,7 @@ def _cudnn(scale: float, query: Query, keys: tuple[Key, Value, KeyValid | None])
     key, value, key_valid = keys
     lengths = None
     if key_valid is not None:
-        # cuDNN masks by length. A sum over keys does not mind their order: valid ones go first.
+        # cuDNN masks by length, so valid keys go first. Their order does not change the sum.
         order = jnp.argsort(~key_valid, axis=-1, stable=True)[..., None]
         key, value = (jnp.take_along_axis(x, order, axis=1) for x in (key, value))
         lengths = jnp.maximum(jnp.sum(key_valid, axis=-1, dtype=jnp.int32), 1)

@@ -1,4 +1,4 @@
-"""The pairwise function theta . phi: without a softmax, the two products can change places."""
+"""The pairwise function theta . phi: without a softmax, the product is associative."""
 
 import jax.numpy as jnp
 
@@ -19,8 +19,8 @@ def dot_product_attention(
 ) -> Output:
     """1/N sum_j (query_i . key_j) value_j over the N valid keys, in the dtype of `value`.
 
-    There is no softmax between the two products, so that they may be taken in the other order:
-    query (key^T value) is O(N c d).
+    There is no softmax between the two products, so they can be computed in the other order:
+    query (key^T value) takes O(N c d).
     """
     value = zero_values(value, key_valid)
     moments = products("nkc,nkd->ncd", key, value) / count_keys(key, key_valid)

@@ -1,4 +1,4 @@
-"""What every attention here is given, and how its keys are counted and left out."""
+"""Types of the arguments of attention functions, and masking and counting of keys."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -13,14 +13,14 @@ Output = Float[Array, "n q d"]
 
 
 def zero_values(value: Value, key_valid: KeyValid | None) -> Value:
-    """`value` with zeros where a key does not count."""
+    """`value` with zeros where the key is not valid."""
     if key_valid is None:
         return value
     return jnp.where(key_valid[..., None], value, jnp.zeros((), value.dtype))
 
 
 def count_keys(key: Float[Array, "n k ..."], key_valid: KeyValid | None) -> Float[Array, "n 1 1"]:
-    """The N that the modes without softmax divide by: each image's number of keys, at least 1."""
+    """The N of the modes without softmax: the number of valid keys of each image, at least 1."""
     if key_valid is None:
         return jnp.full((key.shape[0], 1, 1), float(key.shape[1]))
     counts = jnp.sum(key_valid, axis=-1, dtype=jnp.float32)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from nonlocal_jax.ops import layout
 from nonlocal_jax.ops.attention.keys import Key, KeyValid, Output, Query, Value
 
-# A block of queries or keys on the TPU; shorter arrays are one block, a multiple of the register
+# Queries or keys in a block on the TPU. Shorter arrays are one block, a multiple of the register
 # width. With the kernel's default of 128, the grid at N = 32768 has 16 times as many steps.
 BLOCK = 512
 LANES = 128
@@ -31,7 +31,7 @@ def _pallas(scale: float, query: Query, keys: tuple[Key, Value, KeyValid | None]
     queries, channels = query.shape[1], value.shape[2]
     if key_valid is None:
         key_valid = jnp.ones(key.shape[:2], bool)
-    # The kernel wants whole blocks, and as many channels in the keys as in the values.
+    # The kernel needs whole blocks, and the same number of channels in keys and values.
     width = _round_up(max(query.shape[2], channels), LANES)
     query, key, value = (_pad(_whole_blocks(x), 2, width) for x in (query, key, value))
     block_q, block_k = min(BLOCK, query.shape[1]), min(BLOCK, key.shape[1])
@@ -41,7 +41,7 @@ def _pallas(scale: float, query: Query, keys: tuple[Key, Value, KeyValid | None]
         **dict.fromkeys(("block_k_major", "block_k", "block_k_major_dkv"), block_k),
         **dict.fromkeys(("block_k_dkv", "block_k_major_dq", "block_k_dq"), block_k),
     )
-    # Queries attend to the keys of their own segment, 1; what is padding is of segment 0.
+    # Queries attend to the keys of their own segment, 1. Padding is segment 0.
     segments = flash.SegmentIds(
         q=jnp.ones(query.shape[:2], jnp.int32),
         kv=_pad(key_valid, 1, key.shape[1]).astype(jnp.int32),

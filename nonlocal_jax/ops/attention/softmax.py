@@ -1,10 +1,10 @@
-"""Softmax attention without the [queries, keys] matrix, by what a device has for it.
+"""Softmax attention without the [queries, keys] matrix, by the kernel of the platform.
 
     chunked   any device and dtype: plain XLA, see chunked.py
     cudnn     GPUs, 16-bit floats: see cudnn.py
     pallas    TPUs: see pallas.py
 
-Softmax and sums are float32 in all of them, whatever the inputs' dtype.
+Softmax and sums are float32 in all of them.
 """
 
 import functools
@@ -40,13 +40,13 @@ def softmax_attention(
 ) -> Output:
     """sum_j softmax_j(scale * query_i . key_j) value_j, in the dtype of `value`.
 
-    Keys where `key_valid` is False are left out of the softmax, whatever finite numbers they hold;
-    without any valid key the sum is 0. Memory is O(N) in both passes.
+    Keys where `key_valid` is False are left out of the softmax; they may hold any finite numbers.
+    Without a valid key the sum is 0. Memory is O(N) in both passes.
 
     `implementation` is 'chunked' (plain XLA, any device and dtype), 'cudnn' (GPUs, 16-bit floats),
-    'pallas' (TPUs), or 'auto': what this process's default device has for the arrays' dtype. The
-    choice is logged. Compiling ahead of time for another device needs it named. Kernels are split
-    over several devices inside `jax.set_mesh(mesh)`; chunks need no such help.
+    'pallas' (TPUs), or 'auto': the kernel of this process's default device for the dtype of the
+    arrays. The choice is logged. Name one to compile ahead of time for another device. Inside
+    `jax.set_mesh(mesh)`, kernels are split over several devices. XLA splits 'chunked' by itself.
 
     Raises:
       ValueError: there is no such implementation.
@@ -60,7 +60,7 @@ def softmax_attention(
 
 
 def _choose(query: Query, value: Value) -> Implementation:
-    """Kernels multiply in 16 bits: float32 stays with XLA, which honours the chosen precision."""
+    """The kernel for "auto". Kernels multiply in 16 bits, so float32 takes XLA's products."""
     platform = jax.default_backend()
     if platform == "gpu" and cudnn_supports(query, value):
         return "cudnn"

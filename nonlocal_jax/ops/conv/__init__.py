@@ -1,1 +1,1 @@
-"""Convolution, a file for each way to compute it; conv2d.py chooses by platform."""
+"""Convolution: a file for each algorithm. conv2d.py chooses by platform."""

@@ -1,10 +1,10 @@
-"""The network's one convolution: odd square kernels, padded so that only the stride shrinks.
+"""The convolution of all networks: odd square kernels, padded by half a kernel.
 
-What computes it depends on the platform. On a CPU, 3x3 convolutions of many channels and their
-gradients are Winograd's matrix products, and other weight gradients one matrix product per kernel
-tap: XLA's own are two and four times slower. On GPUs, the weight gradient of a dilated convolution
-goes over its phases (see dilated.py), because XLA's is not cuDNN's but a convolution with a
-window as large as the image. Everything else is XLA's.
+The algorithm depends on the platform. On a CPU, 3x3 convolutions of many channels and their
+gradients use Winograd's matrix products. Other weight gradients are one matrix product for each tap
+of the kernel. XLA's own algorithms are two and four times slower. On GPUs, the weight gradient of a
+dilated convolution is computed over its phases (see dilated.py), because XLA uses a convolution
+whose window is as large as the image. In all other cases XLA computes the convolution.
 """
 
 from functools import partial
@@ -18,12 +18,12 @@ from nonlocal_jax.ops.conv.direct import Images, Kernel, Results, direct_conv2d
 from nonlocal_jax.ops.conv.products import weight_gradient_by_taps
 from nonlocal_jax.ops.conv.winograd import winograd_conv2d, winograd_weight_gradient
 
-# Winograd's transforms cost as much as they save with fewer channels or pixels.
+# With fewer channels or pixels, Winograd's transforms cost more than they save.
 WINOGRAD_CHANNELS, WINOGRAD_PIXELS = 64, 1024
 
 
 def conv2d(x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1) -> Results:
-    """2D convolution without bias, as PyTorch's with `padding = dilation * (k // 2)`.
+    """2D convolution without bias, as in PyTorch with `padding = dilation * (k // 2)`.
 
     Returns [n, ceil(h / stride), ceil(w / stride), o] in the dtype of `x`.
     """
@@ -45,15 +45,15 @@ def _conv2d(x: Images, kernel: Kernel, stride: int, dilation: int) -> Results:
 def _may_round() -> bool:
     """Whether forms other than the direct convolution are exact enough.
 
-    Winograd's rounding errors are some ten times those of a direct convolution, so that it is not
-    for jax_default_matmul_precision "high" or "highest".
+    Winograd's rounding errors are about ten times those of a direct convolution. So it is not used
+    with jax_default_matmul_precision "high" or "highest".
     """
     asked: str | None = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     return asked in (None, "default")
 
 
 def _suits_winograd(x: Images, kernel: Kernel, stride: int) -> bool:
-    """Whether Winograd's form is faster on CPU, and as exact as was asked for."""
+    """Whether Winograd's algorithm is faster on a CPU, and exact enough."""
     return (
         kernel.shape[:2] == (3, 3)
         and stride == 1

@@ -1,8 +1,8 @@
 """Dilated convolutions as ordinary ones: by d^2 phases of the image.
 
-Pixels whose row is r and whose column is c modulo d never meet, in a convolution with dilation d,
-those of another phase (r, c). So the d^2 phases, taken as images of a larger batch, see the same
-kernel without dilation (space-to-batch, as in arXiv 1511.07122's reference code).
+In a convolution with dilation d, pixels with row r and column c modulo d are never combined with
+pixels of another phase (r, c). So a dilated convolution is an ordinary one over the d^2 phases, as
+images of a larger batch (space-to-batch, as in the reference code of arXiv 1511.07122).
 """
 
 import jax
@@ -18,7 +18,7 @@ Results = Float[Array, "n h w o"]
 def to_phases(x: Float[Array, "n h w c"], dilation: int) -> Float[Array, "phases h_out w_out c"]:
     """[n, h, w, c] to [n * d * d, ceil(h / d), ceil(w / d), c], zeros where d divides no axis.
 
-    An image's phases stand together, so that a batch axis that is sharded stays so.
+    The phases of an image are adjacent, so a sharded batch axis stays sharded.
     """
     n, height, width, channels = x.shape
     x = jnp.pad(x, ((0, 0), (0, -height % dilation), (0, -width % dilation), (0, 0)))
@@ -30,8 +30,8 @@ def to_phases(x: Float[Array, "n h w c"], dilation: int) -> Float[Array, "phases
 def weight_gradient(x: Images, grad: Results, kernel: Kernel, *, dilation: int) -> Kernel:
     """Gradient of a stride-1 convolution's kernel, from the gradient of its output.
 
-    Zeros that fill the phases up add nothing: the convolution pads its input with zeros anyway,
-    and no gradient comes from outputs that are not there.
+    The zeros that fill up the phases add nothing: the convolution pads its input with zeros anyway,
+    and the gradient of outputs in the padding is zero.
 
     Args:
       x: the convolution's input.

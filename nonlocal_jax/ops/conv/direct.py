@@ -1,4 +1,4 @@
-"""The convolution as XLA computes it: on every platform, unless something else is faster."""
+"""The convolution as XLA computes it, on every platform unless something else is faster."""
 
 from jax import lax
 from jaxtyping import Array, Float

@@ -11,7 +11,7 @@ from nonlocal_jax.ops.dtypes import wide
 def weight_gradient_by_taps(
     x: Images, grad: Results, size: int, stride: int, dilation: int
 ) -> Kernel:
-    """Each tap of the kernel met one shifted, strided view of the input: a matrix product each."""
+    """One matrix product for each tap of the kernel, with a shifted, strided view of the input."""
     padding = dilation * (size // 2)
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     batch, height, width, _ = grad.shape

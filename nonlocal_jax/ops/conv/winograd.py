@@ -1,11 +1,13 @@
 """3x3 convolutions with a quarter of the multiplications, as 36 matrix products (arXiv 1509.09308).
 
-A tile of 4x4 results depends on 6x6 inputs. Read along an axis as polynomials, convolution is their
-product, which six values determine: those at five points, and the leading coefficient. In values it
-is a plain product, for each pair of channels: 36 products for 16 results, where direct convolution
-takes 144. The changes of basis cost a few additions per input and per result.
+A tile of 4x4 results depends on 6x6 inputs. Along each axis, a convolution is a product of
+polynomials. Six values determine the product: those at five points, and the leading coefficient. In
+this basis the convolution is an elementwise product for each pair of channels: 36 products for 16
+results, where direct convolution takes 144. The changes of basis cost a few additions for each
+input and result.
 
-Rounding depends on the points. These, found by search, err by a third of the usual 0, 1, -1, 2, -2.
+Rounding errors depend on the points. Those of these points, found by search, are a third of those
+of the usual 0, 1, -1, 2, -2.
 """
 
 from collections.abc import Sequence
@@ -21,19 +23,19 @@ from scipy.linalg import block_diag
 TILE = 4  # results along an axis of a tile
 VALUES = TILE + 2  # inputs along it, and values
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
-# Values of inputs and results, 36/16 of either, are held for as many rows of tiles as take this.
+# Bytes of a block of rows of tiles. Values take 36/16 of the memory of inputs and results.
 BLOCK_BYTES = 96 * 2**20
 
 Images = Float[Array, "n h w i"]
 Kernel = Float[Array, "3 3 i o"]
-# Rows and columns of an image as dilation x dilation images of their own, which never mix.
+# The phases of a dilated convolution, as separate images.
 Phases = Float[Array, "n rows phase columns phase c"]
 
 
 def _bases() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Values from inputs [6, 6] and from kernels [6, 3], and results from values [4, 6].
+    """Matrices from inputs [6, 6] and kernels [6, 3] to values, and from values to results [4, 6].
 
-    They are Toom and Cook's way to multiply polynomials, transposed.
+    They are the transposed Toom-Cook algorithm for products of polynomials.
     """
     inputs, kernels, results = np.zeros((6, 6)), np.zeros((6, 3)), np.zeros((4, 6))
     for row, point in enumerate(POINTS):
@@ -53,7 +55,7 @@ EVEN_ODD = block_diag(1, [[1, 1], [1, -1]], [[1, 1], [1, -1]], 1).astype(float)
 FROM_EVEN_ODD = np.linalg.inv(EVEN_ODD)
 
 
-@partial(jax.jit, static_argnames="dilation")  # so that equal layers are traced once
+@partial(jax.jit, static_argnames="dilation")  # equal layers are traced once
 def winograd_conv2d(x: Images, kernel: Kernel, dilation: int) -> Float[Array, "n h w o"]:
     """Convolution of stride 1 by a 3x3 kernel, with zeros around the image."""
     batch, height, width, _ = x.shape
@@ -76,7 +78,7 @@ def winograd_conv2d(x: Images, kernel: Kernel, dilation: int) -> Float[Array, "n
     else:
         y = jnp.moveaxis(lax.map(results, jnp.arange(blocks)), 0, 1)
     y = y.reshape(batch, -1, columns * TILE * dilation, channels)[:, :height, :width]
-    # Without the barrier XLA cuts a sum over it into one for each row of a tile.
+    # Without the barrier, XLA splits a sum over the result into one for each row of a tile.
     whole: Array = lax.optimization_barrier(y)
     return whole
 
@@ -85,7 +87,7 @@ def winograd_conv2d(x: Images, kernel: Kernel, dilation: int) -> Float[Array, "n
 def winograd_weight_gradient(
     x: Images, grad: Float[Array, "n h w o"], dilation: int
 ) -> Float[Array, "3 3 i o"]:
-    """The gradient of `winograd_conv2d` by its kernel, from that by its result."""
+    """The gradient of `winograd_conv2d` by its kernel, from the gradient by its result."""
     rows, blocks = _blocks(x, grad.shape[-1], dilation)
     padded = _phases(x, dilation, rows * blocks, margin=1)
     padded_grad = _phases(grad, dilation, rows * blocks, margin=0)
@@ -103,7 +105,7 @@ def winograd_weight_gradient(
 
 
 def _blocks(x: Images, channels: int, dilation: int) -> tuple[int, int]:
-    """Rows of tiles in a block, and how many blocks there are."""
+    """Rows of tiles in a block, and the number of blocks."""
     batch, height, width, inputs = x.shape
     tall, wide = (-(-length // (TILE * dilation)) for length in (height, width))
     row_bytes = batch * wide * dilation**2 * VALUES**2 * (inputs + channels) * x.dtype.itemsize
@@ -129,7 +131,7 @@ def _block(padded: Phases, block: Array, rows: int, *, margin: int) -> Phases:
 
 
 def _tile_values(matrix: np.ndarray, block: Phases) -> Float[Array, "values tiles c"]:
-    """Both axes of every tile's window (as long as the rows of `matrix`) in the basis of values."""
+    """Changes the basis of both axes of each tile's window to values."""
     size = matrix.shape[1]
     last_row, last_column = block.shape[1] - size, block.shape[3] - size
     values = _combine(matrix, [block[:, i : i + last_row + 1 : TILE] for i in range(size)])
@@ -139,10 +141,10 @@ def _tile_values(matrix: np.ndarray, block: Phases) -> Float[Array, "values tile
 
 
 def _combine(matrix: np.ndarray, parts: Sequence[Array], axis: int = 0) -> Array:
-    """matrix @ parts, from or to six values, written out in additions, on a new axis.
+    """matrix @ parts, from or to six values, as single additions, on a new axis.
 
-    The powers of opposite points differ at most in sign. So the values at both are the sum and the
-    difference of an even and an odd polynomial, which have half of the terms each.
+    The powers of opposite points differ at most in sign. So the values at two opposite points are
+    the sum and the difference of an even and an odd polynomial, each with half of the terms.
     """
     if len(matrix) == VALUES:
         steps = FROM_EVEN_ODD @ matrix, EVEN_ODD
@@ -154,7 +156,7 @@ def _combine(matrix: np.ndarray, parts: Sequence[Array], axis: int = 0) -> Array
 
 
 def _weighted_sum(factors: np.ndarray, parts: Sequence[Array]) -> Array:
-    """In lax, because jnp's operators take long to trace."""
+    """A sum in lax, because jnp's operators take long to trace."""
     (first, part), *others = [
         (factor, part) for factor, part in zip(factors, parts, strict=True) if factor != 0
     ]
