@@ -31,9 +31,15 @@ def test_folding_changes_nothing_but_the_norms(variant, mode):
     lean, folded = fold(network, variables)
     assert not any("norm" in name for name in folded) and set(folded) == set(lean.shapes)
 
+    def logits_of(network, variables, *inputs):
+        def logits(variables, *inputs):
+            return network.bind_for_inference(variables)(*inputs)
+
+        return jax.jit(logits)(variables, *inputs)
+
     images = jnp.asarray(rng.normal(size=(2, 41, 57, 3)), jnp.float32)
     sizes = jnp.array([[41, 57], [33, 40]])
     for valid in (None, sizes):
-        expected = jax.jit(network.bind_for_inference(variables))(images, valid)
-        logits = jax.jit(lean.bind_for_inference(folded))(images, valid)
+        expected = logits_of(network, variables, images, valid)
+        logits = logits_of(lean, folded, images, valid)
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

@@ -56,16 +56,18 @@ def test_whatever_the_platform_parameters_are_float32():
 
 PROGRAM = """
 import jax, json, jax.numpy as jnp
-from nonlocal_jax import cli
-from nonlocal_jax.ops.conv import conv2d
+from nonlocal_jax.config import command_line
+from nonlocal_jax.ops.conv.conv2d import conv2d
+from nonlocal_jax.runtime import startup
 
-def main():
+def main(options):
+    startup.use_jax(options.config.precision)
     x, kernel = jnp.zeros((1, 8, 8, 4)), jnp.zeros((3, 3, 4, 4))
     text = jax.jit(conv2d).lower(x, kernel).as_text()
-    cache, dtype = jax.config.jax_compilation_cache_dir, cli.config().model.dtype
+    cache, dtype = jax.config.jax_compilation_cache_dir, options.config.model.dtype
     print(json.dumps([cache, dtype, text.count("HIGHEST")]))
 
-cli.run(main)
+command_line.run(main, config="required")
 """
 
 
