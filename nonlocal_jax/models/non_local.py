@@ -82,7 +82,8 @@ class NonLocal(nnx.Module):
       param_dtype: dtype of the parameters.
 
     Raises:
-      UserError: `mode` is none of the four, or sub_sample meets an input of a single row.
+      UserError: `mode` is none of the four; in a call, the input has another number of axes or
+        channels, or sub_sample meets a single row.
     """
 
     pool_window: tuple[int, ...]
@@ -103,7 +104,7 @@ class NonLocal(nnx.Module):
     ):
         if mode not in get_args(Mode):
             raise UserError(f"non-local mode {mode!r} is none of {', '.join(get_args(Mode))}")
-        self.mode, self.sub_sample, self.dtype = mode, sub_sample, dtype
+        self.features, self.mode, self.sub_sample, self.dtype = features, mode, sub_sample, dtype
         self.implementation = implementation
         inner = max(features // reduction, 1)
         scaled = use_scale and mode == "embedded_gaussian"
@@ -139,7 +140,7 @@ class NonLocal(nnx.Module):
         `valid` is the size of each image (height and width in 2D) in a padded batch. Positions
         outside of it are left out of the sums and of N, and are 0 in the result.
         """
-        x = zero_outside(x.astype(self.dtype), valid)
+        x = self._cast(x, valid)
         z = self.out(self._gather(self._embed(x, valid)))
         if self.norm is not None:
             z = self.norm(z)
@@ -162,7 +163,7 @@ class NonLocal(nnx.Module):
         `position` is the same for all images, or one for each. Weights sum to one in the Gaussian
         modes. With `sub_sample` the keys are the pooled grid.
         """
-        x = zero_outside(x.astype(self.dtype), valid)
+        x = self._cast(x, valid)
         embeddings = self._embed(x, valid)
         index = jnp.ravel_multi_index(tuple(map(jnp.asarray, position)), x.shape[1:-1], mode="clip")
         each = jnp.broadcast_to(index, x.shape[:1])[:, None, None]
@@ -215,6 +216,15 @@ class NonLocal(nnx.Module):
                 implementation=self.implementation,
             )
         return y.reshape(y.shape[0], *space, y.shape[-1])
+
+    def _cast(self, x: Features, valid: Int[Array, "n ndim"] | None) -> Features:
+        """`x` in the compute dtype, 0 outside of the images."""
+        if x.ndim != len(self.pool_window) + 2 or x.shape[-1] != self.features:
+            raise UserError(
+                f"{type(self).__name__} takes arrays with a batch axis, {len(self.pool_window)} "
+                f"axes of positions and {self.features} channels; this one is {x.shape}."
+            )
+        return zero_outside(x.astype(self.dtype), valid)
 
     def _embed(self, x: Features, valid: Int[Array, "n ndim"] | None) -> Embeddings:
         """theta, phi and g of all positions; phi and g with their spatial axes flattened."""

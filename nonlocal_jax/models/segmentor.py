@@ -2,9 +2,11 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.backbones.backbone import Backbone, FeatureMaps, Images
 from nonlocal_jax.models.heads.head import AttentionMap, Head, Inputs, Logits, Sizes
 from nonlocal_jax.models.torch_keys import TorchKeys, under
@@ -70,8 +72,11 @@ class Segmentor(nnx.Module):
         """Decode logits at the output stride, float32 or wider, for normalised images.
 
         `valid` is the size (height, width) of each image in a padded batch.
+
+        Raises:
+          UserError: the images are integers.
         """
-        stages = self.backbone(images, valid)
+        stages = self._feature_maps(images, valid)
         return self.decode_head(*self._inputs(self.decode_head, stages, valid))
 
     def training_outputs(
@@ -81,7 +86,7 @@ class Segmentor(nnx.Module):
 
         Further losses of a head are called "decode_NAME". Dropout reads `rngs`.
         """
-        stages = self.backbone(images)
+        stages = self._feature_maps(images, None)
         heads = {"decode": self.decode_head, "auxiliary": self.auxiliary_head}
         outputs = {}
         for (title, head), factor in zip(heads.items(), self.loss_weights, strict=True):
@@ -105,9 +110,16 @@ class Segmentor(nnx.Module):
         Raises:
           UserError: the decode head has no attention.
         """
-        stages = self.backbone(images, valid)
+        stages = self._feature_maps(images, valid)
         features, inner = self._inputs(self.decode_head, stages, valid)
         return self.decode_head.attention_map(features, relative, inner)
+
+    def _feature_maps(self, images: Images, valid: Valid | None) -> FeatureMaps:
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise UserError(
+                f"A network takes normalised images, not {images.dtype}: see ops/normalize.py."
+            )
+        return self.backbone(images, valid)
 
     def _inputs(self, head: Head, stages: FeatureMaps, valid: Valid | None) -> tuple[Inputs, Sizes]:
         """The feature maps that a head reads, and the size of each image in them."""

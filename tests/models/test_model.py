@@ -8,6 +8,7 @@ from flax import nnx
 from networks import GOLDEN, assert_close, fingerprint, golden_variables, images, tiny_config
 from plain import resize_bilinear
 
+from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.network import build_network, build_segmentor, flat_variables
 
 OVERRIDES = {
@@ -130,3 +131,10 @@ def test_bfloat16_compute_keeps_float32_parameters_and_statistics():
     exact = build_network(config.model).bind(golden_variables(config, network))
     exact.eval()
     assert_close(logits, np.asarray(exact(x)), 0.05)
+
+
+def test_images_that_are_not_normalised_are_refused():
+    network = build_network(tiny_config(**{"backbone.depth": 18}).model)
+    images = jax.ShapeDtypeStruct((1, 33, 33, 3), jnp.uint8)
+    with pytest.raises((UserError, TypeError)):  # a TypeError where annotations are checked
+        jax.eval_shape(lambda v, x: network.bind_for_inference(v)(x), network.shapes, images)

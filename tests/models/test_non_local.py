@@ -239,3 +239,10 @@ def test_refuses_to_pool_a_single_row():
     block = NonLocal2d(8, sub_sample=True, rngs=nnx.Rngs(0))
     with pytest.raises(UserError, match="sub_sample"):
         block(normal(1, 1, 5, 8))
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 8), (1, 4, 5, 6)])
+def test_refuses_arrays_of_another_shape(shape):
+    block = NonLocal2d(8, rngs=nnx.Rngs(0))
+    with pytest.raises(UserError, match=r"NonLocal2d takes arrays with .* and 8 channels"):
+        block(normal(*shape))

@@ -10,12 +10,13 @@ import sharded
 from flax import nnx
 from networks import assert_close, golden_batch, golden_variables, tiny_config
 from plain import normalize_batch
+from steps import optimizer, train_step
 
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation import inference, protocol
 from nonlocal_jax.models import layers
 from nonlocal_jax.models.network import build_network, for_platform
-from nonlocal_jax.training.step import initial_state, make_train_step
+from nonlocal_jax.training.step import initial_state
 
 
 def one_step(remat, **overrides):
@@ -23,8 +24,8 @@ def one_step(remat, **overrides):
     network = build_network(config.model)
     variables = golden_variables(config, network)
     variables = {name: value.astype(jnp.float64) for name, value in variables.items()}
-    step = make_train_step(network, optimizer(), align_corners=False, auxiliary_weight=0.4)
-    return jax.jit(step)(initial_state(network, variables, optimizer()), golden_batch(0, (33, 41)))
+    state = initial_state(network, variables, optimizer())
+    return train_step(network)(state, golden_batch(0, (33, 41)))
 
 
 @pytest.mark.parametrize("overrides", [{"backbone.depth": 18}, {"backbone.frozen_stages": 1}])
