@@ -1,1 +1,1 @@
-"""From files to batches, in NumPy and grain alone."""
+"""From files to batches, in NumPy and grain, without JAX."""

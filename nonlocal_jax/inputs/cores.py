@@ -1,4 +1,4 @@
-"""How many cores this process may use."""
+"""The number of cores that this process may use."""
 
 import os
 import pathlib
@@ -7,7 +7,7 @@ _CGROUP = pathlib.Path("/sys/fs/cgroup")
 
 
 def usable() -> int:
-    """The cores that the machine, the process's affinity and its container leave; at least 1."""
+    """The number of cores by machine, process affinity and container; at least 1."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:  # macOS
@@ -16,7 +16,7 @@ def usable() -> int:
 
 
 def _container_limit(cgroup: pathlib.Path) -> int | None:
-    """The cores of a container's quota, rounded up; None where there is no quota."""
+    """The cores of a container's quota, rounded up; None without a quota."""
     try:
         if (version_2 := cgroup / "cpu.max").is_file():
             quota, period = version_2.read_text().split()

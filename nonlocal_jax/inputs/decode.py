@@ -1,8 +1,7 @@
-"""Encoded images and masks to arrays, bit-equal to OpenCV's (images) and Pillow's (masks) decoders.
+"""Decodes images and masks, bit-equal to OpenCV (images) and Pillow (masks).
 
-JPEGs go through simplejpeg and plain 8-bit PNGs through kornia-rs, which give the same values as
-OpenCV in a fraction of the time (a third, for a 2048x1024 PNG); whatever they cannot read goes
-through OpenCV or Pillow.
+simplejpeg reads JPEGs, and kornia-rs reads 8-bit PNGs. They give the same values as OpenCV in less
+time (a third, for a 2048x1024 PNG). OpenCV or Pillow read everything else.
 """
 
 import contextlib
@@ -23,8 +22,8 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _GREY, _RGB, _INDEXED = 0, 2, 3  # PNG colour types
 _PNG_EXIF, _JPEG_EXIF = b"eXIf", b"Exif\0\0"
-_HEADER_BYTES = 1 << 16  # where a turned photograph says so
-# A header that claims more is checked by decoding the file: it is more often damaged than true.
+_HEADER_BYTES = 1 << 16  # the EXIF orientation
+# If a header claims more, the file is decoded: such a header is usually damaged.
 _TRUSTED_PIXELS = 1 << 26
 _PILLOWS_ERRORS = (
     UnidentifiedImageError,
@@ -36,11 +35,11 @@ _PILLOWS_ERRORS = (
 
 
 def decode_image(encoded: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """An encoded image as RGB, turned as its EXIF orientation says.
+    """Decodes an image to RGB, rotated by its EXIF orientation.
 
     Args:
       encoded: the file's bytes, JPEG, PNG or another format that OpenCV reads.
-      name: what to call it in an error.
+      name: its name in errors.
 
     Raises:
       UserError: it cannot be decoded.
@@ -55,11 +54,11 @@ def decode_image(encoded: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def decode_label(encoded: bytes, name: str) -> UInt8[np.ndarray, "h w"]:
-    """An encoded mask as the numbers in the file: palette PNGs give indices, not colours.
+    """Decodes a mask to the numbers in the file: a PNG with a palette gives indices, not colours.
 
     Args:
       encoded: the file's bytes.
-      name: what to call it in an error.
+      name: its name in errors.
 
     Raises:
       UserError: it cannot be decoded, is a colour picture, or has numbers above 255.
@@ -87,7 +86,7 @@ def decode_label(encoded: bytes, name: str) -> UInt8[np.ndarray, "h w"]:
 
 
 def image_size(encoded: bytes, name: str) -> tuple[int, int]:
-    """Height and width of an encoded image, from its header where that suffices.
+    """Height and width of an encoded image, from its header if that is enough.
 
     Raises:
       UserError: it cannot be decoded.
@@ -112,7 +111,7 @@ def is_png(encoded: bytes) -> bool:
 
 
 def _fast_image(encoded: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
-    """The image where a fast decoder reads it, else None. EXIF may turn it: left to OpenCV."""
+    """The image if a fast decoder can read it, else None. OpenCV reads images with EXIF data."""
     header = encoded[:_HEADER_BYTES]
     image: UInt8[np.ndarray, "h w 3"] | None = None
     try:
@@ -121,7 +120,7 @@ def _fast_image(encoded: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
         png = _png_header(encoded)
         if png is not None and png[2:] == (8, _RGB) and _PNG_EXIF not in header:
             image = rust_png.decode_image_png_u8(encoded, png[:2], "rgb")
-    except Exception:  # kornia-rs raises bare ones; OpenCV has the last word on the file
+    except Exception:  # kornia-rs raises plain exceptions; OpenCV tries the file next
         return None
     return image
 

@@ -1,4 +1,4 @@
-"""An example, and what gives examples by index."""
+"""An example, and the interface of sources of examples."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ class Example(NamedTuple):
     Attributes:
       image: RGB, uint8 [h, w, 3].
       label: train labels, uint8 [h, w], 255 for ignored.
-      name: of the image, unique in its split.
+      name: name of the image, unique in its split.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -22,14 +22,14 @@ class Example(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """Examples by index: random access, picklable, the same example for an index every time."""
+    """Examples by index. A source is picklable, and an index always gives the same example."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
 
     def name(self, index: int) -> str:
-        """The name of an example, found without decoding it."""
+        """The name of an example, without decoding it."""
 
     def image_size(self, index: int) -> tuple[int, int]:
-        """Height and width of an image, found without decoding it where that can be."""
+        """Height and width of an image, without decoding it if possible."""

@@ -1,4 +1,4 @@
-"""OpenCV's settings, which are those of the whole process."""
+"""OpenCV's settings, which apply to the whole process."""
 
 import contextlib
 import threading
@@ -12,10 +12,10 @@ _level_before = 0
 
 
 def use_one_thread() -> None:
-    """Keeps OpenCV from starting threads of its own: what runs in parallel are examples.
+    """Lets OpenCV use one thread, because examples are processed in parallel already.
 
-    Call it before the threads start that use OpenCV. It stays so: OpenCV crashes if the number is
-    changed while another thread is at work in it.
+    Call it before the threads start that use OpenCV. The setting is not undone: OpenCV crashes if
+    it is changed while another thread uses OpenCV.
     """
     with _LOCK:
         if cv2.getNumThreads() > 1:
@@ -24,7 +24,7 @@ def use_one_thread() -> None:
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Context without OpenCV's warnings: what can't be read is told by exceptions."""
+    """A context without OpenCV's warnings: exceptions say what can't be read."""
     global _silent_users, _level_before
     with _LOCK:
         if _silent_users == 0:

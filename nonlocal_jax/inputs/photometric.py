@@ -1,7 +1,7 @@
-"""Photometric distortion in uint8: the same grey levels as MMSegmentation's, without its floats.
+"""Photometric distortion in uint8, with the same results as MMSegmentation's in float32.
 
-Brightness, contrast, saturation and hue each change one byte by a rule that depends on that byte
-alone, so each is a table of 256 entries, made with the reference's float32 arithmetic.
+Brightness, contrast, saturation and hue each map one byte to one byte. So each is a table of 256
+entries, computed with the float32 arithmetic of the reference.
 """
 
 import dataclasses
@@ -11,9 +11,9 @@ import grain
 import numpy as np
 from jaxtyping import UInt8
 
-BRIGHTNESS = 32.0  # grey levels either way
+BRIGHTNESS = 32.0  # grey levels, up or down
 CONTRAST = SATURATION = (0.5, 1.5)
-HUE = 18  # of OpenCV's 180 steps: -18 to 17, the upper end never drawn
+HUE = 18  # of OpenCV's 180 steps: -18 to 17; the upper end is excluded
 _HUE_STEPS = 180
 
 _Table = UInt8[np.ndarray, "256"]
@@ -22,12 +22,12 @@ _IDENTITY = np.arange(256, dtype=np.uint8)
 
 @dataclasses.dataclass(frozen=True)
 class Distortion:
-    """The parameters of one distortion; None leaves its step out.
+    """The parameters of one distortion. None leaves a step out.
 
     Attributes:
       brightness: added to every channel, in grey levels.
       contrast: multiplies every channel.
-      contrast_first: contrast comes before saturation and hue, else after them.
+      contrast_first: whether contrast comes before saturation and hue, or after them.
       saturation: multiplies the saturation.
       hue: added to the hue, in steps of two degrees.
     """
@@ -62,7 +62,7 @@ def distort(
 
 
 def draw(rng: np.random.Generator) -> Distortion:
-    """Random parameters: every step with probability one half, contrast early or late likewise."""
+    """Random parameters. Each step, and early contrast, has probability one half."""
 
     def half() -> bool:
         return bool(rng.integers(2))
@@ -77,7 +77,7 @@ def draw(rng: np.random.Generator) -> Distortion:
 
 
 def linear_table(factor: float = 1.0, offset: float = 0.0) -> _Table:
-    """byte -> factor * byte + offset, clipped to a byte and cut to int, in float32."""
+    """The table byte -> factor * byte + offset, in float32, clipped and truncated."""
     values = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(offset)
     table: _Table = np.clip(values, 0, 255).astype(np.uint8)
     return table
@@ -90,7 +90,7 @@ def _look_up(image: UInt8[np.ndarray, "h w 3"], table: _Table) -> UInt8[np.ndarr
 def _change_hsv(
     image: UInt8[np.ndarray, "h w 3"], channel: int, table: _Table
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """One step in HSV. The reference converts there and back for each, and so it rounds."""
+    """One step in HSV. The reference converts to HSV and back for each step, with its rounding."""
     tables = np.stack([_IDENTITY] * 3, axis=-1)
     tables[:, channel] = table
     hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables[None])

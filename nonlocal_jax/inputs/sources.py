@@ -1,7 +1,7 @@
-"""Where examples come from: prepared ArrayRecord or a raw folder tree, with identical results.
+"""Sources of examples: prepared ArrayRecord files or a raw folder tree, with identical examples.
 
-A data set is looked for below `config.data_dir`, or below its default folders (data/NAME, and for
-raw trees where MMSegmentation has them) when that is empty:
+A data set is searched in `config.data_dir`. If that is empty, it is searched in its usual folders:
+data/NAME, and for raw trees MMSegmentation's folders.
 
 - prepared: ArrayRecord as TFDS writes it, in `DIR`, `DIR/VERSION` or `DIR/NAME/VERSION`. Records
   hold `image` (the file's own bytes), `label` (PNG of train labels, 255 ignored) and `name`, in
@@ -29,7 +29,7 @@ from nonlocal_jax.inputs import decode
 from nonlocal_jax.inputs.datasets.dataset import Dataset, Pair
 from nonlocal_jax.inputs.example import Example, Source
 
-HEADER_BYTES = 1 << 18  # enough of a file to tell its image's size
+HEADER_BYTES = 1 << 18  # enough of a file for the size of its image
 
 
 class Encoded(NamedTuple):
@@ -39,9 +39,9 @@ class Encoded(NamedTuple):
       image: the encoded image.
       label: the encoded mask.
       name: of the image, unique in its split.
-      image_at: where the image is, for errors.
-      label_at: where the mask is.
-      label_table: maps the mask's values to train labels; None where it holds train labels.
+      image_at: place of the image, for errors.
+      label_at: place of the mask.
+      label_table: maps values of the mask to train labels; None if it holds train labels.
     """
 
     image: bytes
@@ -53,7 +53,7 @@ class Encoded(NamedTuple):
 
 
 class EncodedSource(abc.ABC):
-    """What sources of encoded images share: decoding and checking.
+    """The base class of sources of encoded images: decodes and checks.
 
     Args:
       num_classes: labels from this number on, other than 255, are an error.
@@ -85,7 +85,7 @@ class EncodedSource(abc.ABC):
 
     @abc.abstractmethod
     def image_size(self, index: int) -> tuple[int, int]:
-        """Height and width of an image, from its header where that suffices."""
+        """Height and width of an image, from its header if that is enough."""
 
     def decode_label(
         self, encoded: Encoded, image: UInt8[np.ndarray, "h w 3"]
@@ -135,7 +135,7 @@ class FolderSource(EncodedSource):
         path = self._pairs[index].image_path
         try:
             return decode.image_size(_read(path, HEADER_BYTES), str(path))
-        except UserError:  # the header is longer, or EXIF may turn the image
+        except UserError:  # the header is longer, or EXIF may rotate the image
             return decode.image_size(_read(path), str(path))
 
 
@@ -159,7 +159,7 @@ class RecordSource(EncodedSource):
         try:
             builder = tfds.builder_from_directory(str(folder))
             self._records = builder.as_data_source(split=split, decoders=raw)
-        except Exception as error:  # TFDS has many, by format, version and split
+        except Exception as error:  # TFDS raises many kinds
             raise UserError(
                 f"{folder} cannot be read as a prepared data set ({error}). Remove it and run "
                 "`python -m nonlocal_jax.prepare` again."
@@ -194,10 +194,10 @@ class RecordSource(EncodedSource):
 
 
 class SkippingSource:
-    """A source that puts the next good example in place of a bad one, and logs each bad one once.
+    """A source that replaces a bad example by the next good one, and logs each bad one once.
 
-    What stands at an index depends on the data alone, so that runs stay reproducible. Threads and
-    worker processes, which hold copies of this, tell each other by files in a temporary folder.
+    The example at an index depends on the data only, so runs stay reproducible. Threads and worker
+    processes, which hold copies of this, inform each other by files in a temporary folder.
 
     Args:
       source: the examples, some of which raise UserError.

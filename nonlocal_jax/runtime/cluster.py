@@ -1,7 +1,7 @@
-"""Which processes make up a run, and whether all of them are there.
+"""The processes of a run, and a check that all of them have started.
 
-JAX aborts a process whose peers do not come, and names none of them. So the processes call the roll
-by themselves, on the port that JAX takes over afterwards.
+If a process is missing, JAX aborts the others without naming it. So the processes check first, on
+the port that JAX uses afterwards.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ import jax  # sets TPU_SKIP_MDS_QUERY on machines without TPU chips  # noqa: F40
 from nonlocal_jax.errors import UserError
 
 TPU_PORT = 8482
-SLURM_PORTS = range(61440, 65536)  # by job, so that two jobs on a node do not meet
+SLURM_PORTS = range(61440, 65536)  # chosen by job, so two jobs on a node do not collide
 RETRY_SECONDS = 0.5
 ANSWER_SECONDS = 10.0
 
@@ -29,10 +29,10 @@ class Cluster(NamedTuple):
 
     Attributes:
       coordinator: "host:port" that process 0 listens on.
-      num_processes: how many there are.
-      process_id: of this one, from 0.
-      hosts: where each of them runs; empty where that is not known.
-      local_devices: the devices of the machine that are this process's; None for all of them.
+      num_processes: number of processes.
+      process_id: number of this process, from 0.
+      hosts: host of each process; empty if unknown.
+      local_devices: the devices of the machine that this process uses; None for all.
     """
 
     coordinator: str
@@ -42,29 +42,29 @@ class Cluster(NamedTuple):
     local_devices: tuple[int, ...] | None = None
 
     def name(self, process_id: int) -> str:
-        """What to call a process: "process 3 (10.0.0.7)"."""
+        """A process in messages: "process 3 (10.0.0.7)"."""
         where = f" ({self.hosts[process_id]})" if self.hosts else ""
         return f"process {process_id}{where}"
 
 
 def find() -> Cluster | None:
-    """The cluster that this process belongs to by its environment: GKE, SLURM or Cloud TPU.
+    """The cluster that the environment describes: GKE, SLURM or Cloud TPU; None if there is none.
 
     Raises:
-      UserError: the environment describes one that can't be understood.
+      UserError: the description can't be parsed.
     """
     return _from_gke() or _from_slurm() or _from_cloud_tpu()
 
 
 def roll_call(cluster: Cluster, timeout: float) -> None:
-    """Returns, in every process at about the same time, when all of them are there.
+    """Waits until all processes have started. Returns in all of them at about the same time.
 
     Args:
-      cluster: with more than one process.
+      cluster: of more than one process.
       timeout: seconds to wait for the others.
 
     Raises:
-      UserError: processes are missing, and which ones; or process 0 could not listen.
+      UserError: processes are missing; the message names them. Or process 0 could not listen.
     """
     host, _, port = cluster.coordinator.rpartition(":")
     if not host or not port.isdigit():
@@ -82,7 +82,7 @@ def roll_call(cluster: Cluster, timeout: float) -> None:
 
 
 def _take_the_roll(cluster: Cluster, port: int, deadline: float) -> str:
-    """Waits for the others to call, and tells each of them what is wrong; empty if nothing is."""
+    """Process 0: waits for the others, and sends them the problem. Returns it; empty if none."""
     callers: dict[int, socket.socket] = {}
     try:
         listener = socket.create_server(
@@ -104,7 +104,7 @@ def _take_the_roll(cluster: Cluster, port: int, deadline: float) -> str:
                 break
             process_id = _read_number(caller, cluster.num_processes)
             if process_id:
-                callers[process_id] = caller  # one that was restarted calls again
+                callers[process_id] = caller  # a restarted process calls again
     missing = [p for p in range(1, cluster.num_processes) if p not in callers]
     problem = _absence(cluster, missing)
     for caller in callers.values():
@@ -121,7 +121,7 @@ def _absence(cluster: Cluster, missing: list[int]) -> str:
 
 
 def _read_number(caller: socket.socket, num_processes: int) -> int:
-    """The number of the process that calls; 0, which never calls, for whoever else does."""
+    """The number of the calling process; 0 for any other caller, because process 0 never calls."""
     caller.settimeout(ANSWER_SECONDS)
     try:
         call = json.loads(caller.makefile("rb").readline(100))
@@ -132,14 +132,14 @@ def _read_number(caller: socket.socket, num_processes: int) -> int:
 
 
 def _answer_the_roll(cluster: Cluster, address: tuple[str, int], deadline: float) -> str:
-    """Calls process 0 until it answers; what is wrong by its answer, empty if nothing is."""
+    """Calls process 0 until it answers. Returns the problem; empty if none."""
     silence = f"{cluster.name(0)} never answered at {cluster.coordinator}"
     while True:
         try:
             with socket.create_connection(address, timeout=ANSWER_SECONDS) as connection:
                 call = json.dumps({"nonlocal_jax_process": cluster.process_id})
                 connection.sendall(call.encode() + b"\n")
-                # Process 0 answers when its own time is up, which may have begun later than ours.
+                # Process 0 answers at its own deadline, which may be later than this one.
                 connection.settimeout(deadline - time.monotonic() + ANSWER_SECONDS)
                 answer = connection.makefile("rb").readline()
                 return json.loads(answer)["problem"] if answer else silence
@@ -150,7 +150,7 @@ def _answer_the_roll(cluster: Cluster, address: tuple[str, int], deadline: float
 
 
 def _from_gke() -> Cluster | None:
-    """What GKE tells the pods of a TPU slice."""
+    """The cluster of a TPU slice on GKE."""
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     number = os.environ.get("TPU_WORKER_ID")
     if number is None or not hosts[0] or not _tpu_wanted():
@@ -159,7 +159,7 @@ def _from_gke() -> Cluster | None:
 
 
 def _from_slurm() -> Cluster | None:
-    """What srun tells its tasks; a shell of sbatch or salloc is none of them."""
+    """The cluster of a task of srun; None in a shell of sbatch or salloc."""
     names = ("SLURM_JOB_ID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_PROCID")
     if any(name not in os.environ for name in names):
         return None
@@ -167,14 +167,14 @@ def _from_slurm() -> Cluster | None:
     nodes = _expand_nodelist(nodelist)
     port = SLURM_PORTS[int(job) % len(SLURM_PORTS)]
     coordinator = f"{nodes[0]}:{port}"
-    if int(tasks) == len(nodes):  # one task a node has all its devices
+    if int(tasks) == len(nodes):  # a single task on a node uses all its devices
         return Cluster(coordinator, int(tasks), int(number), tuple(nodes))
     local = (int(os.environ.get("SLURM_LOCALID", "0")),)
     return Cluster(coordinator, int(tasks), int(number), local_devices=local)
 
 
 def _expand_nodelist(nodelist: str) -> list[str]:
-    """The nodes that SLURM writes as "gpu[001-003,007],login"."""
+    """The nodes of a list like "gpu[001-003,007],login"."""
     part = r"([^,\[\]]+)(?:\[([\d,-]+)\])?"
     if not re.fullmatch(f"{part}(,{part})*", nodelist):
         raise UserError(
@@ -191,7 +191,7 @@ def _expand_nodelist(nodelist: str) -> list[str]:
 
 
 def _from_cloud_tpu() -> Cluster | None:
-    """What the metadata server tells a Cloud TPU VM."""
+    """The cluster of a Cloud TPU VM, from its metadata server."""
     if "TPU_SKIP_MDS_QUERY" in os.environ or not _tpu_wanted():
         return None
     if importlib.util.find_spec("libtpu") is None:

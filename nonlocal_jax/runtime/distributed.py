@@ -1,6 +1,6 @@
-"""Several processes as one run: joining, agreeing on what is run, and leaving.
+"""A run of several processes: joining, checking that they agree, and leaving.
 
-A run's processes end with one of these codes; launch/ restarts them by it.
+The processes of a run end with one of these codes, by which launch/ restarts them.
 
     0    done
     2    something a person has to change: the message says what
@@ -34,10 +34,10 @@ from nonlocal_jax.runtime import cluster as clusters
 from nonlocal_jax.runtime import environment
 from nonlocal_jax.runtime.cluster import Cluster
 
-# Keys of the config that may differ from host to host: none changes what is computed.
+# Keys of the config that may differ between hosts: they do not change what is computed.
 PER_HOST = ("data_dir", "data.num_threads", "data.num_workers", "data.source")
-SAMPLES = 8  # examples of a split that its fingerprint looks at
-SHARED_SECONDS = 10.0  # network file systems show others' files after a while
+SAMPLES = 8  # examples of a split in its fingerprint
+SHARED_SECONDS = 10.0  # network file systems show the files of other hosts after a while
 LAST_WORD_SECONDS = 1.0
 PROBLEM = "problem"
 
@@ -52,10 +52,10 @@ def session(
     process_id: int | None = None,
     join_timeout: float = 300.0,
 ) -> Iterator[None]:
-    """Joins this process with the others of its run, if there are any, for what happens inside.
+    """Joins this process with the others of its run, if there are any.
 
-    Nothing may have used a device before. An exception inside ends the process at once: JAX would
-    hold it for minutes to wait for the others, which wait for it.
+    Enter it before anything uses a device. An exception inside ends the process at once. Otherwise
+    JAX would wait for the other processes for minutes, which wait for this one.
 
     Args:
       coordinator: HOST:PORT of process 0; found out on Cloud TPU, GKE and SLURM.
@@ -108,15 +108,15 @@ def join(cluster: Cluster, timeout: float) -> None:
 
 
 def check_agreement(settings: Mapping[str, object], open_source: Callable[[str], Source]) -> None:
-    """Finds out whether all processes run the same: config, code, packages and data.
+    """Checks that all processes have the same config, code, packages and data.
 
     Args:
       settings: of the config, by dotted key.
-      open_source: gives a split of the data set by its name, or raises a UserError, which all
-        processes report.
+      open_source: opens a split of the data set by its name. If it raises a UserError, all
+        processes report it.
 
     Raises:
-      UserError: which process differs in what, the same message in all of them.
+      UserError: lists the differences by process; all processes raise the same.
     """
     if jax.process_count() == 1:
         return
@@ -130,13 +130,13 @@ def check_agreement(settings: Mapping[str, object], open_source: Callable[[str],
 
 
 def check_shared(directory: pathlib.Path) -> None:
-    """Makes sure that all processes see the same folder, where checkpoints go in parts.
+    """Checks that all processes see the same folder, to which each writes its part of checkpoints.
 
     Args:
-      directory: is created if it is not there.
+      directory: the folder; it is created if it does not exist.
 
     Raises:
-      UserError: which process sees another folder or none, or that it can't be written.
+      UserError: a process sees another folder or none, or it can't be written.
     """
     if jax.process_count() == 1:
         return
@@ -161,13 +161,13 @@ def check_shared(directory: pathlib.Path) -> None:
 
 
 def by_first(action: Callable[[], T]) -> T:
-    """Lets process 0 do something, in a folder for one, and tells all what came of it.
+    """Runs an action in process 0, and returns its result in all processes.
 
     Args:
-      action: gives what JSON can hold.
+      action: returns what JSON can hold.
 
     Raises:
-      UserError: `action` raised it; the same in all processes.
+      UserError: `action` raised it; all processes raise the same.
     """
     if jax.process_count() == 1:
         return action()
@@ -185,7 +185,7 @@ def by_first(action: Callable[[], T]) -> T:
 
 
 def fingerprint(examples: Source) -> str:
-    """The number of examples, and a digest of some names and labels, read in a moment."""
+    """The number of examples, and a digest of the names and labels of a few of them."""
     digest = hashlib.sha256()
     count = len(examples)
     for index in np.linspace(0, max(count - 1, 0), min(SAMPLES, count), dtype=int):
@@ -199,7 +199,7 @@ def fingerprint(examples: Source) -> str:
 
 
 def _cluster(coordinator: str | None, count: int | None, process_id: int | None) -> Cluster | None:
-    """The cluster by the flags or, without flags, by the environment."""
+    """The cluster of the flags or, without flags, of the environment."""
     if count == 1:
         return None
     given = [value is not None for value in (coordinator, count, process_id)]
@@ -223,9 +223,9 @@ def _leave(message: str, code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.write(f"{message}\n")
     sys.stderr.flush()
-    for child in multiprocessing.active_children():  # nobody else ends them after os._exit
+    for child in multiprocessing.active_children():  # os._exit would leave them running
         child.kill()
-    if jax.process_index() == 0:  # it holds the connections: without it the others abort at once
+    if jax.process_index() == 0:  # it holds the connections; the others abort without it
         time.sleep(LAST_WORD_SECONDS)
     os._exit(code)
 
@@ -240,7 +240,7 @@ def _code_facts() -> Facts:
 
 
 def _gather(mine: Facts) -> list[Facts]:
-    """What every process has given, by process."""
+    """The facts of all processes, by process."""
     text = json.dumps(mine).encode()
     longest = int(np.max(multihost_utils.process_allgather(np.int32(len(text)))))
     padded = np.frombuffer(text.ljust(longest), np.uint8)
@@ -284,7 +284,7 @@ def _names(process_ids: Sequence[int], everyone: Sequence[Mapping[str, str]]) ->
 
 
 def _holds(file: pathlib.Path, token: str) -> bool:
-    """Whether the file appears with this text before long."""
+    """Whether the file appears with this text within SHARED_SECONDS."""
     deadline = time.monotonic() + SHARED_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):

@@ -1,6 +1,7 @@
-"""Devices as a mesh, and where on it every array lives.
+"""The mesh of devices, and the shardings of all arrays.
 
-Axes: `data` splits the batch, `fsdp` the batch and the variables, `spatial` the images' height.
+The axis `data` splits the batch, `fsdp` the batch and the variables, `spatial` the height of
+images.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from nonlocal_jax.ops.layout import IMAGE_AXES, ROW_AXIS, gather
 
 Batch = dict[str, jax.Array]
 AXES = ("data", "fsdp", "spatial")
-SMALL = 4096  # elements: an array that every device holds, rather than to gather it in each step
+SMALL = 4096  # elements; every device holds smaller arrays, so they are not gathered in each step
 
 
 def make_mesh(axes: schema.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -33,7 +34,7 @@ def make_mesh(axes: schema.Mesh, devices: Sequence[jax.Device] | None = None) ->
       UserError: the sizes do not multiply to the number of devices.
     """
     sizes = mesh_sizes(axes, jax.device_count() if devices is None else len(devices))
-    # Explicit axes, jax.make_mesh's default, would ask convolutions for their output shardings.
+    # With explicit axes, jax.make_mesh's default, convolutions would need output shardings.
     types = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
 
@@ -61,10 +62,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def variable_shardings(mesh: Mesh, arrays: Any) -> Any:
-    """Where variables, or a whole training state, live: a sharding for each array of the tree.
+    """The shardings of variables, or of a whole training state.
 
-    Each is split over `fsdp` along its largest axis that divides, the last one of equals. Small
-    arrays, statistics among them, are on every device.
+    An array is split over `fsdp` along the largest axis that divides evenly, the last one of equal
+    ones. Every device holds the small arrays, such as statistics.
     """
     return jax.tree.map(
         lambda array: NamedSharding(mesh, _variable_spec(array.shape, mesh.shape["fsdp"])), arrays
@@ -72,14 +73,14 @@ def variable_shardings(mesh: Mesh, arrays: Any) -> Any:
 
 
 def place_variables(arrays: Any, mesh: Mesh) -> Any:
-    """Variables, or a whole training state, that every host has in full, on the mesh."""
+    """Puts variables, or a whole training state, on the mesh. Every host has all of them."""
     return jax.device_put(arrays, variable_shardings(mesh, arrays))
 
 
 def gathered(variables: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """In a jitted function and a mesh's context: whole variables, their gradients split again.
+    """Gathers variables, and splits their gradients again, inside a jitted function on a mesh.
 
-    Left alone, XLA might gather the images' features instead.
+    Otherwise XLA might gather the features of the images instead.
     """
     parts = jax.sharding.get_abstract_mesh().shape.get("fsdp", 1)
     if parts == 1:
@@ -91,10 +92,10 @@ def gathered(variables: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def image_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
-    """Where an array of a batch lives: images over `data` and `fsdp`, [n, height, width, ...].
+    """The sharding of an array of a batch, [n, height, width, ...].
 
-    Its rows are split over `spatial` where they divide, as an array that comes from hosts must;
-    the network splits the others' rows itself.
+    Images are split over `data` and `fsdp`. Rows are split over `spatial` if they divide evenly, as
+    is required of arrays from hosts. Otherwise the network splits them.
     """
     has_rows = len(shape) > 2 and shape[1] % mesh.shape[ROW_AXIS] == 0
     return NamedSharding(mesh, P(IMAGE_AXES, ROW_AXIS) if has_rows else P(IMAGE_AXES))
@@ -111,9 +112,9 @@ def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
-    """Which images of a global batch this process's devices hold, and so it has to feed.
+    """The images of a global batch that this process loads: those that its devices hold.
 
-    Processes whose devices share images over `spatial` feed the same ones.
+    Processes whose devices share images over `spatial` load the same ones.
     """
     each = batch_size // _groups(mesh)
     return [group * each + i for group in _local_groups(mesh) for i in range(each)]
@@ -135,18 +136,18 @@ def abstract_batch(
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
-    """This process's images of a global batch, `local_rows`, as global arrays on the mesh."""
+    """Global arrays on the mesh from this process's images of a global batch, `local_rows`."""
     return {name: put_images(array, mesh) for name, array in batch.items()}
 
 
 def put_images(array: np.ndarray, mesh: Mesh) -> jax.Array:
-    """One array of a batch, of which this process holds `local_rows`, as a global array."""
+    """A global array from this process's images of one array of a batch, `local_rows`."""
     groups = _local_groups(mesh)
     each = len(array) // len(groups)
     shape = (each * _groups(mesh), *array.shape[1:])
 
     def held(index: tuple[slice, ...] | None) -> np.ndarray:
-        assert index is not None  # only a device elsewhere holds nothing
+        assert index is not None  # JAX asks for local devices only
         start = groups.index((index[0].start or 0) // each) * each
         return array[(slice(start, start + each), *index[1:])]
 
@@ -162,7 +163,7 @@ def _variable_spec(shape: tuple[int, ...], parts: int) -> P:
 
 
 def _groups(mesh: Mesh) -> int:
-    """How many parts a batch has: the devices of one share its images over `spatial`."""
+    """The number of parts of a batch. Devices that share a part split its images over `spatial`."""
     return int(mesh.shape["data"] * mesh.shape["fsdp"])
 
 

@@ -1,19 +1,19 @@
-"""The data sets, a module each: `describe` gives the facts of the one that a config names."""
+"""The data sets, a module each. `describe` returns the one that a config names."""
 
 from nonlocal_jax.config import schema, tables
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs.datasets.dataset import Dataset
 
-# Settings that mean something for some data sets alone: those whose module has the name in `READS`.
+# Settings that only some data sets read: those whose module names them in `READS`.
 OPTIONAL_SETTINGS = ("classes_file", "label_map", "reduce_zero_label")
 
 
 def describe(data: schema.Data, data_dir: str = "") -> Dataset:
-    """The facts of a data set: names, palette, counts, and where its examples come from.
+    """A data set: names, palette, counts, and where its examples come from.
 
     Args:
-      data: names it, and holds its settings.
-      data_dir: where it lies; empty for its usual folders.
+      data: its name and settings.
+      data_dir: its folder; empty for its usual folders.
 
     Raises:
       UserError: there is none of that name, it does not read one of the settings, or its class

@@ -81,5 +81,5 @@ def list_pairs(root: pathlib.Path, split: str) -> Iterator[Pair]:
 
 
 def label_table() -> LabelTable:
-    """A mask's 0, "other", is ignored, and k is train label k - 1."""
+    """Value 0 of a mask, "other", is ignored. Value k is train label k - 1."""
     return without_zero(np.arange(256, dtype=np.uint8))

@@ -48,7 +48,7 @@ def build(data: schema.Data, data_dir: str) -> Dataset:
 
 
 def list_pairs(root: pathlib.Path, split: str) -> Iterator[Pair]:
-    """Prefers labelTrainIds, which MMSegmentation users have made, to the published labelIds.
+    """Takes labelTrainIds, which MMSegmentation users make, else the published labelIds.
 
     Raises:
       UserError: an image has neither.
@@ -67,7 +67,7 @@ def list_pairs(root: pathlib.Path, split: str) -> Iterator[Pair]:
 
 
 def label_table() -> LabelTable:
-    """Published id to train label; what is not evaluated and license plate (-1) are ignored."""
+    """Published id to train label; ids that are not evaluated and -1 (license plate) are ignored."""
     table = np.full(256, UNKNOWN, np.uint8)
     table[:34] = IGNORED
     table[255] = IGNORED  # -1 in a uint8 file

@@ -1,8 +1,8 @@
-"""What a data set is: class names, colours, counts, and where its examples come from.
+"""The description of a data set: class names, colours, counts, and where its examples come from.
 
 The module of a data set has `build(data, data_dir) -> Dataset`. Folder layouts are those of
-MMSegmentation, so that a tree made for it is read as it is; names, colours and counts are as
-MMSegmentation 0.30 states them.
+MMSegmentation, so a tree made for it is read as it is. Names, colours and counts are those of
+MMSegmentation 0.30.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from nonlocal_jax.inputs.listing import files_below
 
 SPLITS = ("train", "val")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-UNKNOWN = 254  # in a label table: a mask value that stands for no class, refused where it is met
+UNKNOWN = 254  # in a label table: a mask value without a class, which is an error
 
 LabelTable = UInt8[np.ndarray, "256"]
 Palette = UInt8[np.ndarray, "k 3"]
@@ -30,10 +30,10 @@ class Pair:
     """An image and its mask on disk.
 
     Attributes:
-      name: the image's path under its split's image folder, '/'-separated.
+      name: path of the image below the image folder of its split, with '/'.
       image_path: the encoded image.
       label_path: the encoded mask.
-      label_table: maps the mask's values to train labels; None where it holds train labels.
+      label_table: maps values of the mask to train labels; None if the mask holds train labels.
     """
 
     name: str
@@ -44,23 +44,23 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
-    """The facts of one data set.
+    """The description of one data set.
 
     Attributes:
-      name: its name in a config, and of the folder that prepared files lie in.
-      class_names: one per train label.
+      name: its name in a config, and the name of the folder of prepared files.
+      class_names: one for each train label.
       palette: RGB of each class, uint8 [classes, 3].
-      counts: images per split as published; empty where any number will do.
-      roots: where it is looked for by default, prepared or raw.
-      inner: where the tree may begin below the folder a person names (as the archive unpacks).
-      marker: a path below the root that tells that the raw tree is there.
-      list_pairs: the images of a split with their masks, in order, from the tree's root and the
-        split's name; None for images/SPLIT and labels/SPLIT, see `tree_pairs`.
-      label_table: what that layout's masks hold, see Pair.
-      own_values: what the data set's own masks hold for each class, which its benchmark's server
-        expects, too; -1 where no value stands for a class. Empty where they hold the class itself.
-      generate: for a data set that has no files: the examples of a split, by its name.
-      remedy: a sentence on how to bring the data set, for those who don't have it.
+      counts: published number of images in each split; empty if any number is right.
+      roots: its usual folders, prepared or raw.
+      inner: folders below these in which the raw tree may begin, as the archive unpacks.
+      marker: a path below the root that shows that the raw tree is there.
+      list_pairs: lists the images of a split with their masks, in order, from the root of the tree
+        and the name of the split. None for images/SPLIT and labels/SPLIT, see `tree_pairs`.
+      label_table: for the masks of images/SPLIT and labels/SPLIT, see Pair.
+      own_values: the values of the data set's own masks for each class, which the server of its
+        benchmark expects; -1 for a class without a value. Empty if they are the classes.
+      generate: returns the examples of a split, for a data set without such files.
+      remedy: a sentence on how to get the data set.
     """
 
     name: str
@@ -78,11 +78,11 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """The number of train labels, the ignored one left out."""
+        """The number of train labels, without the ignored one."""
         return len(self.class_names)
 
     def pairs(self, root: pathlib.Path, split: str) -> list[Pair]:
-        """Every image of a split with its mask, in the order the reference reads them.
+        """The images of a split with their masks, in the order in which the reference reads them.
 
         Raises:
           UserError: a folder is empty or missing, or an image has no mask.
@@ -100,12 +100,12 @@ class Dataset:
 def tree_pairs(
     images: pathlib.Path, labels: pathlib.Path, label_table: LabelTable | None = None
 ) -> Iterator[Pair]:
-    """The pairs of two folders in which an image and its mask have the same path and stem.
+    """The pairs of two folders. An image and its mask have the same path without suffix.
 
     Args:
-      images: folder of images, in subfolders or not; they come sorted by relative path.
+      images: folder of images, with or without subfolders. Pairs are sorted by relative path.
       labels: folder of PNG masks.
-      label_table: of every mask, see Pair.
+      label_table: for all masks, see Pair.
 
     Raises:
       UserError: a folder is missing, or an image has no mask.
@@ -127,7 +127,7 @@ def no_mask(image: pathlib.Path, wanted: str) -> UserError:
 
 
 def prepare_remedy(name: str) -> str:
-    """How to bring a data set that `nonlocal_jax.prepare` knows."""
+    """A sentence on how to get a data set that `nonlocal_jax.prepare` prepares."""
     return (
         f"Bring it with `python -m nonlocal_jax.prepare {name} --source=DOWNLOADS` (without "
         "--source it says where to get it), or say where it is with --config.data_dir=DIR."
@@ -140,7 +140,7 @@ def hex_palette(hexadecimal: str) -> Palette:
 
 
 def distinct_colours(count: int) -> Palette:
-    """Colours for classes without any, by VOC's rule: each label's bits are spread out."""
+    """Colours by VOC's rule, which spreads the bits of each label over the channels."""
     labels = np.arange(1, count + 1)
     colours = np.zeros((count, 3), np.uint8)
     for bit in range(8):
@@ -151,6 +151,6 @@ def distinct_colours(count: int) -> Palette:
 
 
 def without_zero(table: LabelTable) -> LabelTable:
-    """Label 0 becomes ignored, ignored stays, k becomes k - 1."""
+    """The table with label 0 ignored and k as k - 1; ignored stays ignored."""
     kept = (table != 0) & (table != IGNORED)
     return np.where(kept, table - kept, IGNORED).astype(np.uint8)

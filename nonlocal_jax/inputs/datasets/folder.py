@@ -5,7 +5,7 @@ The list is classes.txt, one name a line in label order, or classes.json:
     {"classes": ["road", "sky"], "palette": [[128, 64, 128], [70, 130, 180]],
      "label_map": {"7": 0, "11": 1}, "reduce_zero_label": false}
 
-of which all but "classes" may be left out. What the config sets as well must be the same.
+All but "classes" is optional. What the config sets as well must be equal.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from nonlocal_jax.inputs.datasets.dataset import (
 )
 
 READS = ("classes_file", "label_map", "reduce_zero_label")
-FOLDER = "data/folder"  # where it lies when no place is named
+FOLDER = "data/folder"  # if no folder is named
 CLASSES_FILES = ("classes.json", "classes.txt")
 
 _Byte = Annotated[int, Ge(0), Le(255)]
@@ -39,7 +39,7 @@ _Byte = Annotated[int, Ge(0), Le(255)]
 @with_config(ConfigDict(extra="forbid", strict=True))
 @dataclasses.dataclass(frozen=True)
 class _Json:
-    """What classes.json may hold."""
+    """The content of classes.json."""
 
     classes: list[Annotated[str, MinLen(1)]]
     palette: list[tuple[_Byte, _Byte, _Byte]] | None = None
@@ -49,14 +49,14 @@ class _Json:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassList:
-    """What the list of classes states.
+    """The content of the class list.
 
     Attributes:
       path: of the list.
       names: one per train label.
       palette: RGB of each class.
-      label_map: mask value to train label; None where the list says nothing of it.
-      reduce_zero_label: whether label 0 is ignored, and k is k - 1; None likewise.
+      label_map: mask value to train label; None if the list has none.
+      reduce_zero_label: whether label 0 is ignored and k is k - 1; None if the list has none.
     """
 
     path: pathlib.Path
@@ -70,7 +70,7 @@ def build(data: schema.Data, data_dir: str) -> Dataset:
     """The data set in a folder.
 
     Raises:
-      UserError: there is no class list, it is none, or the config says otherwise than it.
+      UserError: there is no class list, it is invalid, or the config contradicts it.
     """
     listed = read_class_list(pathlib.Path(data_dir or FOLDER), data.classes_file)
     label_map = dict(data.label_map)
@@ -100,12 +100,12 @@ def build(data: schema.Data, data_dir: str) -> Dataset:
 
 
 def read_class_list(root: pathlib.Path, classes_file: str = "") -> ClassList:
-    """The list of classes of a folder.
+    """Reads the class list of a folder.
 
     Args:
       root: the folder.
-      classes_file: the list's path, from here or from `root`; empty for classes.json or
-        classes.txt in `root`.
+      classes_file: path of the list, relative to the working folder or to `root`; empty for
+        classes.json or classes.txt in `root`.
 
     Raises:
       UserError: there is no such file, or it is no list of classes.
@@ -176,7 +176,7 @@ def _check_equal(listed: ClassList, key: str, stated: object, configured: object
 def _label_table(
     label_map: Mapping[int, int], reduce_zero_label: bool, listed: ClassList
 ) -> LabelTable:
-    """The map comes first, as in the reference, then 0 is ignored and k becomes k - 1."""
+    """Applies the map first, as the reference does. Then 0 is ignored and k becomes k - 1."""
     table = np.arange(256, dtype=np.uint8)
     least = 1 if reduce_zero_label else 0
     most = len(listed.names) - 1 + least
@@ -193,7 +193,7 @@ def _label_table(
 def _own_values(
     label_map: Mapping[int, int], reduce_zero_label: bool, table: LabelTable, classes: int
 ) -> tuple[int, ...]:
-    """For each class the first value that the map names for it, else the one that it leaves."""
+    """A mask value for each class: the first one in the map, else the one that is not mapped."""
     own = []
     for label in range(classes):
         unmapped = label + 1 if reduce_zero_label else label

@@ -1,9 +1,9 @@
-"""Generated scenes in which the class of one place is decided by a far-away other one.
+"""Generated scenes in which the class of a shape depends on a lamp that is far away.
 
 A lamp shines in one of four colours at one end of a wide image; grey shapes lie at the other end.
-The lamp's colour is its class (red is "stop"), and that of every shape in the scene. No lamp is
-nearer to a shape than `GAP` pixels: a network whose receptive field reaches less far can find the
-shapes but must guess their class; one that compares all positions with each other can know it.
+The lamp's colour is its class (red is "stop"), and the class of every shape in the scene. Lamp and
+shapes are at least `GAP` pixels apart. A network with a smaller receptive field can find the shapes
+but has to guess their class. A network that compares all positions can know it.
 """
 
 from collections.abc import Callable
@@ -75,7 +75,7 @@ class SceneSource:
 
 
 def make_scene(split: str, index: int) -> Scene:
-    """The image and the labels of a scene; the same ones whenever they are asked for.
+    """The image and the labels of a scene. The same index always gives the same scene.
 
     Args:
       split: "train" or "val": they share no scene.
@@ -103,7 +103,7 @@ def make_scene(split: str, index: int) -> Scene:
 
 
 def lamp_mask(image: UInt8[np.ndarray, "h w 3"], label: UInt8[np.ndarray, "h w"]) -> Mask:
-    """Where the lamp of a scene is: it alone of what has a class has colour, too."""
+    """The pixels of the lamp: among the pixels with a class, only these have a colour."""
     lamp: Mask = (label > 0) & (np.ptp(image, axis=-1) > 0)
     return lamp
 

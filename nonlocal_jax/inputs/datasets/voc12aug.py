@@ -42,7 +42,7 @@ def build(data: schema.Data, data_dir: str) -> Dataset:
 
 
 def list_pairs(root: pathlib.Path, split: str) -> Iterator[Pair]:
-    """Training is train.txt with VOC's own masks, then aug.txt, sorted, with those from SBD.
+    """Training: train.txt with VOC's own masks, then aug.txt, sorted, with the masks of SBD.
 
     Raises:
       UserError: a list, or a file that it names, is missing.
@@ -55,7 +55,7 @@ def list_pairs(root: pathlib.Path, split: str) -> Iterator[Pair]:
                 "the whole set from VOC 2012 and SBD."
             )
         stems = listing.read_text().split()
-        # The reference's converter writes aug.txt in the order of a Python set: of no meaning.
+        # The reference's converter writes aug.txt in the order of a Python set, so it is sorted.
         for stem in sorted(stems) if file == "aug" else stems:
             image = root / "JPEGImages" / f"{stem}.jpg"
             label = root / folder / f"{stem}.png"

@@ -1,7 +1,7 @@
-"""What the four builders share: examples are verified in parallel and written in a fixed order.
+"""The base class of the builders: verifies examples in parallel, writes them in a fixed order.
 
-A builder lists its pairs of image and mask and says how a mask file becomes train ids. Records hold
-the image file's own bytes, the label as PNG of train ids (255 is ignored), and the name.
+A builder lists its pairs of image and mask, and converts a mask file to train ids. Records hold the
+bytes of the image file, the label as PNG of train ids (255 is ignored), and the name.
 """
 
 import abc

@@ -1,4 +1,4 @@
-"""What a data set consists of: finding it where people keep it, unpacking and downloading it."""
+"""The parts of a data set: finding, unpacking and downloading them."""
 
 import dataclasses
 import gzip
@@ -26,8 +26,7 @@ class Part:
     """A folder that belongs to a data set, and the archive that it is published in.
 
     Attributes:
-      places: where people keep the folder, relative to --source; a fresh one is unpacked to the
-        first.
+      places: usual places of the folder, relative to --source. An archive is unpacked to the first.
       holds: a folder inside it, so that no other folder is taken for this one.
       archive: name of the published file.
       inside: the folder's path in that archive.
@@ -74,7 +73,7 @@ class Part:
         )
 
     def download(self, source: pathlib.Path, fetch: Fetch) -> None:
-        """Brings the archive into `source`, unless it or the folder is there already.
+        """Downloads the archive to `source`, unless it or the folder is there already.
 
         Raises:
           UserError: the server cannot be reached, or sent another file than the published one.

@@ -43,7 +43,7 @@ def prepare(
 
     Args:
       name: one of `builders.names()`.
-      source: raw tree, or folder with the archives; None for where MMSegmentation keeps it.
+      source: the raw tree, or the folder with the archives; None for MMSegmentation's folder.
       output: folder of data sets.
       fetch: downloads what is not in `source`; None to download nothing.
       allow_incomplete: accept another number of images than published.
@@ -67,16 +67,16 @@ def prepare(
                 part.download(source, fetch)
         mode = tfds.GenerateMode.REUSE_CACHE_IF_EXISTS  # replaces an earlier one
         config = tfds.download.DownloadConfig(manual_dir=str(source), download_mode=mode)
-        with contextlib.redirect_stdout(io.StringIO()):  # it announces a download; there is none
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download
             builder.download_and_prepare(download_config=config)
     return Prepared(folder, _counts(builder), is_new=True)
 
 
 @contextlib.contextmanager
 def _alone(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps a second run out, and removes what a killed one left."""
+    """Locks the folder against a second run, and removes what a killed run left."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".prepare.lock").open("w") as lock:  # the system unlocks it when we die
+    with (folder / ".prepare.lock").open("w") as lock:  # unlocked when the process ends
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -1,4 +1,4 @@
-"""Every example is decoded before it is written; what was found becomes a table."""
+"""Verifies examples before they are written, and reports on them in a table."""
 
 import dataclasses
 import io
@@ -16,7 +16,7 @@ from nonlocal_jax.inputs import decode, sources
 
 @dataclasses.dataclass
 class Findings:
-    """What the examples of a split are like.
+    """Statistics of the examples of a split.
 
     Attributes:
       count: number of examples.
@@ -34,7 +34,7 @@ class Findings:
     label_bytes: int = 0
 
     def add(self, image: bytes, label: UInt8[np.ndarray, "h w"], encoded_label: bytes) -> None:
-        """Counts one example in."""
+        """Adds one example."""
         self.count += 1
         self.sizes[label.shape] += 1
         self.pixels += np.bincount(label.ravel(), minlength=256)
@@ -49,14 +49,14 @@ def check(image: bytes, label: UInt8[np.ndarray, "h w"], num_classes: int, name:
       image: encoded.
       label: train ids.
       num_classes: how many train ids there are.
-      name: what to call the example in an error.
+      name: name of the example in errors.
 
     Raises:
       UserError: the image is damaged, the label has another size or a value that is no class.
     """
     try:
         with Image.open(io.BytesIO(image)) as opened:
-            opened.load()  # unlike OpenCV, Pillow refuses a picture that was cut short
+            opened.load()  # unlike OpenCV, Pillow refuses a truncated picture
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{name} is damaged ({error}). Download or copy it again.") from error
     decoded = decode.decode_image(image, name)
@@ -69,7 +69,7 @@ def encode_label(label: UInt8[np.ndarray, "h w"]) -> bytes:
 
 
 def table(findings: dict[str, Findings], published: dict[str, int], num_classes: int) -> str:
-    """What was found, a line per split."""
+    """The statistics, a line for each split."""
     lines = [
         f"{'split':<7}{'images':>8}{'published':>11}  {'height x width':<21}{'labels':<9}"
         f"{'ignored':>8}{'images MB':>11}{'labels MB':>11}"
