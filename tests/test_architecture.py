@@ -170,6 +170,8 @@ def public_definitions(node):
     """Functions and classes of a module, and methods of the latter; nothing with an underscore."""
     for child in node.body:
         if isinstance(child, ast.ClassDef | ast.FunctionDef) and not child.name.startswith("_"):
+            if any(ast.unparse(mark) == "overload" for mark in child.decorator_list):
+                continue  # the definition after them has the docstring
             yield child
             if isinstance(child, ast.ClassDef):
                 yield from public_definitions(child)

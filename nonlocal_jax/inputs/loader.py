@@ -1,8 +1,8 @@
 """Examples and training batches of a run.
 
 The i-th training example of a run is a pure function of the seed and i. Batch t holds the examples
-t * batch_size and on, and a host makes those rows of it that its devices hold: so the global batch
-is the same for any number of hosts, worker processes and threads, and resuming is starting at a
+from t * batch_size on. A host makes the rows that its devices hold. So the global batch does not
+depend on the number of hosts, worker processes and threads, and a run resumes by starting at a
 step.
 """
 
@@ -33,21 +33,22 @@ TrainingBatch = dict[str, np.ndarray]
 """image: uint8 [n, h, w, 3] RGB; label: uint8 [n, h, w], 255 ignored; size: int32 [n, 2], height
 and width of the part of an image that is no padding (which is at the right and bottom)."""
 
-BUFFERED_BATCHES = 2  # ready beside the one in use, so that the device never waits for the host
+BUFFERED_BATCHES = 2  # prepared besides the one in use, so the device does not wait for the host
 ENDLESS = 1 << 60  # examples; grain adds to it in 64 bits
-CORES_FOR_WORKERS = 4  # with fewer, threads keep up with processes
+SAMPLES = 5  # of a split, decoded before a run starts
+CORES_FOR_WORKERS = 4  # with fewer cores, threads are as fast as processes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a run reads.
+    """The training and validation data of a run.
 
     Attributes:
       data: the data set and its augmentation.
-      data_dir: where it lies; empty for its usual folders.
-      num_classes: of the network.
-      batch_size: over all hosts.
-      seed: of the order and the augmentation.
+      data_dir: its folder; empty for its usual folders.
+      num_classes: number of classes of the network.
+      batch_size: the global batch size.
+      seed: seed of the order and the augmentation.
     """
 
     data: schema.Data
@@ -58,7 +59,7 @@ class Inputs:
 
     @classmethod
     def of(cls, config: schema.Config) -> "Inputs":
-        """What the run of a config reads."""
+        """The data of a config's run."""
         return cls(
             data=config.data,
             data_dir=config.data_dir,
@@ -69,7 +70,7 @@ class Inputs:
 
     @functools.cached_property
     def dataset(self) -> Dataset:
-        """The facts of the data set.
+        """The description of the data set.
 
         Raises:
           UserError: there is none of that name, its class list cannot be read, or its classes are
@@ -88,30 +89,38 @@ class Inputs:
         """The decoded examples of a split, "train" or "val".
 
         Raises:
-          UserError: the data set is not there; the message has the command that brings it.
+          UserError: the data set is not there; the message has the command that gets it.
         """
         return sources.open_source(
             self.dataset, split, data_dir=self.data_dir, kind=self.data.source
         )
 
     def check(self) -> None:
-        """Finds out in a moment whether there is something to train on; decodes nothing.
+        """Finds out in a moment whether there is something to train on, and to evaluate on.
+
+        A few examples of each split are decoded, so that masks of another kind are told at once.
 
         Raises:
-          UserError: a split is missing or empty, an image has no mask, or the classes are not the
-            network's.
+          UserError: a split is missing or empty, an image has no mask, the classes are not the
+            network's, or an example is bad and config.data.on_bad_example is "raise".
         """
         for split in SPLITS:
-            self.open(split)
+            source = self.open(split)
+            for index in np.unique(np.linspace(0, len(source) - 1, SAMPLES, dtype=int)):
+                try:
+                    source[int(index)]
+                except UserError:
+                    if self.data.on_bad_example == "raise":
+                        raise
 
     def train_batches(
         self, *, start_step: int = 0, rows: Sequence[int] | None = None
     ) -> Iterator[TrainingBatch]:
-        """This host's part of the training batches, for ever.
+        """Yields this host's part of the training batches, without end.
 
         Args:
-          start_step: the number of batches that the run has seen already.
-          rows: of each global batch, those that this host makes; all of them by default.
+          start_step: the number of batches that the run has used already.
+          rows: the rows of each global batch that this host makes; by default all.
 
         Raises:
           UserError: an example is bad, or a worker is gone.
@@ -136,7 +145,7 @@ class Inputs:
         return watchdog.guarded(iterable, buffered=BUFFERED_BATCHES)
 
     def train_examples(self, source: Source | None = None) -> grain.MapDataset:
-        """The run's endless augmented examples by index: shuffled anew every epoch.
+        """The endless augmented examples of the run, by index. Each epoch is shuffled anew.
 
         Args:
           source: the training split, if it is open already.
@@ -154,7 +163,7 @@ class Inputs:
         return examples.map(transforms.Pad(self.data.crop_size))
 
     def augmentations(self) -> list[grain.transforms.RandomMap]:
-        """The random transforms, in order; those of probability 0 are left out."""
+        """The random transforms, in order, without those of probability 0."""
         data = self.data
         chosen: list[grain.transforms.RandomMap] = [
             transforms.RandomResizedCrop(
@@ -181,9 +190,9 @@ class Inputs:
         return chosen
 
     def batch_indices(self, step: int) -> list[int]:
-        """Which examples of the training split the batch of a step (from 1) holds, over all hosts.
+        """Indices of the examples in the global batch of a step (from 1).
 
-        They number the split from 0, before `on_bad_example` puts others in their place.
+        They are indices of the training split, before `on_bad_example` replaces bad examples.
         """
         order = self._in_order(range(len(self.open("train"))))
         first = (step - 1) * self.batch_size
@@ -195,15 +204,15 @@ class Inputs:
         return f"Its batch holds the training examples {numbers} (numbered from 0)."
 
     def _in_order(self, examples: Any) -> grain.MapDataset:
-        """The run's endless order of examples."""
+        """The endless order of examples of the run."""
         return grain.MapDataset.source(examples).seed(self.seed).shuffle().repeat()
 
 
 def default_workers(source: Source, cores: int) -> int:
-    """How many worker processes to take when config.data.num_workers leaves it open.
+    """The number of worker processes if config.data.num_workers is -1.
 
-    Threads are faster wherever the work lets go of Python's lock, and the fast PNG decoder does
-    not: PNG images take processes where there are cores for them, one of which is left free.
+    Threads are faster if the work releases Python's lock. The fast PNG decoder does not, so PNG
+    images are read by processes if there are enough cores. One core is left free.
     """
     if cores < CORES_FOR_WORKERS or not isinstance(source, sources.EncodedSource):
         return 0
@@ -211,7 +220,7 @@ def default_workers(source: Source, cores: int) -> int:
 
 
 class _Elements:
-    """A source's examples as the transforms take them: {"image", "label"}."""
+    """The examples of a source as dicts for the transforms: {"image", "label"}."""
 
     def __init__(self, source: Source):
         self._source = source
@@ -225,7 +234,7 @@ class _Elements:
 
 
 class _HostShard:
-    """The examples of one host, in order, from a step on: some rows of each batch."""
+    """The examples of one host, in order, from a step on: its rows of each batch."""
 
     def __init__(
         self, examples: grain.MapDataset, batch_size: int, start_step: int, rows: Sequence[int]

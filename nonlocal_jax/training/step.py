@@ -19,6 +19,10 @@ from nonlocal_jax.training.losses.loss import Loss
 Variables = dict[str, jax.Array]
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+GradientFunction = Callable[
+    [Variables, Variables, Batch, jax.Array], tuple[Variables, tuple[Variables, Metrics]]
+]
+"""From parameters, statistics, a batch and a key to gradients, new statistics and metrics."""
 
 
 class TrainState(NamedTuple):
@@ -71,6 +75,30 @@ def make_train_step(
       seed: of dropout. It is combined with the step's number, so resuming needs no generator state.
     """
 
+    gradient_function = _gradient_function(network, loss, align_corners)
+    if accumulate_steps > 1:
+        gradient_function = _accumulated(gradient_function, accumulate_steps)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        gradients, (statistics, metrics) = gradient_function(
+            state.parameters, state.statistics, batch, key
+        )
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
+        parameters = optax.apply_updates(state.parameters, updates)
+        new_state = TrainState(state.step, parameters, statistics, optimizer_state)
+        finite = jnp.isfinite(metrics["loss"]) & _all_finite(gradients) & _are_numbers(statistics)
+        kept = jax.tree.map(
+            lambda new, old: lax.select(finite, new.astype(old.dtype), old), new_state, state
+        )
+        return kept._replace(step=state.step + 1), {**metrics, "finite": finite}
+
+    return train_step
+
+
+def _gradient_function(network: Network, loss: Loss, align_corners: bool) -> GradientFunction:
+    """Gradients, and beside them what the forward pass gives."""
+
     def loss_function(
         parameters: Variables, statistics: Variables, batch: Batch, key: jax.Array
     ) -> tuple[Float[Array, ""], tuple[Variables, Metrics]]:
@@ -88,46 +116,29 @@ def make_train_step(
         variables = flat_variables(model)
         return total, ({k: variables[k] for k in statistics}, {"loss": total, **metrics})
 
-    gradient_function = jax.grad(loss_function, has_aux=True)
+    return jax.grad(loss_function, has_aux=True)
+
+
+def _accumulated(gradient_function: GradientFunction, count: int) -> GradientFunction:
+    """The same over `count` parts of a batch, one after another: means of what the parts give."""
 
     def accumulated(
-        state: TrainState, batch: Batch, key: jax.Array
+        parameters: Variables, statistics: Variables, batch: Batch, key: jax.Array
     ) -> tuple[Variables, tuple[Variables, Metrics]]:
-        """Gradients, statistics and metrics over the parts of a batch."""
-
         def part(
             carry: tuple[Variables, Variables], item: tuple[Batch, jax.Array]
         ) -> tuple[tuple[Variables, Variables], Metrics]:
             total, statistics = carry
-            gradients, (statistics, metrics) = gradient_function(
-                state.parameters, statistics, *item
-            )
+            gradients, (statistics, metrics) = gradient_function(parameters, statistics, *item)
             return (jax.tree.map(jnp.add, total, gradients), statistics), metrics
 
-        zeros = jax.tree.map(jnp.zeros_like, state.parameters)
-        parts = _split(batch, accumulate_steps), jax.random.split(key, accumulate_steps)
-        (total, statistics), metrics = lax.scan(part, (zeros, state.statistics), parts)
-        gradients = jax.tree.map(lambda g: g / accumulate_steps, total)
+        zeros = jax.tree.map(jnp.zeros_like, parameters)
+        parts = _split(batch, count), jax.random.split(key, count)
+        (total, statistics), metrics = lax.scan(part, (zeros, statistics), parts)
+        gradients = jax.tree.map(lambda g: g / count, total)
         return gradients, (statistics, jax.tree.map(jnp.mean, metrics))
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        if accumulate_steps > 1:
-            gradients, (statistics, metrics) = accumulated(state, batch, key)
-        else:
-            gradients, (statistics, metrics) = gradient_function(
-                state.parameters, state.statistics, batch, key
-            )
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
-        parameters = optax.apply_updates(state.parameters, updates)
-        new_state = TrainState(state.step, parameters, statistics, optimizer_state)
-        finite = jnp.isfinite(metrics["loss"]) & _all_finite(gradients) & _are_numbers(statistics)
-        kept = jax.tree.map(
-            lambda new, old: lax.select(finite, new.astype(old.dtype), old), new_state, state
-        )
-        return kept._replace(step=state.step + 1), {**metrics, "finite": finite}
-
-    return train_step
+    return accumulated
 
 
 def _all_finite(gradients: Variables) -> Bool[Array, ""]:

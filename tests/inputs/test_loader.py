@@ -5,6 +5,7 @@ import gc
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 import numpy as np
 import pytest
 import synthetic_trees
+from PIL import Image
 
 from nonlocal_jax.config import files
 from nonlocal_jax.config.schema import Data
@@ -174,6 +176,18 @@ def test_a_folder_of_ones_own(camvid, tmp_path):
     inputs.check()
     (batch,) = take(1, inputs)
     assert np.isin(batch["label"], [*range(5), 255]).all()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_check_decodes_some_of_either_split(camvid, tmp_path, split):
+    for kind in ("images", "labels"):
+        shutil.copytree(camvid / kind, tmp_path / kind)
+    (tmp_path / "classes.txt").write_text("\n".join(f"class {i}" for i in range(11)))
+    for mask in (tmp_path / "labels" / split).rglob("*.png"):
+        Image.fromarray(np.full(np.asarray(Image.open(mask)).shape, 40, np.uint8)).save(mask)
+    with pytest.raises(UserError, match=rf"labels/{split}/.* label 40, and there are 11 classes"):
+        small(tmp_path, name="folder").check()
+    small(tmp_path, name="folder", on_bad_example="skip").check()
 
 
 def test_options_become_transforms_in_order(camvid):
