@@ -1,1 +1,1 @@
-"""."""
+"""Checkpoints: a run's, single ones, and PyTorch files."""

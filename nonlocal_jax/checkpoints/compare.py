@@ -1,4 +1,4 @@
-"""Whether a checkpoint is of a network: its arrays, what shapes don't say, and its classes."""
+"""Compares a checkpoint with a network: arrays, settings that shapes do not show, and classes."""
 
 import dataclasses
 import re
@@ -10,9 +10,9 @@ from nonlocal_jax.config import files
 from nonlocal_jax.config.schema import Model
 from nonlocal_jax.errors import UserError
 
-Array = Any  # an array, a jax.ShapeDtypeStruct, or a shape alone
+Array = Any  # an array, a jax.ShapeDtypeStruct, or a shape
 SHOWN = 20
-# Settings of the network, by the last part of their key, that change no output of a checkpoint.
+# Settings of the network, by the last part of their key, that do not change its outputs.
 FREE = (
     *("dtype", "param_dtype", "remat", "frozen_stages", "norm_eval", "scan_blocks"),
     *("dropout", "loss_weight", "implementation"),
@@ -20,10 +20,10 @@ FREE = (
 
 
 def difference(found: Mapping[str, Array], expected: Mapping[str, Array]) -> list[str]:
-    """How arrays differ in name and shape from those of a network, a line each.
+    """Differences between arrays and those of a network in name and shape, a line each.
 
     Args:
-      found: arrays by name, or what stands for them.
+      found: arrays or their shapes, by name.
       expected: of the network.
     """
     lines = [f"missing: {name}" for name in sorted(set(expected) - set(found))]
@@ -36,12 +36,12 @@ def difference(found: Mapping[str, Array], expected: Mapping[str, Array]) -> lis
 
 
 def meaning(metadata: Metadata, model: Model, *, auxiliary_head: bool = True) -> dict[str, str]:
-    """Settings with which a checkpoint's arrays are another function than they were made to be.
+    """Settings of a network that change the function of a checkpoint's arrays.
 
     Args:
       metadata: of the checkpoint.
       model: settings of the network.
-      auxiliary_head: whether that head matters; inference does without.
+      auxiliary_head: whether to compare that head; inference does not use it.
 
     Returns:
       A line by key, as {"model.backbone.variant": "config.model.backbone.variant was v1c, is v1d"}.
@@ -74,15 +74,15 @@ def check(
     auxiliary_head: bool = True,
     departing: Collection[str] = (),
 ) -> None:
-    """Refuses a checkpoint that is of another network.
+    """Raises an error for a checkpoint of another network.
 
     Args:
       where: the checkpoint.
-      metadata: what it says.
+      metadata: its metadata.
       found: its arrays.
       model: settings of the network.
       expected: the network's arrays.
-      auxiliary_head: whether that head's settings matter; inference does without.
+      auxiliary_head: whether to compare the settings of that head; inference does not use it.
       departing: dotted keys of the config that were given another value on purpose.
 
     Raises:
@@ -101,11 +101,11 @@ def refuse(where: object, settings: Sequence[str], arrays: Sequence[str]) -> Non
 
 
 def classes(metadata: Metadata, names: Sequence[str]) -> str | None:
-    """What to tell if a checkpoint's classes are others, or in another order; else None.
+    """A message if the classes of a checkpoint differ in name or order; else None.
 
     Args:
       metadata: of the checkpoint.
-      names: the classes that are in use, by label.
+      names: the expected classes, by label.
     """
     theirs = metadata.class_names
     if theirs is None or theirs == tuple(names):
@@ -127,7 +127,7 @@ def _shape(array: Array) -> tuple[int, ...]:
 
 
 def _backbone(name: str) -> dict[str, Any]:
-    """What the name of an imported backbone says, as "resnet50_v1c"."""
+    """Settings in the name of an imported backbone, such as "resnet50_v1c"."""
     match = re.fullmatch(r"resnet(\d+)_(v1[cd])", name)
     if match is None:
         return {}

@@ -1,7 +1,7 @@
-"""The folder of one checkpoint: its digests, its metadata, its score, and how it comes and goes.
+"""The folder of one checkpoint: digests, metadata and score.
 
-`digests.json` holds the SHA-256 of every file: Orbax restores a flipped byte without a word, and
-this is how it is noticed. The score comes later than the rest, and carries its own digest.
+`digests.json` holds the SHA-256 of every file, because Orbax restores damaged bytes without an
+error. The score is written later than the rest, and has its own digest.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from nonlocal_jax.runtime.files import write_whole
 DIGESTS = "digests.json"
 SCORE = "score.json"
 METADATA = "metadata/metadata"
-# Orbax notes when it is done between our sealing of a folder and the folder's getting its name.
+# Orbax changes this file after the digests are written, before the folder gets its name.
 ORBAX_STEP, ORBAX_DONE = "_CHECKPOINT_METADATA", "commit_success.txt"
 ORBAX_TIMES = ("init_timestamp_nsecs", "commit_timestamp_nsecs")
 
 
 class DamagedScoreError(UserError):
-    """A checkpoint's score is not what was written."""
+    """The score of a checkpoint is damaged."""
 
 
 def read_metadata(step: pathlib.Path) -> Metadata:
@@ -41,12 +41,12 @@ def read_metadata(step: pathlib.Path) -> Metadata:
 
 
 def refuse_newer(step: pathlib.Path) -> None:
-    """Raises a UserError for what a newer version wrote; it must not pass for damaged."""
+    """Raises a UserError for a checkpoint of a newer version, which is not damaged."""
     metadata.refuse_newer(_format(step), step)
 
 
 def damage(step: pathlib.Path) -> str | None:
-    """What differs from when the checkpoint was written, or None."""
+    """What is damaged in a checkpoint, or None."""
     try:
         digests = json.loads((step / DIGESTS).read_text())
     except FileNotFoundError:
@@ -66,7 +66,7 @@ def damage(step: pathlib.Path) -> str | None:
 
 
 def renamed(step: pathlib.Path) -> str | None:
-    """What is wrong if a step's folder of a run has the name of another step, or None."""
+    """A message if the folder of a step has the name of another step, or None."""
     written = _tree(step).get("step")
     if written is None or str(written) == step.name:
         return None
@@ -74,7 +74,7 @@ def renamed(step: pathlib.Path) -> str | None:
 
 
 def write_digests(folder: pathlib.Path) -> None:
-    """Seals a folder, but for the score, which may come later and change.
+    """Writes the digests of a folder. The score is not included, because it may change.
 
     Raises:
       OSError: it can't be written.
@@ -90,7 +90,7 @@ def score(folder: pathlib.Path) -> float | None:
     """The mIoU of a step's folder, or None if it is not known.
 
     Raises:
-      DamagedScoreError: it is not what was written.
+      DamagedScoreError: it is damaged.
     """
     try:
         held = json.loads((folder / SCORE).read_text())
@@ -109,7 +109,7 @@ def score(folder: pathlib.Path) -> float | None:
 
 
 def write_score(folder: pathlib.Path, miou: float) -> None:
-    """Notes the mIoU of a step's folder that is sealed.
+    """Writes the mIoU of a step that has digests.
 
     Raises:
       OSError: it can't be written.
@@ -119,7 +119,7 @@ def write_score(folder: pathlib.Path, miou: float) -> None:
 
 
 def steps(directory: pathlib.Path) -> list[int]:
-    """Steps that have a folder, newest first."""
+    """The steps with a folder, newest first."""
     if not directory.is_dir():
         return []
     found = (p.name for p in directory.iterdir())
@@ -132,7 +132,7 @@ def remove(folder: pathlib.Path) -> None:
 
 
 def unwritable(folder: pathlib.Path, error: BaseException) -> UserError:
-    """What to tell of a checkpoint that could not be written."""
+    """The message for a checkpoint that could not be written."""
     return UserError(
         f"Cannot write the checkpoint {folder}: {reason(error)}. Make room, or choose another "
         "place; what was written before is whole."
@@ -140,13 +140,13 @@ def unwritable(folder: pathlib.Path, error: BaseException) -> UserError:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong in a line; libraries add the places in their own code."""
+    """The error as one line, without the traces that libraries add."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return text.partition("\n")[0].partition(" [source")[0].rstrip(". ") or type(error).__name__
 
 
 def _tree(step: pathlib.Path) -> dict[str, Any]:
-    """The metadata as it stands; empty if it can't be read."""
+    """The metadata without checks; empty if it can't be read."""
     try:
         tree = json.loads((step / METADATA).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -155,7 +155,7 @@ def _tree(step: pathlib.Path) -> dict[str, Any]:
 
 
 def _format(step: pathlib.Path) -> int:
-    """The format that a checkpoint was written in, or that of today if it can't be read."""
+    """The format of a checkpoint; the current one if it can't be read."""
     found = _tree(step).get("format", metadata.FORMAT)
     return found if isinstance(found, int) else metadata.FORMAT
 
@@ -166,7 +166,7 @@ def _digest(file: pathlib.Path) -> str:
 
 
 def _seal(file: pathlib.Path, name: str) -> str:
-    """A file's digest; of the one that Orbax still changes, that of what it leaves alone."""
+    """The digest of a file, without the parts that Orbax changes later."""
     if name != ORBAX_STEP:
         return _digest(file)
     try:
@@ -178,5 +178,5 @@ def _seal(file: pathlib.Path, name: str) -> str:
 
 
 def _score_seal(folder: pathlib.Path, miou: float) -> str:
-    """Holds for this score of this checkpoint alone."""
+    """A digest of this score of this checkpoint."""
     return hashlib.sha256(f"{miou!r} {_digest(folder / DIGESTS)}".encode()).hexdigest()

@@ -10,7 +10,7 @@ from nonlocal_jax.runtime.console import say
 
 Step = int | Literal["best", "latest"]
 CHECKPOINTS = "checkpoints"
-ATTEMPTS = 5  # while a run saves and removes
+ATTEMPTS = 5  # a running training saves and removes steps meanwhile
 
 
 class Found(NamedTuple):
@@ -30,7 +30,7 @@ class Found(NamedTuple):
         return str(self.folder) if self.run is None else f"step {self.step} of {self.run}"
 
     def renamed(self) -> str | None:
-        """What is wrong if the folder has the name of another step, or None."""
+        """A message if the folder has the name of another step, or None."""
         return None if self.run is None else files.renamed(self.folder)
 
 
@@ -89,7 +89,7 @@ def _one(path: pathlib.Path, step: Step | None) -> Found:
 
 
 def _in_run(directory: pathlib.Path, step: Step | None) -> Found | None:
-    """The chosen checkpoint in a folder of steps; None if no step in it is whole."""
+    """The chosen checkpoint in a folder of steps; None if all are damaged."""
     steps = files.steps(directory)
     if not steps:
         return None
@@ -105,7 +105,7 @@ def _in_run(directory: pathlib.Path, step: Step | None) -> Found | None:
         problem = files.damage(folder) or files.renamed(folder)
         if problem is None:
             return Found(folder, candidate, run)
-        if folder.is_dir():  # else the run has just removed it
+        if folder.is_dir():  # otherwise the run has just removed it
             say(f"Passed over {folder}: {problem}.")
     return None
 
@@ -113,7 +113,7 @@ def _in_run(directory: pathlib.Path, step: Step | None) -> Found | None:
 def _in_order(
     directory: pathlib.Path, steps: list[int], step: Literal["best", "latest"] | None
 ) -> list[int]:
-    """The steps, newest first, from the one that is wanted most."""
+    """The steps in the order of preference."""
     if step == "latest":
         return steps
     try:

@@ -1,7 +1,7 @@
-"""What a checkpoint says of itself: the config it was made with, its classes, where it is from.
+"""The metadata of a checkpoint: its config, its classes, its source.
 
-Format 2 holds the whole config. Format 1 held it for training runs only: an imported checkpoint had
-the network's settings and the config's name, from which the config is taken here.
+Format 2 holds the whole config. Format 1 held it for training runs only. An import in format 1 held
+the settings of the network and the name of the config, which is read here.
 """
 
 import dataclasses
@@ -23,19 +23,19 @@ Kind = Literal["training", "segmentor", "backbone"]
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """What stands beside a checkpoint's arrays.
+    """The metadata of a checkpoint.
 
     Attributes:
       kind: a step of a run, an imported network, or an imported backbone.
-      config: it was made with; None for a backbone, and for an old import of a config that is not
-        installed.
-      model: settings of the network; those of `config`, if there is one.
+      config: the config it was made with; None for a backbone, and for an import in format 1 of a
+        config that is not installed.
+      model: settings of the network: those of `config`, if there is one.
       network: name of the config or backbone that was imported: "ade20k_r50_80k".
-      step: of the run.
-      meta: CLASSES and PALETTE, and whatever else an imported file said.
+      step: step of the run.
+      meta: CLASSES and PALETTE, and other entries of an imported file.
       source: name and SHA-256 of the imported file.
       counters: PyTorch's `num_batches_tracked`, by PyTorch's keys.
-      recent: what the run's log lacks.
+      recent: metrics that are not in the run's log yet.
     """
 
     kind: Kind
@@ -91,7 +91,7 @@ class Metadata:
         )
 
     def to_tree(self) -> dict[str, Any]:
-        """What JSON holds, and `from_json` reads.
+        """The metadata as JSON values, for `from_json`.
 
         Raises:
           TypeError: JSON can't hold it.
@@ -102,16 +102,16 @@ class Metadata:
         elif self.model is not None:
             tree["model"] = dataclasses.asdict(self.model)
         kept = {name: value for name, value in tree.items() if value or value == 0}
-        # What JSON can't hold is better found here than in a thread of Orbax.
+        # An error here is easier to understand than one in a thread of Orbax.
         return dict(json.loads(json.dumps({"format": FORMAT, **kept})))
 
 
 def from_json(text: str | bytes, where: object) -> Metadata:
-    """The metadata in a text of this format or of an older one.
+    """Reads metadata of this format or of an older one.
 
     Args:
-      text: of what `to_tree` made.
-      where: it stands, for errors.
+      text: JSON of what `to_tree` returned.
+      where: the checkpoint, for errors.
 
     Raises:
       UserError: it is no metadata, or a newer version wrote it.

@@ -1,7 +1,7 @@
-"""Checkpoints of a network alone: what an import writes, and what is read of any checkpoint.
+"""Checkpoints of a network without a run: writes imports, and reads any checkpoint.
 
-A checkpoint is a folder with `model/` (Orbax's, arrays by name), `metadata/` (JSON), `digests.json`
-and, in a run, `optimizer/` and `score.json`; see folder.py.
+A checkpoint is a folder with `model/` (by Orbax, arrays by name), `metadata/` (JSON),
+`digests.json` and, in a run, `optimizer/` and `score.json`; see folder.py.
 """
 
 import os
@@ -20,11 +20,11 @@ from nonlocal_jax.errors import UserError
 
 Variables = Mapping[str, Any]
 Path = str | os.PathLike[str]
-ATTEMPTS = 5  # a run that goes on may remove what is being read
+ATTEMPTS = 5  # a running training may remove the checkpoint meanwhile
 
 
 def save_model(directory: Path, variables: Variables, metadata: Metadata) -> None:
-    """Writes a network's variables as a checkpoint; either all of it appears, or nothing.
+    """Writes the variables of a network as a checkpoint, atomically.
 
     Args:
       directory: a folder that does not exist yet.
@@ -79,7 +79,7 @@ def load_model(
 
 
 def load_found(found: locate.Found) -> tuple[dict[str, np.ndarray], Metadata]:
-    """What `load_model` returns, of one checkpoint.
+    """Loads one checkpoint; see `load_model`.
 
     Raises:
       UserError: it is damaged, or a newer version wrote it.

@@ -1,12 +1,12 @@
 """The checkpoints of a training run: the latest ones, and the best by mIoU.
 
-Orbax's CheckpointManager writes them behind the training and removes them by its preservation
-policies. This adds what it does not have: digests, falling back to an older step that is whole, and
-scores that come after the arrays.
+Orbax's CheckpointManager writes them in the background and removes them by its preservation
+policies. This module adds digests, resuming from an older step if the newest is damaged, and scores
+that come after the arrays.
 
-A process may be killed at any moment. What is written is called `8.orbax-checkpoint-tmp` until all
-of it is there, its digests too. What is removed moves to `.removed` first. Neither has the name of
-a checkpoint.
+A process may be killed at any moment. A step has the name `8.orbax-checkpoint-tmp` until it is
+complete, with its digests. A step that is removed is moved to `.removed` first. So neither has the
+name of a checkpoint.
 """
 
 import concurrent.futures
@@ -35,7 +35,7 @@ OLD_LEFTOVERS = (".*.unfinished*", ".*.removed*")  # of version 0.1
 
 
 def prepare(directory: Path) -> int | None:
-    """Makes a folder of checkpoints ready to go on from; to be called by one process alone.
+    """Prepares a folder of checkpoints for resuming. One process calls this.
 
     Removes what a killed process left, and sets damaged checkpoints aside as `8.damaged`.
 
@@ -80,11 +80,11 @@ def is_scored(step: pathlib.Path) -> bool:
 
 
 class RunCheckpoints:
-    """The checkpoints of one run, saved asynchronously; to be used by all processes alike.
+    """The checkpoints of one run, saved asynchronously. All processes make the same calls.
 
     Args:
-      directory: after `prepare`.
-      keep: how many of the latest.
+      directory: the folder, after `prepare`.
+      keep: number of latest checkpoints that are kept.
     """
 
     def __init__(self, directory: Path, *, keep: int):
@@ -131,7 +131,7 @@ class RunCheckpoints:
         *,
         miou: float | None = None,
     ) -> None:
-        """Starts saving a step; the arrays may be donated as soon as this returns.
+        """Starts saving a step. The arrays may be donated once this returns.
 
         Raises:
           UserError: this one, or the one before, can't be written.
@@ -153,7 +153,7 @@ class RunCheckpoints:
         self._saving = step, self._thread.submit(self._finish, step)
 
     def score(self, step: int, miou: float) -> None:
-        """Tells the mIoU of a step that was saved without.
+        """Adds the mIoU of a saved step.
 
         Raises:
           UserError: the step or its score can't be written.
@@ -176,8 +176,8 @@ class RunCheckpoints:
         """Variables and optimiser state of a step.
 
         Args:
-          step: as `prepare` gave it.
-          variables, optimizer: arrays, or jax.ShapeDtypeStructs with shardings, to restore like.
+          step: what `prepare` returned.
+          variables, optimizer: arrays, or jax.ShapeDtypeStructs, with the shardings to restore to.
 
         Raises:
           UserError: it holds other arrays.
@@ -198,7 +198,7 @@ class RunCheckpoints:
         return restored["model"], restored["optimizer"]
 
     def check(self) -> None:
-        """Raises a UserError if the step that is being saved is found not to have been."""
+        """Raises a UserError if saving the last step has failed."""
         if self._saving is not None and self._saving[1].done():
             self.wait()
 
@@ -228,7 +228,7 @@ class RunCheckpoints:
             self.wait()
         finally:
             self._thread.shutdown()
-            with contextlib.suppress(OSError, ValueError):  # of a save that is told to have failed
+            with contextlib.suppress(OSError, ValueError):  # of a save that failed
                 self._manager.close()
             standard_logging.getLogger("absl").removeFilter(_is_no_stack_of_orbax)
 
@@ -244,7 +244,7 @@ class RunCheckpoints:
             files.write_score(unfinished, miou)
 
     def _finish(self, step: int) -> None:
-        """Waits for a step in a thread, and removes what the step makes superfluous."""
+        """Waits for a step in a thread, and removes the steps that are no longer kept."""
         try:
             self._manager.wait_until_finished()
         except BaseException:
@@ -262,10 +262,10 @@ class RunCheckpoints:
 
 
 class _Manager(ocp.CheckpointManager):  # type: ignore[misc]
-    """Leaves it to the loop to decide when to stop.
+    """Keeps Orbax from asking JAX whether to stop: the training loop does.
 
-    Orbax asks JAX with the number of the step, Preemption with the number of its question. JAX
-    takes the last number it was given as the place where all processes stop: mixed, none stops.
+    Orbax asks with the number of the step, Preemption with the number of its question. JAX stops
+    all processes at the last number that it was asked with, so the two must not be mixed.
     """
 
     def reached_preemption(self, step: int) -> bool:
@@ -274,7 +274,7 @@ class _Manager(ocp.CheckpointManager):  # type: ignore[misc]
 
 @dataclasses.dataclass(frozen=True)
 class _Step:
-    """A checkpoint as Orbax's policies see it."""
+    """A checkpoint in the form that Orbax's policies take."""
 
     step: int
     time: Any = None
@@ -283,14 +283,14 @@ class _Step:
 
 @dataclasses.dataclass
 class _Scores(policies.PreservationPolicy):  # type: ignore[misc]
-    """Preserves the best step by mIoU, as Orbax's BestN does, with scores that come late.
+    """Keeps the best step by mIoU, like Orbax's BestN, with scores that come after saving.
 
-    It preserves steps whose score is damaged, too: any of them may be the best. All processes have
-    read the same scores at the start and are told of the same ones later, so that they agree.
+    Steps with a damaged score are kept, too, because any of them may be the best. All processes
+    read the same scores at the start and get the same ones later, so they agree.
 
     Attributes:
       known: mIoU by step.
-      damaged: steps whose score can't be told.
+      damaged: steps with a damaged score.
     """
 
     known: dict[int, float]
@@ -336,9 +336,9 @@ def _set_aside(directory: pathlib.Path, damaged: Mapping[int, str]) -> None:
 
 
 def _barrier(*, key: str, timeout_ms: int) -> None:
-    """Waits for the other processes, but not with an error of this one at hand.
+    """Waits for the other processes, unless this one has an error.
 
-    Orbax ends every save with a barrier, a failed one too. The others wait at another barrier then.
+    Orbax ends each save with a barrier, also a failed one. The others then wait at another barrier.
     """
     if error := sys.exception():
         raise error
@@ -346,5 +346,5 @@ def _barrier(*, key: str, timeout_ms: int) -> None:
 
 
 def _is_no_stack_of_orbax(record: standard_logging.LogRecord) -> bool:
-    """Orbax logs the stacks of errors that it raises, and that are told of in a line here."""
+    """Suppresses Orbax's log of errors, which are raised and reported in a line here."""
     return not (record.exc_info and "orbax" in record.pathname)

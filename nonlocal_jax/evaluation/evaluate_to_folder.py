@@ -22,7 +22,7 @@ from nonlocal_jax.runtime.console import say
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """An evaluation that is done.
+    """The result of an evaluation.
 
     Attributes:
       scores: of the images that could be read.

@@ -23,10 +23,10 @@ class Restored:
     """A checkpoint for inference.
 
     Attributes:
-      found: where it was.
-      metadata: what it says of itself.
-      config: what it is used with.
-      network: without the auxiliary head, which only training sees, and with batch norms folded.
+      found: the checkpoint.
+      metadata: its metadata.
+      config: the config it is used with.
+      network: without the auxiliary head, and with batch norms folded.
       variables: the network's arrays by name.
       class_names: one per class index.
       palette: RGB of each class.
@@ -79,7 +79,7 @@ def _for_inference(metadata: Metadata) -> Metadata:
 
 
 def _classes(metadata: Metadata, config: schema.Config) -> tuple[tuple[str, ...], Palette]:
-    """Names and colours: what the checkpoint says, else the data set."""
+    """Names and colours of the classes, from the checkpoint or else from the data set."""
     count = config.model.num_classes
     names, palette = metadata.class_names, metadata.palette
     if names is None or len(names) != count:
@@ -96,5 +96,5 @@ def _classes(metadata: Metadata, config: schema.Config) -> tuple[tuple[str, ...]
 
 
 def default_output(found: locate.Found, name: str) -> pathlib.Path:
-    """A folder for results: beside a run's checkpoints, or in an imported checkpoint's folder."""
+    """The default folder of results: in the run, or in the folder of an imported checkpoint."""
     return (found.run or found.folder) / name

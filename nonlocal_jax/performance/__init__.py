@@ -1,1 +1,1 @@
-"""What a config takes on a TPU slice, from the program that the TPU's compiler makes of it."""
+"""Plans for TPU slices, from the programs of the TPU's compiler, and measurements."""

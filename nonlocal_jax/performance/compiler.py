@@ -1,9 +1,9 @@
-"""A step's program from the TPU's compiler, without the part of compiling that a plan can spare.
+"""Compiles a step with the TPU's compiler, without generating machine code.
 
-The compiler first decides everything that a plan asks for - how arrays are split, what is fused,
-which collectives run, in which order, where every array lies - and writes it down if told to. Then
-it generates machine code, which takes some fifty times as long. So it runs in a process of its
-own, which is ended as soon as it has written down enough.
+The compiler first decides what a plan needs: how arrays are split, what is fused, which collectives
+run, in which order, and where each array is in memory. It can write this to files. Then it
+generates machine code, which takes about fifty times as long. So it runs in a process of its own,
+which is ended once these files are complete.
 """
 
 import dataclasses
@@ -33,8 +33,8 @@ STEPS = {"train": steps.train, "eval": steps.evaluation}
 PROGRAM = "*.after_optimizations_after_buffer_assignment.txt"
 BUFFERS = "*.after_optimizations-buffer-assignment.txt"
 ENVIRONMENT = {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # it only compiles
-    "TPU_SKIP_MDS_QUERY": "1",  # there is no TPU that could be asked what it is
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # this process only compiles
+    "TPU_SKIP_MDS_QUERY": "1",  # there is no TPU to query
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_STDERR_LOG_LEVEL": "3",
@@ -44,13 +44,13 @@ POLL_SECONDS = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler made of a step, for each chip.
+    """The compiled program of a step, for each chip.
 
     Attributes:
       fits: False if the compiler found no place for it in the chip's memory.
       needed: bytes of memory (HBM).
-      parts: what of it is parameters (with statistics), optimizer, batch, outputs, temporaries.
-      flops: of convolutions and products, a multiplication and an addition being two.
+      parts: bytes of parameters (with statistics), optimizer, batch, outputs, temporaries.
+      flops: operations of convolutions and products; a multiplication and an addition are two.
       traffic: bytes to and from memory.
       collectives: by kind.
     """
@@ -90,7 +90,7 @@ def compile_step(
 
 
 def _program_config(config: Config) -> Config:
-    """What decides the program: schedules and files do not, beyond a constant."""
+    """The settings that the program depends on: not those of schedules and files."""
     return dataclasses.replace(
         config, total_steps=1000, seed=0, init_from="", data_dir="", published=Published()
     )
@@ -127,7 +127,7 @@ def _in_child(
 
 
 def _read(a_slice: Slice, step: str, folder: pathlib.Path) -> Compiled:
-    """What a child left."""
+    """The result of a child process."""
     output = (folder / "output.txt").read_text(errors="replace")
     traced = folder / "traced.json"
     facts = json.loads(traced.read_text()) if traced.exists() else {}
@@ -163,7 +163,7 @@ def _read(a_slice: Slice, step: str, folder: pathlib.Path) -> Compiled:
 def _compile(
     config: Config, a_slice: Slice, mesh: dict[str, int], step: str, folder: pathlib.Path
 ) -> None:
-    """In the child: traces the step, says what it is, and compiles it."""
+    """In the child: traces the step, writes its properties, and compiles it."""
     output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(output, stream.fileno())

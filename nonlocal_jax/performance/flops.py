@@ -1,7 +1,7 @@
 """Floating-point operations of a traced program: its convolutions and matrix products.
 
-XLA's own count takes a loop for one of its turns and the backward kernels of attention for
-nothing; here loops count as often as they turn, and kernels as often as their grid has places.
+XLA's own count takes a loop for one pass, and leaves out the backward kernels of attention. Here a
+loop counts as often as it runs, and a kernel as often as its grid has cells.
 """
 
 import math
@@ -13,7 +13,7 @@ from jax.extend import core
 
 
 def count(jaxpr: core.Jaxpr) -> float:
-    """Operations of the whole program, a multiplication and an addition being two."""
+    """Operations of the whole program, a multiplication and an addition are two."""
     return sum(_of_equation(equation) for equation in jaxpr.eqns)
 
 
@@ -26,7 +26,7 @@ def _of_equation(equation: core.JaxprEqn) -> float:
         shape = _shape(equation.invars[0])
         products = math.prod(shape[axis] for axis in contracted)
         return float(2 * math.prod(_shape(equation.outvars[0])) * products)
-    if name == "cond":  # the dearest branch: only one of them runs
+    if name == "cond":  # the most expensive branch, because one of them runs
         return max(count(branch.jaxpr) for branch in parameters["branches"])
     times = 1
     if name == "scan":

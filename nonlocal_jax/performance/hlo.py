@@ -1,7 +1,7 @@
-"""What a compiled program says of itself: collectives, memory traffic, and where arrays lie.
+"""Collectives, memory traffic and memory use, from the text of a compiled program.
 
-The texts are the TPU compiler's, for one chip: the scheduled program, in which `S(1)` marks what
-lies in the chip's own memory, and the assignment of buffers.
+The texts are those of the TPU's compiler, for one chip: the scheduled program, in which `S(1)`
+marks arrays in the chip's own memory, and the assignment of buffers.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ COLLECTIVES = (
     "collective-permute",
     "collective-broadcast",
 )
-# Operations that move nothing: they name what is there, or are counted where they begin.
+# Operations that move nothing: they rename values, or are counted where they start.
 FREE = (
     *("parameter", "constant", "iota", "tuple", "get-tuple-element", "bitcast", "opt-barrier"),
     *("while", "conditional", "call", "async-start", "async-update"),
@@ -96,7 +96,7 @@ class Program:
                     yield from self._executed(inner, times)
 
     def turns(self, loop: Instruction) -> int:
-        """How often a `while` turns: what its counter, from 0, is compared with; 1 if unclear."""
+        """How often a `while` runs: the bound of its counter, which starts at 0; 1 if unknown."""
         condition = re.search(r"condition=%([\w.-]+)", loop.rest)
         names = [condition[1]] if condition else []
         limits = []
@@ -114,7 +114,7 @@ class Collective:
 
     Attributes:
       kind: such as "all-reduce".
-      count: how many there are, those in loops as often as the loop turns.
+      count: how many there are, those in a loop as often as it runs.
       bytes: of their results on one chip; of what goes in where that is larger.
       largest: bytes of the largest one.
     """

@@ -1,6 +1,6 @@
-"""How fast a config is on this machine, and what it takes.
+"""Measures time and memory of a config on this machine.
 
-Images and labels are random, and so are the weights; speed does not mind.
+Images, labels and weights are random, which does not affect the speed.
 """
 
 import dataclasses
@@ -39,12 +39,12 @@ class Measured:
     Attributes:
       config: name of the row.
       what: "inference" or "training".
-      images: a step, over all devices.
+      images: images in a step, over all devices.
       size: height and width of the network's input.
-      milliseconds: of a step, median.
-      compile_seconds: tracing, lowering and compiling, or reading what an earlier run has kept.
-      temporary_bytes: what a device holds beside weights, images and results.
-      tflop: of convolutions and products in a step.
+      milliseconds: median time of a step.
+      compile_seconds: tracing, lowering, and compiling or reading the cache.
+      temporary_bytes: memory of a device besides weights, images and results.
+      tflop: operations of convolutions and products in a step.
       share_of_peak: of the devices' published peak, or None where that is unknown.
     """
 
@@ -177,7 +177,7 @@ def _measure(
     size: Size,
     runs: int,
 ) -> Measured:
-    """Runs a program; what `training` donates is what it returns first."""
+    """Runs a program. In training, its first result replaces the donated state."""
     device = jax.devices()[0]
     start = time.perf_counter()
     with working(f"{name}: compiling {what}"):
@@ -194,7 +194,7 @@ def _measure(
     median = statistics.median(seconds[1:])
     operations = flops.count(traced.jaxpr.jaxpr)
     memory = compiled.memory_analysis()
-    assert memory is not None  # CPU, GPU and TPU tell it
+    assert memory is not None  # known on CPU, GPU and TPU
     peak = chips.peak(device.device_kind)
     devices = jax.device_count() if what == "training" else 1
     return Measured(

@@ -1,4 +1,4 @@
-"""How a config's batch is laid out on the chips of a slice."""
+"""The mesh of a config on the chips of a slice."""
 
 import dataclasses
 import math
@@ -10,18 +10,18 @@ from nonlocal_jax.runtime import sharding
 
 
 class Layout(NamedTuple):
-    """Sizes of the mesh's axes, and why they are not the config's; empty where they are."""
+    """Sizes of the axes of a mesh, and why they differ from the config; empty if they do not."""
 
     sizes: dict[str, int]
     note: str = ""
 
 
 def choose(config: Config, chips: int) -> Layout:
-    """The config's mesh on so many chips or, where the batch is too small for that, another.
+    """The config's mesh on this many chips, or another one if the batch is too small for it.
 
-    Then `data` is as large as divides batch and chips, and `spatial` takes the rest: several chips
-    share an image. A mesh that was set by hand, so has an axis without -1 above 1, is never
-    changed.
+    In the other one, `data` is the largest number that divides batch and chips, and `spatial` takes
+    the rest: several chips share an image. A mesh that the config sets, with an axis larger than 1,
+    is never changed.
 
     Raises:
       UserError: the mesh does not fit the chips or the batch.

@@ -1,4 +1,4 @@
-"""Whether a config fits a TPU slice, and what it takes there, before anything is rented."""
+"""Plans of a config for a TPU slice: memory, operations, and a lower bound of the time."""
 
 import dataclasses
 import pathlib
@@ -19,7 +19,7 @@ MEGA = 1e6
 
 
 class Plan(NamedTuple):
-    """What a config takes on a slice.
+    """The plan of a config for a slice.
 
     Attributes:
       config: of the run.
@@ -39,17 +39,17 @@ class Plan(NamedTuple):
 
     @property
     def bound(self) -> Roofline:
-        """Of the train step."""
+        """The roofline of the train step."""
         return roofline.roofline(self.train, self.where.chip)
 
     @property
     def hours(self) -> float:
-        """Of training by the roofline."""
+        """Hours of training by the roofline."""
         return self.config.total_steps * self.bound.step / 3600
 
     @property
     def eval_hours(self) -> float:
-        """Of all evaluations of a run by the roofline; 0 if the data set's size is unknown."""
+        """Hours of all evaluations by the roofline; 0 if the size of the data set is unknown."""
         compiled, batch_size = self.evaluation
         runs = -(-self.config.total_steps // self.config.eval_every)
         steps = runs * -(-self.images // batch_size)
@@ -183,7 +183,7 @@ def _ms(seconds: float) -> str:
 
 
 def _validation_images(config: Config) -> int:
-    """As published; 0 for data of one's own, which need not be here."""
+    """The published number; 0 for other data sets, which may not be on this machine."""
     try:
         return describe(config.data, config.data_dir).counts.get("val", 0)
     except UserError:

@@ -1,4 +1,4 @@
-"""How long a step takes at least, from what the compiler made of it: a roofline."""
+"""The roofline of a compiled step: a lower bound of its time."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ PASSES = {"all-reduce": 2}
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Seconds that a step takes at least, if the chip does nothing else meanwhile.
+    """Lower bounds of the time of a step, in seconds, by resource.
 
     Attributes:
       compute: products at the chip's peak.

@@ -44,7 +44,7 @@ def evaluation(config: Config, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
 
 
 def eval_sizes(config: Config) -> tuple[Size, Size]:
-    """Of the image that the eval step is compiled for: its own size, and that it is resized to."""
+    """The sizes of the image of the eval step: its own, and the size it is resized to."""
     original = WIDE if config.data.name == "cityscapes" else PHOTO
     (seen,) = test_sizes(*original, config.eval.scale, (1.0,))
     return original, seen

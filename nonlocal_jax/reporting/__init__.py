@@ -1,1 +1,1 @@
-"""."""
+"""Pictures and files of results."""

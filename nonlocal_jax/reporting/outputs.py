@@ -1,4 +1,4 @@
-"""Predictions as files: index masks, what the benchmarks' servers take, pictures with a legend."""
+"""Predictions as files: masks, PNGs for the servers of benchmarks, pictures with a legend."""
 
 import io
 import pathlib
@@ -19,7 +19,7 @@ Picture = UInt8[np.ndarray, "h w 3"]
 
 
 def check_folder(folder: pathlib.Path) -> None:
-    """Makes the folder that results go to, before anything is computed for them.
+    """Creates the folder of results before anything is computed.
 
     Raises:
       UserError: nothing can be written there.
@@ -33,7 +33,7 @@ def check_folder(folder: pathlib.Path) -> None:
 
 
 def write_mask(path: pathlib.Path, mask: Mask, palette: Palette) -> None:
-    """A PNG of class indices; a viewer shows them in the classes' colours.
+    """A PNG of class indices, with the colours of the classes as its palette.
 
     Raises:
       UserError: it can't be written.
@@ -46,10 +46,10 @@ def write_mask(path: pathlib.Path, mask: Mask, palette: Palette) -> None:
 def server_values(
     own_values: Sequence[int], class_names: Sequence[str]
 ) -> UInt8[np.ndarray, "classes"]:
-    """The number that a data set's own masks, and its benchmark's server, have for each class.
+    """The values of the classes in a data set's masks, which the server of its benchmark expects.
 
-    Those are ids for Cityscapes, the class plus one for ADE20K, what a label map says for your own
-    data, and the class itself for others.
+    For Cityscapes these are ids, for ADE20K the class plus one, for your own data the inverse of
+    the label map, and for others the class itself.
 
     Args:
       own_values: of the data set; empty for the class itself.
@@ -128,7 +128,7 @@ def write_confusion(
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(share, cmap="viridis", vmin=0, vmax=1)
     size = min(8.0, 60 * side / count)
-    # A name is a name: "$100_$ bill" is no formula.
+    # Class names are no formulas: "$100_$ bill".
     axes.set_xticks(range(count), class_names, rotation=90, fontsize=size, parse_math=False)
     axes.set_yticks(range(count), class_names, fontsize=size, parse_math=False)
     axes.set_xlabel("predicted")

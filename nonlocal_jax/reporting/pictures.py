@@ -1,6 +1,6 @@
-"""Pictures for people: masks over images, legends, contact sheets, attention maps.
+"""Pictures: masks over images, legends, contact sheets, attention maps.
 
-Everything takes and gives RGB, uint8 [h, w, 3].
+All pictures are RGB, uint8 [h, w, 3].
 """
 
 import io
@@ -34,7 +34,7 @@ def overlay(
     """The image tinted by class; ignored pixels (255) stay as they are.
 
     Args:
-      image: what is tinted.
+      image: the image.
       mask: class of each pixel.
       palette: RGB of each class.
       opacity: 0 shows the image alone, 1 the colours alone.
@@ -59,7 +59,7 @@ def colourise(mask: UInt8[np.ndarray, "h w"], palette: UInt8[np.ndarray, "k 3"])
 def legend(
     names: Sequence[str], palette: UInt8[np.ndarray, "k 3"], width: int | None = None
 ) -> Picture:
-    """Each class's colour beside its name, in as many columns as `width` has room for.
+    """The colour of each class beside its name, in as many columns as fit into `width`.
 
     Args:
       names: of the classes shown.
@@ -83,11 +83,11 @@ def legend(
 
 
 def grid(images: Sequence[AnyPicture], columns: int | None = None) -> Picture:
-    """Pictures in rows; smaller ones lie at the top left of their cell.
+    """Pictures in rows. Smaller ones are at the top left of their cell.
 
     Args:
       images: at least one, of any sizes.
-      columns: how many side by side; None for about as many as rows.
+      columns: number of columns; None for about as many as rows.
     """
     columns = columns or math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
@@ -102,7 +102,7 @@ def grid(images: Sequence[AnyPicture], columns: int | None = None) -> Picture:
 
 
 def stack(pictures: Sequence[AnyPicture]) -> Picture:
-    """Pictures one below the other, the narrower ones continued in the background."""
+    """Pictures one below the other. Narrower ones are filled up with the background."""
     width = max(picture.shape[1] for picture in pictures)
     padded = []
     for picture in pictures:
@@ -115,7 +115,7 @@ def stack(pictures: Sequence[AnyPicture]) -> Picture:
 def attention_overlay(
     image: Picture, attention: Float[np.ndarray, "h_a w_a"], point: tuple[int, int]
 ) -> Picture:
-    """What one pixel attends to: bright where much, the image in dark grey elsewhere.
+    """What one pixel attends to: bright by weight, over the image in dark grey.
 
     Args:
       image: what was looked at.

@@ -1,1 +1,1 @@
-"""Published PyTorch checkpoints in, and ours back out."""
+"""Import of published PyTorch checkpoints, and export to PyTorch."""

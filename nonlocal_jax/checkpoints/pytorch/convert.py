@@ -1,4 +1,4 @@
-"""PyTorch's files to our checkpoints and back: whole and verified, or not at all."""
+"""Converts PyTorch files to checkpoints and back. Results are verified, and written atomically."""
 
 import os
 import re
@@ -29,15 +29,15 @@ from nonlocal_jax.models.torch_keys import TorchKeys, under
 
 @dataclass(frozen=True)
 class Target:
-    """A network that files are converted for.
+    """The network of a conversion.
 
     Attributes:
-      name: of the config ("ade20k_r50_80k") or of the backbone ("resnet50_v1c").
-      kind: of checkpoint.
-      keys: which tensor of a PyTorch file is which variable.
-      shapes: of all its variables, by name.
-      url: of its published file; empty if there is none.
-      config: of the network; None for a backbone.
+      name: name of the config ("ade20k_r50_80k") or of the backbone ("resnet50_v1c").
+      kind: kind of checkpoint.
+      keys: names of its layers in PyTorch files.
+      shapes: shapes of its variables, by name.
+      url: address of the published file; empty if there is none.
+      config: its config; None for a backbone.
     """
 
     name: str
@@ -61,10 +61,10 @@ def config_target(config: Config, name: str) -> Target:
 
 
 def backbone_target(name: str) -> Target:
-    """The backbone that a name like "resnet50_v1c" means.
+    """The backbone of a name like "resnet50_v1c".
 
     Raises:
-      UserError: the name means none.
+      UserError: there is no such backbone.
     """
     match = re.fullmatch(r"resnet(\d+)_(v1[cd])", name)
     if not match or int(match[1]) not in BLOCKS_PER_STAGE:
@@ -82,10 +82,10 @@ def backbone_target(name: str) -> Target:
 
 
 def new_path(path: str) -> Path:
-    """The path of something that is yet to be written.
+    """The path of a file or folder to be written.
 
     Raises:
-      UserError: it is missing, or something is there.
+      UserError: no path is given, or something is there already.
     """
     if not path:
         raise UserError("--output is missing: name the folder or file to write.")
@@ -95,7 +95,7 @@ def new_path(path: str) -> Path:
 
 
 def import_(target: Target, source: str, output: Path, *, allow_nan: bool = False) -> None:
-    """Writes the checkpoint folder `output` from a PyTorch file, and says what is in it.
+    """Writes the checkpoint folder `output` from a PyTorch file, and prints what it holds.
 
     Args:
       target: the network that the file must fit exactly.
@@ -140,7 +140,7 @@ def export(
     legacy: bool = False,
     allow_nan: bool = False,
 ) -> None:
-    """Writes the PyTorch file `output` from a checkpoint of ours, and says what is in it.
+    """Writes the PyTorch file `output` from a checkpoint of ours, and prints what it holds.
 
     Args:
       found: the checkpoint.
@@ -197,7 +197,7 @@ def _check_finite(source: object, names: list[str], allow_nan: bool) -> None:
 
 
 def _save_verified(output: Path, variables: Mapping[str, np.ndarray], metadata: Metadata) -> None:
-    """Nothing appears at `output` before it was read back and compared."""
+    """Writes `output` once it has been read back and compared."""
     unverified = output.with_name(f".{output.name}.unverified")
     try:
         shutil.rmtree(unverified, ignore_errors=True)
@@ -220,12 +220,12 @@ def _check_equal(
 
 
 def _contents(array: np.ndarray) -> tuple[tuple[int, ...], np.dtype, bytes]:
-    """Bytes, since NaN does not equal itself and -0.0 equals 0.0."""
+    """Compares bytes, because NaN does not equal itself and -0.0 equals 0.0."""
     return array.shape, array.dtype, array.tobytes()
 
 
 def _summary(file: Path, digest: str, result: ImportResult) -> str:
-    """What was loaded: per part of the network its arrays and numbers, then the rest."""
+    """A report: arrays and numbers of each part of the network, then the rest."""
     tensors: Counter[str] = Counter()
     numbers: Counter[str] = Counter()
     for name, value in result.variables.items():

@@ -1,4 +1,4 @@
-"""What differs between the tensors a network needs and those a file has, and the likely reason."""
+"""Differences between the tensors that a network needs and those of a file, and why."""
 
 from collections.abc import Iterable, Mapping
 

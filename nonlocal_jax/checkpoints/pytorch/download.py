@@ -1,4 +1,4 @@
-"""Downloads published checkpoints: resumed where they broke off, cached, and checked."""
+"""Downloads published checkpoints: resumed after an interruption, cached, and checked."""
 
 import http.client
 import os
@@ -28,7 +28,7 @@ CHUNK_BYTES = 1 << 18
 
 
 def cache_directory() -> Path:
-    """Where downloads stay: $XDG_CACHE_HOME/nonlocal_jax, by default ~/.cache/nonlocal_jax."""
+    """The folder of downloads: $XDG_CACHE_HOME/nonlocal_jax, by default ~/.cache/nonlocal_jax."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nonlocal_jax"
 
 
@@ -65,7 +65,7 @@ def fetch(url: str, directory: Path | None = None) -> Path:
 
 
 def check_hash(path: Path) -> None:
-    """Checks the hash that a name like `x-1234abcd.pth` carries; other names pass.
+    """Checks the hash in a name like `x-1234abcd.pth`. Other names are not checked.
 
     Raises:
       UserError: the content has another hash.
@@ -91,7 +91,7 @@ def _download(url: str, part: Path) -> None:
         except urllib.error.HTTPError as error:
             if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise
-            # The part is as long as the file or longer: if it is not the file, the hash tells.
+            # The part is as long as the file or longer. The hash shows whether it is the file.
             return
         except (OSError, http.client.HTTPException) as error:
             if attempt == ATTEMPTS - 1:
@@ -100,7 +100,7 @@ def _download(url: str, part: Path) -> None:
 
 
 def _continue(url: str, part: Path) -> None:
-    """Appends to `part` what it lacks; starts anew if the server can't begin in the middle."""
+    """Appends the rest to `part`, or starts over if the server can't resume."""
     start = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:

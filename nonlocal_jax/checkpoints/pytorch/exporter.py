@@ -1,4 +1,4 @@
-"""From our variables to what the PyTorch reference saves and loads."""
+"""From variables to what the PyTorch reference saves and loads."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ def export_checkpoint(
     for name, entry in rules.torch_entries(expected, keys).items():
         state[entry.key] = rules.to_torch(np.asarray(variables[name]), entry.layout)
         if entry.counter:
-            # With its fixed momentum PyTorch never reads the count, but refuses to miss it.
+            # PyTorch does not read the count with a fixed momentum, but requires it.
             state[entry.counter] = np.array(counters.get(entry.counter, 0), np.int64)
     return {"meta": _meta(metadata), "state_dict": state}
 

@@ -1,4 +1,4 @@
-"""From what a PyTorch file holds to our variables: strict, and with everything accounted for."""
+"""From the content of a PyTorch file to variables. Every tensor must have its place."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What an import yields.
+    """The result of an import.
 
     Attributes:
       variables: arrays by our names, in the file's precision.
       counters: PyTorch's `num_batches_tracked` by PyTorch's keys, for an export to write again.
-      ignored: keys of the file that have no place in the network by rule: `fc.*` of a backbone,
-        and the moving average `ema_*` that stands beside the weights.
+      ignored: keys of the file that are not used: `fc.*` of a backbone, and the moving averages
+        `ema_*` of weights.
       meta: the file's `meta` section, as far as JSON can hold it.
       not_finite: names of variables with NaN or infinite values.
     """

@@ -1,8 +1,8 @@
-"""Pickled data without pickle: builds plain containers and tensor descriptions, nothing else.
+"""Reads pickled data without pickle: it builds plain containers and descriptions of tensors only.
 
-A pickle is a program for a small stack machine, and some of its instructions call functions that
-the file names. This machine knows only the instructions that build data. A name in the file is
-never imported: pickle_names.py holds the few that are known, and what stands for them.
+A pickle is a program for a stack machine, and some of its instructions call functions that the file
+names. This reader knows only the instructions that build data. It never imports a name in the file:
+pickle_names.py holds the known names and their replacements.
 """
 
 import io
@@ -20,8 +20,8 @@ from nonlocal_jax.checkpoints.pytorch.pickle_names import (
     printable,
 )
 
-# A published file takes 30 thousand instructions, and one byte of pickle can ask for a 64-byte
-# object: more than this is not a checkpoint but an attempt to fill the memory.
+# A published file has 30 thousand instructions, and one byte of pickle can create a 64-byte object.
+# A file with more than this is no checkpoint, but may fill the memory.
 MAX_INSTRUCTIONS = 2_000_000
 MAX_INTEGER_BITS = 128
 
@@ -40,10 +40,10 @@ class Loaded:
 
 
 def load(stream: io.BytesIO) -> Loaded:
-    """Reads the pickle at the stream's position and leaves the stream just behind it.
+    """Reads the pickle at the position of the stream, which is then behind the pickle.
 
     Raises:
-      FormatError: the pickle is damaged, or does something that data has no need of.
+      FormatError: the pickle is damaged, or does more than building data.
     """
     machine = _Machine()
     try:

@@ -1,7 +1,7 @@
-"""All that a pickle may name: tensor storages, and a handful of functions, none of them imported.
+"""The names that a pickle may use: storages of tensors, and a few functions. None is imported.
 
-Each function of PyTorch or NumPy that a checkpoint's pickle calls has a stand-in here, which checks
-every argument and builds plain data or the description of a tensor.
+Each function of PyTorch or NumPy that the pickle of a checkpoint calls has a replacement here. It
+checks every argument, and builds plain data or the description of a tensor.
 """
 
 import math
@@ -40,12 +40,12 @@ DTYPES = {
 
 
 class FormatError(Exception):
-    """What is wrong with the file; the caller knows the file's name and adds it."""
+    """An error in the content of a file. The caller adds the name of the file."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A flat array whose values lie elsewhere in the file, under `key`."""
+    """A flat array whose values are elsewhere in the file, under `key`."""
 
     dtype: str
     key: str
@@ -72,7 +72,7 @@ class Name:
 
 @dataclass
 class NumpyType:
-    """The type of a pickled NumPy scalar; its byte order arrives later, by BUILD."""
+    """The type of a pickled NumPy scalar. BUILD sets its byte order later."""
 
     code: str
     order: str = "<"
@@ -80,14 +80,14 @@ class NumpyType:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Bytes that a file writes as text, and that nothing has made bytes of yet."""
+    """Bytes that are still text: the file encodes them in a later instruction."""
 
     text: str
 
 
 @dataclass
 class NumpyArray:
-    """A pickled NumPy array, as a PALETTE is; what it holds arrives later, by BUILD."""
+    """A pickled NumPy array, such as a PALETTE. BUILD sets its values later."""
 
     shape: tuple[int, ...] = ()
     dtype: np.dtype | None = None
@@ -121,7 +121,7 @@ def _tensor(
     hooks: object,
     flags: object = None,
 ) -> TensorView:
-    """torch._utils._rebuild_tensor_v2; requires_grad and hooks are of no interest here.
+    """torch._utils._rebuild_tensor_v2, without requires_grad and hooks.
 
     The bounds are checked here, before any array exists: a stride of 0 can turn one number into
     petabytes, and a negative or long stride points outside the storage.
@@ -232,7 +232,7 @@ def _encode(text: object, codec: object) -> bytes | Encoded:
     return Encoded(text) if len(text) > MAX_ENCODED_BYTES else text.encode("latin1")
 
 
-# What a pickle may call: our stand-in, and how many arguments the original takes.
+# What a pickle may call: the replacement, and the number of arguments of the original.
 _CALLS: dict[str, tuple[Callable[..., object], tuple[int, ...]]] = {
     "collections OrderedDict": (_ordered_dict, (0,)),
     "torch Size": (_size, (1,)),

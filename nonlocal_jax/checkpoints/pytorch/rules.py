@@ -1,7 +1,7 @@
 """How layers of each kind are stored in PyTorch files: names and layouts of their tensors.
 
-Which layer is which is said by the modules themselves, in rows (see models/torch_keys.py) that are
-read in both directions.
+The modules themselves state the names of their layers, in rows (see models/torch_keys.py). Import
+and export both use these.
 """
 
 import re
@@ -23,7 +23,7 @@ TENSORS: dict[Kind, dict[str, tuple[str, str]]] = {
         "var": ("running_var", "C"),
     },
 }
-# Beside every norm's statistics, PyTorch counts its updates; we don't, and keep the numbers aside.
+# PyTorch counts the updates of each norm's statistics. The counts are kept in the metadata.
 COUNTER = "num_batches_tracked"
 
 
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 
 
 def torch_entries(names: Iterable[str], keys: TorchKeys) -> dict[str, Entry]:
-    """Where the PyTorch file has each of our variables.
+    """The tensor of a PyTorch file for each variable.
 
     Args:
       names: "backbone/stem/0/conv/kernel", ...

@@ -1,4 +1,4 @@
-"""Reads and writes PyTorch's checkpoint files without PyTorch, and without running anything.
+"""Reads and writes PyTorch's checkpoint files without PyTorch, and without running code.
 
 Two forms exist. Since PyTorch 1.6 a file is an uncompressed zip archive: `data.pkl` is a pickle
 in which each tensor names a storage, and `data/KEY` holds that storage's bytes. Before (the files

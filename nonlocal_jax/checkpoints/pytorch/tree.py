@@ -14,8 +14,8 @@ from nonlocal_jax.checkpoints.pytorch.pickle_names import (
 )
 
 MAX_DEPTH = 64
-# A container can hold another twice, and so on: a few hundred bytes can stand for a tree that no
-# memory holds. Every value counts as often as it appears, at about its bytes, with its text.
+# A container can hold another one twice, and so on: a few hundred bytes can describe a tree that
+# fits no memory. Each value counts as often as it appears, with about its size in bytes.
 MAX_COST = 64 * 2**20
 VALUE_COST = 64
 

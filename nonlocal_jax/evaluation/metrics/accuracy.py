@@ -1,4 +1,4 @@
-"""Accuracy of a class, which is its recall."""
+"""Accuracy of a class: its recall."""
 
 from nonlocal_jax.evaluation.metrics.confusion import (
     Confusion,
@@ -19,5 +19,5 @@ def build() -> Metric:
 
 
 def accuracy(confusion: Confusion) -> PerClass:
-    """Share of a class's pixels that were found."""
+    """Share of the pixels of a class that are predicted as it."""
     return ratio(right(confusion), labelled(confusion))

@@ -1,4 +1,4 @@
-"""A confusion matrix, counted on the device; and what it says of a class, on the host."""
+"""The confusion matrix, counted on the device, and sums over it, on the host."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ Metric = Callable[[Confusion], PerClass]
 
 
 def right(confusion: Confusion) -> Pixels:
-    """Pixels of each class that were predicted as it."""
+    """Pixels of each class that are predicted as it."""
     return np.diagonal(confusion)
 
 
@@ -29,7 +29,7 @@ def labelled(confusion: Confusion) -> Pixels:
 
 
 def predicted(confusion: Confusion) -> Pixels:
-    """Pixels that were predicted as each class."""
+    """Pixels that are predicted as each class."""
     pixels: Pixels = confusion.sum(axis=0)
     return pixels
 

@@ -1,4 +1,4 @@
-"""Dice: the intersection in relation to both areas."""
+"""Dice: twice the intersection over the sum of both areas."""
 
 from nonlocal_jax.evaluation.metrics.confusion import (
     Confusion,

@@ -20,6 +20,6 @@ def build() -> Metric:
 
 
 def iou(confusion: Confusion) -> PerClass:
-    """Pixels that were found, over those that are labelled or predicted as the class."""
+    """Pixels of a class predicted as it, over the pixels labelled or predicted as it."""
     found = right(confusion)
     return ratio(found, labelled(confusion) + predicted(confusion) - found)

@@ -1,4 +1,4 @@
-"""Precision: how much of what is predicted as a class is of it."""
+"""Precision: the share of the pixels predicted as a class that have its label."""
 
 from nonlocal_jax.evaluation.metrics.confusion import (
     Confusion,
@@ -10,7 +10,7 @@ from nonlocal_jax.evaluation.metrics.confusion import (
 )
 
 TITLE = "Precision"
-MEAN_TITLE = ""  # its mean is not told, as in MMSegmentation's usual table
+MEAN_TITLE = ""  # its mean is not reported, as in MMSegmentation
 
 
 def build() -> Metric:
@@ -19,5 +19,5 @@ def build() -> Metric:
 
 
 def precision(confusion: Confusion) -> PerClass:
-    """Share of the pixels predicted as a class that are of it."""
+    """Share of the pixels predicted as a class that have its label."""
     return ratio(right(confusion), predicted(confusion))

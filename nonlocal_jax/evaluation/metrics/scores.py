@@ -1,4 +1,4 @@
-"""Everything that is told of an evaluation, from one confusion matrix."""
+"""The scores of an evaluation, from its confusion matrix."""
 
 import dataclasses
 import math
@@ -16,15 +16,15 @@ from nonlocal_jax.evaluation.metrics.iou import iou
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
-    """What the reference's benchmarks report, by class and as means.
+    """The scores that the reference reports, by class and as means over classes.
 
-    Shares are between 0 and 1. Where a class makes one 0/0 - it is neither in the labels nor
-    predicted, say - it is NaN there, and the mean over classes leaves it out, as in MMSegmentation.
-    Where no pixel is labelled, everything is NaN.
+    Scores are between 0 and 1. A score of a class that is 0/0 is NaN, for instance if the class is
+    neither in the labels nor predicted. The mean leaves NaN out, as in MMSegmentation. If no pixel
+    is labelled, all scores are NaN.
 
     Attributes:
       confusion: counts of pixels, by label (row) and prediction (column).
-      class_names: one per class; numbers where there are none.
+      class_names: one for each class; by default numbers.
       metrics: names of the table `metrics`, in the order of the columns.
 
     Raises:
@@ -51,7 +51,7 @@ class Scores:
 
     @property
     def aacc(self) -> float:
-        """Share of all labelled pixels that were right."""
+        """Share of all labelled pixels that are predicted correctly."""
         found = counts.right(self.confusion).sum()
         return float(counts.ratio(found, self.confusion.sum()))
 
@@ -62,7 +62,7 @@ class Scores:
 
     @property
     def miou(self) -> float:
-        """Mean IoU over the classes that have one; what tells the best checkpoint of a run."""
+        """Mean IoU over the classes that have one. It selects the best checkpoint of a run."""
         return _mean(self.iou)
 
     def per_class(self, metric: str) -> Float[np.ndarray, "classes"]:
@@ -75,7 +75,7 @@ class Scores:
         return _mean(self.per_class(metric))
 
     def to_dict(self) -> dict[str, float | int]:
-        """The means, mIoU in any case, and the number of pixels."""
+        """The means, always with mIoU, and the number of pixels."""
         means = {key: value for key, _, value in self._means()}
         return {"aacc": self.aacc, "miou": self.miou, **means, "pixels": self.pixels}
 
@@ -105,7 +105,7 @@ class Scores:
         return "\n".join([*lines, "", self.summary()])
 
     def _means(self) -> list[tuple[str, str, float]]:
-        """Key, title and value of every mean that is told."""
+        """Key, title and value of every mean that is reported."""
         found = [("aacc", "aAcc", self.aacc)]
         for name in self.metrics:
             title = find_metric(name).MEAN_TITLE

@@ -67,7 +67,7 @@ def list_pairs(root: pathlib.Path, split: str) -> Iterator[Pair]:
 
 
 def label_table() -> LabelTable:
-    """Published id to train label; ids that are not evaluated and -1 (license plate) are ignored."""
+    """Published id to train label; -1 (license plate) and ids that do not count are ignored."""
     table = np.full(256, UNKNOWN, np.uint8)
     table[:34] = IGNORED
     table[255] = IGNORED  # -1 in a uint8 file

@@ -1,1 +1,1 @@
-"""."""
+"""Backbones: from images to feature maps, a file each."""

@@ -1,1 +1,1 @@
-"""."""
+"""Heads: from feature maps to logits, a file each."""
