@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Trains on a TPU slice of a GKE cluster, as a JobSet, which restarts the run when it is preempted.
+# Trains on a TPU slice of a GKE cluster, as a JobSet, which restarts the run after a preemption.
 #
 #   launch/gke.sh manifest FLAGS                     prints the manifest
 #   launch/gke.sh [--dry-run] apply FLAGS            starts nonlocal_jax.main with these flags
-#   launch/gke.sh [--dry-run] logs                   follows what the first host prints
+#   launch/gke.sh [--dry-run] logs                   follows the output of the first host
 #   launch/gke.sh [--dry-run] delete                 ends it
 #
-# kubectl must know the cluster, and the cluster JobSet and the Cloud Storage FUSE driver.
+# kubectl must be configured for the cluster. The cluster needs JobSet and the Cloud Storage FUSE driver.
 # Settings: NAME, BUCKET, IMAGE, SPOT, GKE_*.
 
 set -euo pipefail
@@ -35,13 +35,13 @@ kind: JobSet
 metadata:
   name: $NAME
   annotations:
-    # The pods of a slice share one node pool, and nobody else is on it.
+    # The pods of a slice have a node pool of their own.
     alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool
 spec:
   failurePolicy:
     maxRestarts: $GKE_RESTARTS
     rules:
-    # What a person has to correct, exit code $USER_ERROR, is not tried again.
+    # Exit code $USER_ERROR, an error that a person must correct, is not retried.
     - action: FailJobSet
       onJobFailureReasons: [PodFailurePolicy]
   replicatedJobs:

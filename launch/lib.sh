@@ -1,4 +1,4 @@
-# What the scripts share: settings, --dry-run, and when to start a run again.
+# Shared by the scripts: settings, --dry-run, and restarting a run.
 # shellcheck shell=bash
 
 LAUNCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -21,13 +21,13 @@ fail() {
   exit "$USER_ERROR"
 }
 
-# The comment that opens a script is its manual.
+# Prints the comment at the beginning of a script, its manual.
 usage() {
   sed -n '2,/^$/s/^# \{0,1\}//p' "$1"
   exit "${2:-0}"
 }
 
-# Words as a line that a shell reads as the same words.
+# Quotes words for a shell.
 quote() {
   local word line=
   for word in "$@"; do
@@ -48,7 +48,7 @@ run() {
   fi
 }
 
-# Ends the script unless the settings named have values.
+# Ends the script if one of the named settings is empty.
 need() {
   local name
   for name in "$@"; do
@@ -56,7 +56,7 @@ need() {
   done
 }
 
-# Runs a command until it is done: again after every preemption, and some times after a crash.
+# Runs a command until it succeeds: again after every preemption, and $CRASHES times after a crash.
 supervise() {
   local code crashes=0
   while true; do
@@ -75,7 +75,7 @@ supervise() {
   done
 }
 
-# The code of a job whose processes ended with these: what a person has to see comes first.
+# The exit code of a job from those of its processes: an error that a person must correct comes first.
 job_code() {
   local code first=0
   for code in "$@"; do

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Trains with several processes on this machine, as a pod does on several.
+# Trains with several processes on this machine, as a pod does on several machines.
 #
 #   launch/local.sh [-n N] [--dry-run] --config=configs/demo.py [FLAGS of nonlocal_jax.main]
 #
-# Where there are GPUs, each process gets one. The exit code is 2 if any process ended with 2, else
-# 75 if any was preempted, else that of the first that failed.
+# If there are enough GPUs, each process uses one. The exit code is 2 if any process ended with 2, else 75
+# if any was preempted, else that of the first that failed.
 
 set -euo pipefail
 # shellcheck source=launch/lib.sh
@@ -43,14 +43,14 @@ start() { # NUMBER FLAGS...
   fi
 }
 
-tell() { # SIGNAL, to every process that runs
+tell() { # sends SIGNAL to all running processes
   local number
   for number in "${!pids[@]}"; do
     [[ -n ${codes[number]:-} ]] || kill "-$1" "${pids[number]}" 2>/dev/null || true
   done
 }
 
-# Waits for all. One that fails leaves the others waiting for it: not for ever.
+# Waits for all processes. If one fails, the others wait for it, so they are stopped after a while.
 await() {
   local number code deadline=
   while ((${#codes[@]} < processes)); do

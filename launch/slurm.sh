@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on GPU nodes that SLURM gives, one process per node; requeued when time or node is gone.
+# Trains on GPU nodes of SLURM, one process on each node. The job is requeued after its time limit.
 #
 #   launch/slurm.sh [--dry-run] FLAGS of nonlocal_jax.main
 #

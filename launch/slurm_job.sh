@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What slurm.sh submits: one task on every node, and the queue again when the run was preempted.
+# The job of slurm.sh: one task on every node. A preempted run goes back into the queue.
 #
 #   launch/slurm_job.sh [--dry-run] FLAGS of nonlocal_jax.main
 #
-# SLURM runs a copy of this file in the folder that slurm.sh was in: the repository.
+# SLURM runs a copy of this file in the folder of the repository.
 
 set -euo pipefail
 # shellcheck source=launch/lib.sh
@@ -15,7 +15,7 @@ case ${1:-} in
 esac
 
 code=0
-# --wait: a task that ends leaves the others two minutes to save.
+# --wait: after a task ends, the others have two minutes to save.
 run srun --wait=120 "$PYTHON" -m nonlocal_jax.main "$@" || code=$?
 if "$DRY_RUN" || ((code == PREEMPTED)); then
   run scontrol requeue "${SLURM_JOB_ID:-JOB}"

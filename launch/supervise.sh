@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command until it is done: again when it was preempted, and some times when it crashed.
+# Runs a command until it succeeds: again after a preemption, and $CRASHES times after a crash.
 #
 #   launch/supervise.sh [--dry-run] COMMAND...
 #   launch/supervise.sh launch/local.sh -n 2 --config=configs/demo.py

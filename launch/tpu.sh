@@ -2,11 +2,11 @@
 # Trains on a Cloud TPU slice, single host or pod, requested by a queued resource.
 #
 #   launch/tpu.sh [--dry-run] create                 requests the slice
-#   launch/tpu.sh [--dry-run] wait                   waits until it is there
+#   launch/tpu.sh [--dry-run] wait                   waits until it is ready
 #   launch/tpu.sh [--dry-run] setup                  brings bucket and container to all workers
 #   launch/tpu.sh [--dry-run] train FLAGS            runs nonlocal_jax.main on all workers
 #   launch/tpu.sh [--dry-run] delete                 gives the slice back
-#   launch/tpu.sh [--dry-run] supervise FLAGS        all of it, again after every preemption
+#   launch/tpu.sh [--dry-run] supervise FLAGS        all of these, again after every preemption
 #
 # Settings: PROJECT, ZONE, NAME, BUCKET, IMAGE, ACCELERATOR_TYPE, RUNTIME_VERSION, SPOT, KEEP_SLICE.
 
@@ -29,7 +29,7 @@ delete() {
   tpus queued-resources delete "$NAME" --force --quiet
 }
 
-# The state of the queued resource, NONE if there is no such.
+# The state of the queued resource; NONE if it does not exist.
 state() {
   tpus queued-resources describe "$NAME" "--format=value(state.state)" 2>/dev/null || echo NONE
 }
@@ -51,7 +51,7 @@ await() {
   done
 }
 
-# Runs tpu_worker.sh, which setup() brought there, on all workers.
+# Runs tpu_worker.sh, which setup() has copied, on all workers.
 on_workers() {
   local command
   command=$(quote launch/tpu_worker.sh "$@")
@@ -73,7 +73,7 @@ train() {
   on_workers train "$@"
 }
 
-# A slice that is there and active, whatever was before.
+# Makes sure that there is an active slice.
 bring_up() {
   local now=NONE
   "$DRY_RUN" || now=$(state)
@@ -84,7 +84,7 @@ bring_up() {
   esac && await
 }
 
-# One go at the whole run. A slice that is gone was preempted, whatever code ssh came back with.
+# One attempt at the whole run. If the slice is gone, it was preempted, whatever the exit code of ssh.
 attempt() {
   local code=0
   bring_up && setup && train "$@" || code=$?

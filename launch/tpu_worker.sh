@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What tpu.sh has every worker of a slice do; it copies this file and the settings there.
+# Runs on every worker of a slice. tpu.sh copies this file and the settings there.
 #
 #   launch/tpu_worker.sh [--dry-run] setup           mounts the bucket and pulls the container
 #   launch/tpu_worker.sh [--dry-run] train FLAGS     runs nonlocal_jax.main in it
@@ -12,7 +12,7 @@ source "$(dirname "$0")/lib.sh"
 
 MOUNT=/mnt/bucket
 CONTAINER=nonlocal_jax
-STOP_SECONDS=60 # time to save, for a run that is told to stop
+STOP_SECONDS=60 # time to save before the container is killed
 
 install_gcsfuse() {
   local key=/usr/share/keyrings/cloud.google.asc site=https://packages.cloud.google.com/apt
@@ -27,13 +27,13 @@ setup() {
   command -v gcsfuse >/dev/null || install_gcsfuse
   run sudo mkdir -p "$MOUNT"
   mountpoint -q "$MOUNT" || run sudo gcsfuse --implicit-dirs -o allow_other "$BUCKET" "$MOUNT"
-  # The token is of the slice's service account, and is good for an hour.
+  # The token belongs to the slice's service account, and is valid for an hour.
   run bash -c "gcloud auth print-access-token |
     sudo docker login -u oauth2accesstoken --password-stdin https://${IMAGE%%/*}"
   run sudo docker pull "$IMAGE"
 }
 
-# A container is left where the connection of an earlier attempt broke: it saves and goes first.
+# If the connection of an earlier attempt broke, its container still runs. It saves and stops first.
 train() {
   run sudo docker stop -t "$STOP_SECONDS" "$CONTAINER" 2>/dev/null || true
   run sudo docker rm --force "$CONTAINER" 2>/dev/null || true

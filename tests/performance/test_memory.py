@@ -80,6 +80,6 @@ def chip():
 
 @pytest.mark.compiler
 def test_a_chips_program_holds_neither_pairs_nor_scores(chip):
-    """The TPU's own optimised program of a narrow row, as tests/test_hlo.py reads a CPU's."""
+    """The TPU's own optimised program of a narrow row, as test_hlo.py reads a CPU's."""
     program = train_program(config_of(**{"backbone.depth": 18}), chip)
     assert largest(program) < LIMIT

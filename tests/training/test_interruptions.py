@@ -87,7 +87,7 @@ class Launch:
                 process.kill()
 
 
-pytestmark = pytest.mark.soak  # tests/test_train.py has one interruption of each kind
+pytestmark = pytest.mark.soak  # test_train.py has one interruption of each kind
 
 
 @pytest.fixture(scope="module")
