@@ -11,7 +11,9 @@ Images are RGB, uint8 [h, w, 3]; `inputs.decode.decode_image` reads files. Image
 share a compiled program; those that were used last are kept.
 """
 
+import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -83,11 +85,17 @@ class Predictor:
         self._variables = sharding.place_variables(restored.variables, mesh)
         protocol = Protocol.of(self.config.eval, self.config.model.align_corners, tta)
         self._segment, self._distribute = (
-            _Program(programs.segmenting(network, protocol, probabilities=volumes), protocol, mesh)
-            for volumes in (False, True)
+            _Program(
+                functools.partial(
+                    programs.segmenting, network, protocol, probabilities=probabilities
+                ),
+                protocol,
+                mesh,
+            )
+            for probabilities in (False, True)
         )
         self._decode, self._attend = (
-            _Program(make(network), protocol.once(), mesh)
+            _Program(functools.partial(make, network), protocol.once(), mesh)
             for make in (programs.decoding, programs.attending)
         )
 
@@ -101,7 +109,7 @@ class Predictor:
         height, width = image.shape[:2]
         result = self._segment(self._variables, image)
         _check_finite(result)
-        return np.asarray(result.masks[0])[:height, :width]
+        return np.asarray(result.masks)[0, :height, :width]
 
     def probabilities(self, image: np.ndarray) -> Float[np.ndarray, "h w classes"]:
         """The probability of every class in every pixel; float32 at full resolution is large.
@@ -113,7 +121,7 @@ class Predictor:
         height, width = image.shape[:2]
         result = self._distribute(self._variables, image)
         _check_finite(result)
-        return np.moveaxis(np.asarray(result.probabilities[0])[:, :height, :width], 0, -1)
+        return np.moveaxis(np.asarray(result.probabilities)[0, :, :height, :width], 0, -1)
 
     def logits(self, image: np.ndarray) -> Float[np.ndarray, "rows columns classes"]:
         """What the decode head says of the image at the config's scale, at its output stride.
@@ -124,8 +132,8 @@ class Predictor:
           UserError: it is no RGB image.
         """
         result = self._decode(self._variables, check_image(image))
-        rows, columns = np.asarray(result.sizes[0])
-        return np.asarray(result.logits[0])[:rows, :columns]
+        rows, columns = np.asarray(result.sizes)[0]
+        return np.asarray(result.logits)[0, :rows, :columns]
 
     def attention(
         self, image: np.ndarray, point: tuple[int, int]
@@ -149,30 +157,39 @@ class Predictor:
                 f"{width} columns."
             )
         result = self._attend((self._variables, np.array(point, np.int32)), image)
-        rows, columns = np.asarray(result.sizes[0])
-        return np.asarray(result.weights[0])[:rows, :columns]
+        rows, columns = np.asarray(result.sizes)[0]
+        return np.asarray(result.weights)[0, :rows, :columns]
 
 
 class _Program:
-    """A function of `programs` for images one at a time, compiled for the sizes it met last."""
+    """A function of `programs` for images one at a time, compiled for the sizes it met last.
 
-    def __init__(self, function: jax.stages.Wrapped, protocol: Protocol, mesh: jax.sharding.Mesh):
-        self._function, self._protocol, self._mesh = function, protocol, mesh
-        self._compiled: dict[object, jax.stages.Compiled] = {}
+    Each size has a function of its own: JAX keeps what it compiles as long as the function lives.
+    """
 
-    def __call__(self, constants: Any, image: np.ndarray) -> Any:
+    def __init__(
+        self, make: Callable[[], jax.stages.Wrapped], protocol: Protocol, mesh: jax.sharding.Mesh
+    ):
+        self._make, self._protocol, self._mesh = make, protocol, mesh
+        self._compiled: dict[object, tuple[jax.stages.Wrapped, jax.stages.Compiled]] = {}
+
+    def __call__(self, constants: Any, image: Image) -> Any:
         height, width = image.shape[:2]
         inputs = self._protocol.input_sizes((height, width))
         bucket = buckets.alone((height, width), inputs)
         batch = batching.place([batching.make_row(bucket, image, inputs)], self._mesh)
         key = bucket.canvas, bucket.inputs, self._protocol.meets_padding(bucket)
-        compiled = self._compiled.pop(key, None) or batching.compile_for(
-            self._function, constants, batch, bucket, self._protocol, self._mesh
-        )
-        self._compiled[key] = compiled  # the last in order is the last used
+        kept = self._compiled.pop(key, None)
+        if kept is None:
+            function = self._make()
+            compiled = batching.compile_for(
+                function, constants, batch, bucket, self._protocol, self._mesh
+            )
+            kept = function, compiled
+        self._compiled[key] = kept  # the last in order is the last used
         if len(self._compiled) > KEPT_PROGRAMS:
             del self._compiled[next(iter(self._compiled))]
-        return compiled(constants, batch)
+        return kept[1](constants, batch)
 
 
 def check_image(image: np.ndarray) -> Image:
@@ -191,7 +208,7 @@ def check_image(image: np.ndarray) -> Image:
 
 
 def _check_finite(result: programs.Segmentation) -> None:
-    if not result.finite[0]:
+    if not np.asarray(result.finite)[0]:
         raise UserError(
             "The network's scores are not finite: the checkpoint holds NaN or infinite values."
         )

@@ -118,16 +118,18 @@ def segment_files(
     variables = sharding.place_variables(restored.variables, mesh)
     names = output_names(files.paths)
     for members, result in _run(function, variables, files, protocol, mesh):
+        masks, finite = np.asarray(result.masks), np.asarray(result.finite)
+        volumes = None if result.probabilities is None else np.asarray(result.probabilities)
         for row, index in enumerate(members):
             path, name, (height, width) = files.paths[index], names[index], files.sizes[index]
             if path in files.bad:
                 continue
-            if not result.finite[row]:
+            if not finite[row]:
                 raise UserError(
                     f"The network's scores for {path} are not finite: the checkpoint holds NaN or "
                     "infinite values."
                 )
-            mask = np.asarray(result.masks[row])[:height, :width]
+            mask = masks[row, :height, :width]
             outputs.write_mask(output / "masks" / f"{name}.png", mask, restored.palette)
             outputs.write_overlay(
                 output / "overlays" / f"{name}.png",
@@ -136,8 +138,8 @@ def segment_files(
                 restored.class_names,
                 restored.palette,
             )
-            if result.probabilities is not None:
-                volume = np.asarray(result.probabilities[row])[:, :height, :width]
+            if volumes is not None:
+                volume = volumes[row, :, :height, :width]
                 outputs.write_probabilities(output / "probabilities" / f"{name}.npz", volume)
 
 
@@ -164,6 +166,7 @@ def write_attention(
     names = output_names(files.paths)
     results = _run(programs.attending(restored.network), constants, files, protocol, mesh)
     for members, attention in results:
+        weights, sizes = np.asarray(attention.weights), np.asarray(attention.sizes)
         for row, index in enumerate(members):
             path, (height, width) = files.paths[index], files.sizes[index]
             if path in files.bad:
@@ -171,9 +174,9 @@ def write_attention(
             if not (point[0] < height and point[1] < width):
                 files.report(path, f"{path} has no row {point[0]}, column {point[1]}.")
                 continue
-            rows, columns = np.asarray(attention.sizes[row])
-            weights = np.asarray(attention.weights[row])[:rows, :columns]
-            picture = pictures.attention_overlay(files.image(path), weights, point)
+            rows, columns = sizes[row]
+            seen = weights[row, :rows, :columns]
+            picture = pictures.attention_overlay(files.image(path), seen, point)
             pictures.write_png(folder / f"{names[index]}.png", picture)
 
 
