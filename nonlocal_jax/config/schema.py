@@ -305,6 +305,8 @@ def problems(config: Config) -> list[str]:
         )
     if [config.mesh.data, config.mesh.fsdp, config.mesh.spatial].count(-1) > 1:
         found.append("config.mesh has more than one -1; one axis at most takes what is left.")
+    if config.init_skip_classifier and not config.init_from:
+        found.append("config.init_skip_classifier has no effect without config.init_from.")
     found += _label_map_problems(config.data, config.model.num_classes)
     return found
 

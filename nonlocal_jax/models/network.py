@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from nonlocal_jax.config import schema, tables
+from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.backbones.backbone import Backbone
 from nonlocal_jax.models.heads.head import Head
 from nonlocal_jax.models.numerics import Numerics
@@ -119,7 +120,12 @@ def for_platform(model: schema.Model, platform: str) -> schema.Model:
     Accelerators compute in bfloat16, with float32 parameters, norms, softmax, logits and loss. They
     compute norms again in the backward pass, which saves memory. A CPU gains nothing from bfloat16
     and computes in float32. Heads replace their own "auto" values.
+
+    Raises:
+      UserError: the dtype is float64, and JAX is not set up for it.
     """
+    if model.dtype == "float64" and not jax.config.values["jax_enable_x64"]:
+        raise UserError("config.model.dtype is float64: set the environment's JAX_ENABLE_X64=1.")
     cpu = platform == "cpu"
     dtype = ("float32" if cpu else "bfloat16") if model.dtype == "auto" else model.dtype
     remat = ("none" if cpu else "norms") if model.remat == "auto" else model.remat
