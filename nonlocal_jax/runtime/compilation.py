@@ -10,6 +10,7 @@ import pathlib
 import jax
 
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.runtime.files import cache_folder
 
 
 def compiler_options(platform: str) -> dict[str, str | bool] | None:
@@ -21,14 +22,6 @@ def compiler_options(platform: str) -> dict[str, str | bool] | None:
     if platform != "cpu":
         return None
     return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-
-
-def cache_folder() -> pathlib.Path:
-    """The folder of this project's caches: $XDG_CACHE_HOME/nonlocal_jax."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    if root:
-        return pathlib.Path(root) / "nonlocal_jax"
-    return pathlib.Path(os.path.expanduser("~")) / ".cache" / "nonlocal_jax"
 
 
 def use_cache() -> None:

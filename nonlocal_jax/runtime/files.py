@@ -1,9 +1,10 @@
-"""Writing a file atomically: a reader sees the old content or the new one, never a part."""
+"""Files that are written whole, so that a reader sees the old content or the new one; caches."""
 
 import contextlib
 import json
 import os
 import pathlib
+import tempfile
 
 from nonlocal_jax.errors import UserError
 
@@ -37,3 +38,17 @@ def write_json(path: str | os.PathLike[str], content: object) -> None:
         write_whole(path, json.dumps(content, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"{path} can't be written: {error.strerror or error}.") from error
+
+
+def cache_folder() -> pathlib.Path:
+    """The folder of this project's caches: $XDG_CACHE_HOME/nonlocal_jax.
+
+    Without that variable it is ~/.cache/nonlocal_jax, and without a home a temporary folder.
+    """
+    root = os.environ.get("XDG_CACHE_HOME")
+    if root:
+        return pathlib.Path(root) / "nonlocal_jax"
+    home = os.path.expanduser("~")
+    if home == "~":  # neither $HOME nor an entry for this user
+        return pathlib.Path(tempfile.gettempdir()) / f"nonlocal_jax-{os.getuid()}"
+    return pathlib.Path(home) / ".cache" / "nonlocal_jax"
