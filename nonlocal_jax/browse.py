@@ -1,9 +1,9 @@
-"""Shows what the network is trained on.
+"""Shows the augmented training examples of a config.
 
     python -m nonlocal_jax.browse --config=camvid
 
-Writes a contact sheet of augmented examples, each beside itself with its mask over it, and prints
-how often each class occurs.
+Writes a contact sheet of examples, each without and with its mask, and prints how often each class
+occurs.
 """
 
 import sys

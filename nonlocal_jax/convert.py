@@ -1,11 +1,11 @@
-"""Brings published PyTorch checkpoints over, and ours back.
+"""Imports published PyTorch checkpoints, and exports checkpoints to PyTorch.
 
     python -m nonlocal_jax.convert --config=ade20k_r50_80k --output=DIR [--input=FILE.pth]
     python -m nonlocal_jax.convert --backbone=resnet50_v1c --output=checkpoints/resnet50_v1c
     python -m nonlocal_jax.convert --export --input=CHECKPOINT --output=FILE.pth [--step=best]
 
-Without `--input`, an import downloads the row's published file. An export takes the network from
-the checkpoint; CHECKPOINT is a run's folder or what an import wrote.
+Without `--input`, an import downloads the published file of the config. An export takes the network
+from the checkpoint: CHECKPOINT is a run's folder or the result of an import.
 """
 
 import sys

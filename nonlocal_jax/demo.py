@@ -1,10 +1,10 @@
-"""Shows what the non-local block is for, in a few minutes.
+"""Demonstrates the non-local block in a few minutes.
 
     python -m nonlocal_jax.demo
 
-trains the config `demo` twice, without the block and with it, on generated scenes in which the
-class of some shapes depends on a lamp beyond the reach of convolutions. Run it again to go on where
-it was interrupted.
+trains the config `demo` without the block and with it, on generated scenes in which the class of the
+shapes depends on a lamp beyond the reach of the convolutions. The same command resumes an
+interrupted run.
 """
 
 import pathlib

@@ -3,10 +3,10 @@
     python -m nonlocal_jax.evaluate --checkpoint=RUN [--step=best|latest|N] [--tta]
 
 prints the scores and writes them, with a picture of the confusion matrix, to --output, by default
-RUN/evaluation. Classes, data and protocol are those that the checkpoint was made with; --config and
---config.KEY=VALUE depart from them. --save_predictions adds PNGs that the benchmark's server takes,
---save_overlays pictures for people. With --config.data.on_bad_example=skip images that can't be
-read are left out and reported, and the exit code is 1.
+RUN/evaluation. Classes, data and protocol are those of the checkpoint's config. --config and
+--config.KEY=VALUE depart from it. --save_predictions adds PNGs for the server of the benchmark,
+--save_overlays pictures. With --config.data.on_bad_example=skip, images that can't be read are left
+out and listed, and the exit code is 1.
 """
 
 import pathlib

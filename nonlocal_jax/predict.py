@@ -3,10 +3,10 @@
     python -m nonlocal_jax.predict --checkpoint=RUN --input=IMAGE|FOLDER|'GLOB' \
         [--output=DIR] [--step=best|latest|N] [--tta] [--probabilities] [--attend=ROW,COLUMN]
 
-writes DIR/masks, DIR/overlays and, if asked for, DIR/probabilities and DIR/attention; DIR is
-RUN/predictions by default. Classes and protocol are those that the checkpoint was made with;
---config and --config.KEY=VALUE depart from them. An image that can't be read is reported and left
-out, and the exit code is then 1.
+writes DIR/masks, DIR/overlays and, on request, DIR/probabilities and DIR/attention. DIR is
+RUN/predictions by default. Classes and protocol are those of the checkpoint's config. --config and
+--config.KEY=VALUE depart from it. An image that can't be read is listed and left out, and the exit
+code is 1.
 """
 
 import pathlib

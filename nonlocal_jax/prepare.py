@@ -1,4 +1,4 @@
-"""Prepares a data set for training: verified, as ArrayRecord, in OUTPUT/NAME/1.0.0.
+"""Verifies a data set and writes it as ArrayRecord files to OUTPUT/NAME/1.0.0.
 
     python -m nonlocal_jax.prepare ade20k --download
     python -m nonlocal_jax.prepare cityscapes --source=FOLDER
