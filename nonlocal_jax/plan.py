@@ -16,9 +16,8 @@ from nonlocal_jax.config import command_line
 from nonlocal_jax.config.command_line import Options
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.performance import chips, meshes, plan
-from nonlocal_jax.runtime.compilation import cache_folder
 from nonlocal_jax.runtime.console import say
-from nonlocal_jax.runtime.files import write_json
+from nonlocal_jax.runtime.files import cache_folder, write_json
 
 
 def define(values: flags.FlagValues) -> None:

@@ -1,4 +1,4 @@
-"""Files that are written whole, so that a reader sees the old content or the new one; caches."""
+"""Writing a file atomically (a reader sees the old content or the new), and where caches lie."""
 
 import contextlib
 import json

@@ -1,7 +1,6 @@
 """Downloads published checkpoints: resumed after an interruption, cached, and checked."""
 
 import http.client
-import os
 import re
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import BinaryIO
 
 from nonlocal_jax.checkpoints.pytorch import torch_file
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.runtime.files import cache_folder
 
 _PRETRAINED = "https://download.openmmlab.com/pretrain/third_party"
 # ImageNet weights that training starts from.
@@ -27,11 +27,6 @@ ATTEMPTS = 4
 CHUNK_BYTES = 1 << 18
 
 
-def cache_directory() -> Path:
-    """The folder of downloads: $XDG_CACHE_HOME/nonlocal_jax, by default ~/.cache/nonlocal_jax."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nonlocal_jax"
-
-
 def fetch(url: str, directory: Path | None = None) -> Path:
     """Returns the path of the file at `url`, downloading it unless it is in the cache.
 
@@ -42,7 +37,7 @@ def fetch(url: str, directory: Path | None = None) -> Path:
     """
     if not url.startswith(("https://", "http://")):
         raise UserError(f"{url!r} is not the address of a file; it must begin with https://.")
-    directory = directory or cache_directory()
+    directory = directory or cache_folder()
     target = directory / url.rpartition("/")[2]
     if target.exists() and _hash_problem(target, target.name) is None:
         return target
