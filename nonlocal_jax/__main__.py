@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from nonlocal_jax import __version__
 
 COMMANDS = {
-    "train": "Train a config, or go on with a run.",
+    "train": "Train a config, or resume a run.",
     "evaluate": "Score a checkpoint on its validation images.",
     "predict": "Segment images with a checkpoint.",
-    "convert": "Bring a PyTorch checkpoint over, or one of ours back.",
-    "prepare": "Verify a data set, and prepare it for training.",
-    "browse": "See the training examples, and count their classes.",
-    "benchmark": "Measure training, inference and input here.",
-    "plan": "Whether a config fits a TPU slice, and what it takes there.",
+    "convert": "Import a PyTorch checkpoint, or export one.",
+    "prepare": "Verify a data set and prepare it for training.",
+    "browse": "Show augmented training examples, and count the classes.",
+    "benchmark": "Measure training, inference, input and evaluation.",
+    "plan": "Plan a config for a TPU slice: memory, time, chip hours.",
     "demo": "Train a small network with and without the non-local block.",
 }
 MODULES = {"train": "main"}  # of commands whose module has another name
@@ -55,7 +55,7 @@ def listing() -> str:
     )
 
 
-HINT = "nonlocal-jax COMMAND --help tells a command's flags and settings.\n"
+HINT = "nonlocal-jax COMMAND --help lists the flags and settings of a command.\n"
 
 if __name__ == "__main__":
     sys.exit(main())

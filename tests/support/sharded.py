@@ -1,8 +1,7 @@
 """A network that compiles in a moment, one training step of it on any mesh, and its program read.
 
 As a program, `python tests/support/sharded.py COORDINATOR COUNT RANK OUTPUT`, it is one of several
-processes:
-each feeds its own rows, and the first writes what all have computed.
+processes: each loads its own rows, and the first writes what all have computed.
 """
 
 import os
