@@ -70,7 +70,7 @@ def test_every_output_equals_the_references(name):
 def test_the_non_local_block_starts_as_identity():
     model = build_segmentor(tiny_config(**{"backbone.depth": 18}).model, nnx.Rngs(0))
     model.eval()
-    x = images(2, (1, 6, 7, 16))
+    x = jnp.asarray(images(2, (1, 6, 7, 16)))
     np.testing.assert_array_equal(model.decode_head.non_local(x), x)
 
 
@@ -123,7 +123,7 @@ def test_bfloat16_compute_keeps_float32_parameters_and_statistics():
     assert {shape.dtype for shape in network.shapes.values()} == {jnp.dtype("float32")}
     model = network.bind(golden_variables(config, network))
     model.eval()
-    x = images(4, (1, 33, 33, 3))
+    x = jnp.asarray(images(4, (1, 33, 33, 3)))
     logits, stages = model(x), model.backbone(x)
     assert logits.dtype == jnp.float32
     assert stages["stage4"].dtype == jnp.bfloat16
