@@ -2,8 +2,8 @@
 
     python -m nonlocal_jax.demo
 
-trains the config `demo` without the block and with it, on generated scenes in which the class of the
-shapes depends on a lamp beyond the reach of the convolutions. The same command resumes an
+trains the config `demo` without the block and with it, on generated scenes in which the class of
+the shapes depends on a lamp beyond the reach of the convolutions. The same command resumes an
 interrupted run.
 """
 

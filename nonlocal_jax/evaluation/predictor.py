@@ -1,4 +1,4 @@
-"""For notebooks: a checkpoint as something that takes images.
+"""The Python interface: loads a checkpoint, and applies it to images.
 
     import nonlocal_jax
 
@@ -8,7 +8,7 @@
     weights = model.attention(image, (120, 80))   # what the pixel in row 120, column 80 attends to
 
 Images are RGB, uint8 [h, w, 3]; `inputs.decode.decode_image` reads files. Images of similar sizes
-share a compiled program; those that were used last are kept.
+share a compiled program. The programs that were used last are kept.
 """
 
 import functools
@@ -41,18 +41,20 @@ def load(
     step: locate.Step | None = None,
     **overrides: object,
 ) -> "Predictor":
-    """A checkpoint, ready to predict with.
+    """Loads a checkpoint for prediction.
 
     Args:
-      checkpoint: what `nonlocal-jax convert` or a training run wrote: a run's folder, or a
-        checkpoint's.
-      config: another one than the checkpoint's own: a name, a file, or what `files.load` gave.
+      checkpoint: the folder of a run, of one of its checkpoints, or of an import by
+        `nonlocal-jax convert`.
+      config: a config to use instead of the checkpoint's own: a name, a file, or the result of
+        `files.load`.
       tta: average over the config's scales and mirrored images.
-      step: of a run: a number, "best" or "latest"; None for the best by mIoU, else the latest.
-      **overrides: of the config's values: `**{"eval.scale": (1024, 512)}`.
+      step: the checkpoint of a run: a number, "best" by mIoU, or "latest". None: the best, or the
+        latest if none was evaluated.
+      **overrides: other values of the config: `**{"eval.scale": (1024, 512)}`.
 
     Raises:
-      UserError: the checkpoint or the config is not there, or they do not belong together.
+      UserError: the checkpoint or the config does not exist, or they do not match.
     """
     found = locate.find(checkpoint, step)
     if config is None:
@@ -71,10 +73,10 @@ class Predictor:
       tta: average over the config's scales and mirrored images.
 
     Attributes:
-      class_names: one per class index.
+      class_names: name of each class index.
       palette: RGB of each class, uint8 [classes, 3].
-      config: the checkpoint's, or what departs from it.
-      found: the checkpoint's folder, and its step.
+      config: the config in use.
+      found: folder and step of the checkpoint.
     """
 
     def __init__(self, restored: Restored, *, tta: bool = False):
@@ -100,10 +102,10 @@ class Predictor:
         )
 
     def predict(self, image: np.ndarray) -> UInt8[np.ndarray, "h w"]:
-        """The class index of every pixel, by the protocol of the config's benchmark.
+        """The class index of each pixel, by the protocol of the config's benchmark.
 
         Raises:
-          UserError: it is no RGB image, or the network's scores are not finite.
+          UserError: the image is not RGB uint8, or the scores are not finite.
         """
         image = check_image(image)
         height, width = image.shape[:2]
@@ -112,10 +114,10 @@ class Predictor:
         return np.asarray(result.masks)[0, :height, :width]
 
     def probabilities(self, image: np.ndarray) -> Float[np.ndarray, "h w classes"]:
-        """The probability of every class in every pixel; float32 at full resolution is large.
+        """The probability of each class in each pixel: a large array in float32.
 
         Raises:
-          UserError: it is no RGB image, or the network's scores are not finite.
+          UserError: the image is not RGB uint8, or the scores are not finite.
         """
         image = check_image(image)
         height, width = image.shape[:2]
@@ -124,12 +126,12 @@ class Predictor:
         return np.moveaxis(np.asarray(result.probabilities)[0, :, :height, :width], 0, -1)
 
     def logits(self, image: np.ndarray) -> Float[np.ndarray, "rows columns classes"]:
-        """What the decode head says of the image at the config's scale, at its output stride.
+        """The logits of the decode head for the image at the config's scale, at its output stride.
 
-        This is one pass over the whole image, also where the protocol slides or averages.
+        This is one pass over the whole image, also if the protocol has windows or averages.
 
         Raises:
-          UserError: it is no RGB image.
+          UserError: the image is not RGB uint8.
         """
         result = self._decode(self._variables, check_image(image))
         rows, columns = np.asarray(result.sizes)[0]
@@ -140,11 +142,11 @@ class Predictor:
     ) -> Float[np.ndarray, "rows columns"]:
         """What the non-local block attends to at a pixel: weights over its feature map.
 
-        In the Gaussian modes they sum to one. The image is seen whole, at the config's scale.
+        In the Gaussian modes they sum to one. The whole image is processed, at the config's scale.
 
         Args:
-          image: RGB.
-          point: row and column of the pixel in it.
+          image: RGB, uint8 [h, w, 3].
+          point: row and column of the pixel.
 
         Raises:
           UserError: the network has no non-local block, or the pixel is outside the image.
@@ -162,9 +164,10 @@ class Predictor:
 
 
 class _Program:
-    """A function of `programs` for images one at a time, compiled for the sizes it met last.
+    """A function of `programs` for single images, compiled for the sizes that were used last.
 
-    Each size has a function of its own: JAX keeps what it compiles as long as the function lives.
+    Each size has a function of its own, because JAX keeps a compiled program as long as its
+    function.
     """
 
     def __init__(
@@ -193,10 +196,10 @@ class _Program:
 
 
 def check_image(image: np.ndarray) -> Image:
-    """The image, if it is one: uint8 [h, w, 3].
+    """The image as an array, if it is RGB, uint8 [h, w, 3].
 
     Raises:
-      UserError: it is of another dtype or shape.
+      UserError: it has another dtype or shape.
     """
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:

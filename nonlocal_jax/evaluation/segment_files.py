@@ -1,4 +1,4 @@
-"""Segments image files, whatever their sizes: masks, overlays, probabilities, attention maps."""
+"""Segments image files of any sizes: masks, overlays, probabilities, attention maps."""
 
 import collections
 import glob
@@ -22,11 +22,11 @@ from nonlocal_jax.runtime import sharding
 from nonlocal_jax.runtime.console import say
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-LONGEST_NAME = 200  # bytes; file systems take 255, and the suffix is yet to come
+LONGEST_NAME = 200  # bytes; file systems allow 255, and the suffix is added
 
 
 class ImageFiles:
-    """Image files by number; those that can't be read are kept apart, with the reason.
+    """Image files by number. Files that can't be read are listed apart, with the reason.
 
     Attributes:
       paths: the files whose size is known.
@@ -48,7 +48,7 @@ class ImageFiles:
             self.sizes.append(size)
 
     def read(self, index: int) -> tuple[Image, None] | None:
-        """An image by number, or None if it can't be decoded; there are no labels."""
+        """An image by number, without labels; None if it can't be decoded."""
         try:
             return self.image(self.paths[index]), None
         except UserError as error:
@@ -64,13 +64,13 @@ class ImageFiles:
         return decode.decode_image(_read(path), str(path))
 
     def report(self, path: pathlib.Path, reason: str) -> None:
-        """Counts an image among the bad ones, and says why."""
+        """Adds a file to `bad`, and prints why."""
         self.bad[path] = reason
         say(f"Left out: {reason}")
 
 
 def find_images(pattern: str) -> list[pathlib.Path]:
-    """The image files that a pattern names: one file, those below a folder, or those of a glob.
+    """The image files of a pattern: a file, all files below a folder, or the files of a glob.
 
     Raises:
       UserError: there is none.
@@ -99,10 +99,10 @@ def segment_files(
     tta: bool = False,
     probabilities: bool = False,
 ) -> None:
-    """Writes the mask and the overlay of every image below `output`.
+    """Writes the mask and the overlay of each image to `output`.
 
     Args:
-      files: what to segment; those that prove unreadable are added to `files.bad`.
+      files: the images. Those that can't be decoded are added to `files.bad`.
       output: the folder.
       restored: the checkpoint.
       mesh: the devices.
@@ -151,7 +151,7 @@ def write_attention(
     *,
     mesh: Mesh,
 ) -> None:
-    """For every image, a picture of what its pixel at `point` (row, column) attends to.
+    """Writes a picture for each image: what its pixel at `point` (row, column) attends to.
 
     The image is seen whole, at the config's scale. One without such a pixel is added to
     `files.bad`; the others are as in `segment_files`.
@@ -181,7 +181,7 @@ def write_attention(
 
 
 def output_names(paths: list[pathlib.Path]) -> list[str]:
-    """A name for each image's results, none of them twice.
+    """Unique names for the results of the images.
 
     That is the image's stem; where stems are equal, as much of its path as tells it apart. Upper
     and lower case are the same here, as on some file systems.
@@ -197,7 +197,7 @@ def output_names(paths: list[pathlib.Path]) -> list[str]:
 
 
 def _short_name(path: pathlib.Path) -> str:
-    """The start of a file's name, and a digest of its whole path."""
+    """The start of a file's name, and a digest of its path."""
     digest = hashlib.sha256(str(path.absolute()).encode(errors="surrogateescape")).hexdigest()
     return f"{path.stem[:40]}-{digest[:16]}"
 
@@ -213,7 +213,7 @@ def _run(
     protocol: Protocol,
     mesh: Mesh,
 ) -> Iterator[batching.Result]:
-    """Puts the files through `function`, an image a device."""
+    """Applies `function` to the files, one image on each device."""
     return batching.run(
         function,
         constants,
@@ -234,5 +234,5 @@ def _read(path: pathlib.Path) -> bytes:
 
 
 def _first_sentence(error: UserError) -> str:
-    """Without the remedies for data sets that follow it."""
+    """The first sentence of an error, without remedies that are for data sets."""
     return str(error).partition(". ")[0].removesuffix(".") + "."
