@@ -97,7 +97,7 @@ def test_every_labelled_pixel_is_evaluated_once_by_at_most_eight_programs(tmp_pa
     examples = mixed_examples(37)
     write_folder(tmp_path, examples)
     # Large enough for several programs to pay.
-    config = small(tmp_path, **{"eval.scale": (600, 400)})
+    config = small(tmp_path, **{"eval.scale": (300, 200)})
     said = []
     scores = evaluate_tiny(config, devices=devices, log=said.append)
     labels = [label for _, label in examples.values()]
