@@ -106,7 +106,8 @@ class RunCheckpoints:
         )
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._saving: tuple[int, concurrent.futures.Future[None]] | None = None
-        standard_logging.getLogger("absl").addFilter(_is_no_stack_of_orbax)
+        self._failed: int | None = None
+        self._quiet = _QuietFailures()
 
     def __enter__(self) -> Self:
         return self
@@ -148,7 +149,7 @@ class RunCheckpoints:
         try:
             self._manager.save(step, args=items, force=True)
         except (OSError, ValueError) as error:
-            self._remove_unfinished(step)
+            self._remove_failed(step)
             raise files.unwritable(self.directory / str(step), error) from error
         self._saving = step, self._thread.submit(self._finish, step)
 
@@ -230,7 +231,10 @@ class RunCheckpoints:
             self._thread.shutdown()
             with contextlib.suppress(OSError, ValueError):  # of a save that failed
                 self._manager.close()
-            standard_logging.getLogger("absl").removeFilter(_is_no_stack_of_orbax)
+            if self._failed is None:
+                self._quiet.end()
+            else:  # arrays may have been written all the same, and others may fail still
+                self._remove_failed(self._failed)
 
     def _seal(self) -> None:
         """Adds the digests to a step that Orbax has written, before it gets its name.
@@ -248,11 +252,12 @@ class RunCheckpoints:
         try:
             self._manager.wait_until_finished()
         except BaseException:
-            self._remove_unfinished(step)
+            self._remove_failed(step)
             raise
         self._empty_removed()
 
-    def _remove_unfinished(self, step: int) -> None:
+    def _remove_failed(self, step: int) -> None:
+        self._failed = step
         if jax.process_index() == 0:
             files.remove(self.directory / f"{step}{UNFINISHED}")
 
@@ -345,6 +350,30 @@ def _barrier(*, key: str, timeout_ms: int) -> None:
     ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
+class _QuietFailures:
+    """Leaves out what libraries print of a save that fails, and that is told in a line here.
+
+    Orbax logs the stack of the error that it raises. It also closes the event loop of the save,
+    while TensorStore's threads still write: each array that fails later is a stack of its own,
+    also after the checkpoints are closed. So this ends with a run whose saves have not failed.
+    """
+
+    def __init__(self) -> None:
+        self._before = sys.unraisablehook
+        sys.unraisablehook = self._hook
+        standard_logging.getLogger("absl").addFilter(_is_no_stack_of_orbax)
+
+    def end(self) -> None:
+        """Lets everything be printed again."""
+        standard_logging.getLogger("absl").removeFilter(_is_no_stack_of_orbax)
+        if sys.unraisablehook == self._hook:  # else somebody else has replaced it
+            sys.unraisablehook = self._before
+
+    def _hook(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            self._before(unraisable)
+
+
 def _is_no_stack_of_orbax(record: standard_logging.LogRecord) -> bool:
-    """Suppresses Orbax's log of errors, which are raised and reported in a line here."""
     return not (record.exc_info and "orbax" in record.pathname)

@@ -81,9 +81,11 @@ def test_a_checkpoint_with_other_arrays_is_refused(tmp_path):
 
 def test_nothing_of_the_process_is_changed(tmp_path):
     policy, filters = asyncio.get_event_loop_policy(), list(logging.getLogger("absl").filters)
+    hooks = sys.excepthook, sys.unraisablehook
     train(tmp_path, [3])
     assert asyncio.get_event_loop_policy() is policy
     assert logging.getLogger("absl").filters == filters
+    assert (sys.excepthook, sys.unraisablehook) == hooks
 
 
 # --- Damage ---------------------------------------------------------------------------------------
@@ -265,6 +267,33 @@ def test_a_write_that_fails_in_the_background_is_told_and_leaves_nothing(tmp_pat
     assert "Traceback" not in capfd.readouterr().err
     train(tmp_path, [8])
     assert names(tmp_path) == [3, 8]
+
+
+FAILING = """
+import resource, sys, time
+sys.path.insert(0, "tests/support")
+from saved import *
+from nonlocal_jax.errors import UserError
+many = {f"{i}/kernel": jnp.ones((64, 64)) * i for i in range(100)}
+saved = opened(pathlib.Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    saved.save(1, many, {"m": many}, TRAINING)
+    saved.wait()
+except UserError:
+    print("told")
+saved.close()
+time.sleep(0.5)
+"""
+
+
+def test_arrays_that_fail_late_print_no_stacks(tmp_path):
+    command = [sys.executable, "-c", FAILING, tmp_path]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "told\n")
+    assert "Traceback" not in done.stderr and "Event loop" not in done.stderr, done.stderr
+    assert run.prepare(tmp_path / "checkpoints") is None
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_used_is_told(tmp_path):
