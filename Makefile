@@ -4,13 +4,21 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint types parity soak compiler clean
+# The suite's numerical tests, which a GPU may answer differently.
+ON_GPU := attention flash dilated batch_norm losses winograd inference non_local model ops fold \
+	concatenation residual padding remat scanning train_step gpu_arithmetic
+
+.PHONY: demo test test-gpu lint types parity soak compiler clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m nonlocal_jax.demo
 
 test: $(VENV)/.installed-test lint types
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# On the GPU that JAX sees, at the precision that tests/conftest.py states.
+test-gpu: $(VENV)/.installed-test
+	NONLOCAL_JAX_TEST_DEVICE=gpu $(BIN)/python -m pytest -n $(WORKERS) $(ON_GPU:%=tests/test_%.py)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -139,6 +139,7 @@ def test_dot_product_equals_the_direct_formula():
         np.testing.assert_allclose(ours, direct, rtol=0, atol=3e-6)
 
 
+@pytest.mark.devices(8)
 def test_sharded_queries_stay_on_their_devices(small_chunks):
     """With the query axis over eight devices, each computes its own rows: nothing is gathered."""
     mesh = jax.make_mesh((8,), ("spatial",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import EXACT
 from flax import nnx
 from plain import resize_bilinear
 
@@ -48,6 +49,7 @@ SIZES = {
 def tiny_config(**overrides):
     """A row at base width 4, as golden/make_model.py builds the reference."""
     tiny = {
+        **EXACT,
         "num_classes": NUM_CLASSES,
         "backbone.stem_channels": 4,
         "backbone.base_channels": 4,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import EXACT
 
 from nonlocal_jax import cli
 from nonlocal_jax.inference import Protocol, Scaled, Windows, low_resolution_scores
@@ -34,6 +35,7 @@ def small_network(depth, output_stride, variant, mode="embedded_gaussian", **hea
     config = cli.load_config(
         CONFIG,
         **{
+            **{f"model.{key}": value for key, value in EXACT.items()},
             "model.num_classes": 5,
             "model.backbone.variant": variant,
             "model.backbone.depth": depth,
