@@ -116,7 +116,8 @@ def measure(options: argparse.Namespace, workers: list[Worker]) -> list[Facts]:
     seconds: list[list[float]] = [[] for _ in workers]
     for _ in range(options.rounds):
         for worker, times in zip(workers, seconds, strict=True):
-            found = worker.ask(f"run {options.steps}", TURN)
+            longer = 3 if worker.program.case["kind"] == "infer" else 1
+            found = worker.ask(f"run {longer * options.steps}", TURN)
             if "error" not in found:
                 times.append(found["seconds"])
     records = []

@@ -34,7 +34,7 @@ def prepare(case: Facts) -> Work:
         "version": f"torch {torch.__version__}",
         "compile_seconds": time.perf_counter() - begin,
     }
-    _give_back()
+    facts["held_gb"] = _give_back()
 
     def start() -> Facts:
         run(2)
@@ -145,11 +145,13 @@ def _resize(case: Facts) -> dict[str, Any]:
     return {"size": size, "mode": "bilinear", "align_corners": case["align_corners"]}
 
 
-def _give_back() -> None:
-    """Leaves the device's memory to other processes; what CUDA graphs use stays."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+def _give_back() -> float:
+    """Leaves the device's memory to other processes; returns the gigabytes that must stay."""
+    if not torch.cuda.is_available():
+        return 0.0
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_reserved() / 1e9
 
 
 def _memory() -> Facts:
