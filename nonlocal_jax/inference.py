@@ -11,7 +11,7 @@ are traced values, and its result is the one it has alone. So a program serves a
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from nonlocal_jax.buckets import Bucket
 from nonlocal_jax.inputs.transforms import test_sizes
 from nonlocal_jax.models.segmentor import Segmentor
-from nonlocal_jax.ops import layout
+from nonlocal_jax.ops import layout, readout
 from nonlocal_jax.ops.normalize import normalize
 from nonlocal_jax.ops.resize import interpolation_matrix
 
@@ -92,6 +92,12 @@ class Protocol:
         """Pixels that the network sees of an input of this size."""
         return height * width if self.windows is None else self.windows.cost(height, width)
 
+    def windows_of(self, size: Size) -> Size:
+        """How many windows there are along each axis of an input of this size."""
+        if self.windows is None:
+            return 1, 1
+        return self.windows.count(0, size[0]), self.windows.count(1, size[1])
+
     def meets_padding(self, bucket: Bucket) -> bool:
         """Whether some image of a bucket is smaller than the array that the network sees it in."""
         seen = np.array(bucket.inputs)
@@ -116,11 +122,16 @@ class LowResolution(NamedTuple):
     """Logits, and how they are resized to the original images: rows @ logits @ columns^T.
 
     Where there are windows, `a` and `b` run over all of them, and the matrices average overlaps.
+
+    Attributes:
+      windows: how many there are along each axis; None where rows of the matrices may have more
+        than three neighbours in a window that are not zero.
     """
 
     logits: Logits
     rows: Float[Array, "n H a"]
     columns: Float[Array, "n W b"]
+    windows: Size | None = None
 
 
 def low_resolution_scores(
@@ -165,9 +176,11 @@ def low_resolution_scores(
             )
             for axis in (0, 1)
         )
-        results.append(LowResolution(views[0], rows, columns))
+        windows = protocol.windows_of(images.shape[1:3])
+        results.append(LowResolution(views[0], rows, columns, windows))
         if protocol.flip:
-            results.append(LowResolution(views[1], rows, _reverse_rows(columns, sizes[:, 1])))
+            reverse = _reverse_rows(columns, sizes[:, 1])
+            results.append(LowResolution(views[1], rows, reverse, windows))
     return results
 
 
@@ -177,9 +190,21 @@ def class_indices(scores: list[LowResolution]) -> UInt8[Array, "n H W"]:
     It is `classes`, which is none of them, where scores are not finite. Pixels beyond an image's
     size are meaningless.
     """
-    blocks = _by_row_blocks(scores, _first_largest)
-    batch, height = scores[0].rows.shape[:2]
-    masks = jnp.moveaxis(blocks, 0, 1).reshape(batch, -1, blocks.shape[-1])[:, :height]
+    windows = [score.windows for score in scores]
+
+    def by_blocks(scores: list[readout.Resized]) -> UInt8[Array, "n H W"]:
+        blocks = _by_row_blocks(scores, _first_largest)
+        batch, height = scores[0].rows.shape[:2]
+        return jnp.moveaxis(blocks, 0, 1).reshape(batch, -1, blocks.shape[-1])[:, :height]
+
+    def by_taps(scores: list[readout.Resized]) -> UInt8[Array, "n H W"]:
+        return readout.class_indices(scores, windows)
+
+    resized = [readout.Resized(score.logits, score.rows, score.columns) for score in scores]
+    if None in windows:
+        masks = by_blocks(resized)
+    else:
+        masks = lax.platform_dependent(resized, cuda=by_taps, default=by_blocks)
     return layout.whole_rows(masks)
 
 
@@ -310,7 +335,7 @@ def _reverse_rows(matrix: Float[Array, "n W b"], widths: Int[Array, "n"]) -> Flo
 
 
 def _by_row_blocks(
-    scores: list[LowResolution],
+    scores: Sequence[LowResolution | readout.Resized],
     reduce: Callable[[Float[Array, "n rows classes W"]], Array],
 ) -> Array:
     """`reduce` of a few rows of the scores at a time, stacked: [blocks, n, rows, ...].
@@ -329,7 +354,7 @@ def _by_row_blocks(
 
     def block(parts: list[Float[Array, "n rows a"]]) -> Array:
         total = jnp.zeros(())
-        for part, (logits, _, columns) in zip(parts, scores, strict=True):
+        for part, (logits, _, columns, *_) in zip(parts, scores, strict=True):
             # Rows first: their result is small, and the second product is one large one.
             part = layout.split(part)
             some = jnp.einsum("nra,nabc->nrcb", part, logits, precision=PRECISION)

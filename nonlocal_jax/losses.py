@@ -6,6 +6,7 @@ time instead, by the two small matrices of ops/resize.py. What follows the loss 
 one number, so that the same pass gives the gradient, too.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,10 +15,11 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from nonlocal_jax.ops import layout
+from nonlocal_jax.ops.cross_entropy import IGNORE, Sums, cross_entropy
 from nonlocal_jax.ops.dtypes import wide
 from nonlocal_jax.ops.resize import resize_matrix
+from nonlocal_jax.ops.taps import Axis
 
-IGNORE = 255
 PRECISION = lax.Precision.HIGHEST  # of interpolation: bfloat16 would move positions and scores
 
 # Bytes of float32 scores that a block of one image's rows may take; it has some rows anyway.
@@ -48,41 +50,49 @@ def segmentation_loss(logits: Logits, labels: Labels, align_corners: bool) -> Lo
 
     Each device of a mesh resizes to its own rows of labels, from logits that are few before.
     """
-    to_rows, to_columns = (
-        resize_matrix(logits.shape[axis], labels.shape[axis], align_corners).astype(logits.dtype)
-        for axis in (1, 2)
+    rows, columns = (
+        Axis(logits.shape[axis], labels.shape[axis], align_corners) for axis in (1, 2)
     )
 
-    def sums(rows: tuple[Labels, Float[Array, "n H h"]], logits: Logits) -> _Sums:
-        labels, to_rows = rows
-        return _sums(logits, labels, to_rows, to_columns)
+    def sums(parts: tuple[Labels, Int[Array, "n H"]], logits: Logits) -> Sums:
+        labels, place = parts
+        return _sums(logits, labels, place, rows, columns)
 
-    rows = labels, jnp.broadcast_to(to_rows, (labels.shape[0], *to_rows.shape))
-    total = layout.sum_over_devices(sums, rows, layout.whole_rows(logits), fill=IGNORE)
+    place = jnp.broadcast_to(jnp.arange(labels.shape[1], dtype=jnp.int32), labels.shape[:2])
+    total = layout.sum_over_devices(sums, (labels, place), layout.whole_rows(logits), fill=IGNORE)
     right, counted = (count.astype(total.loss.dtype) for count in (total.right, total.counted))
     return LossAndAccuracy(total.loss / labels.size, right / jnp.maximum(counted, 1))
 
 
-class _Sums(NamedTuple):
-    """What rows add up to: losses, and how many pixels are right, and labelled."""
-
-    loss: Float[Array, ""]
-    right: Int[Array, ""]
-    counted: Int[Array, ""]
-
-
-@jax.custom_vjp
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _sums(
-    logits: Logits,
-    labels: Labels,
-    to_rows: Float[Array, "n H h"],
-    to_columns: Float[Array, "W w"],
-) -> _Sums:
-    return _one_pass(logits, labels, to_rows, to_columns)[0]
+    logits: Logits, labels: Labels, place: Int[Array, "n H"], rows: Axis, columns: Axis
+) -> Sums:
+    return _forward(logits, labels, place, rows, columns)[0]
 
 
-def _backward(gradient: Logits, cotangents: _Sums) -> tuple[Logits, None, None, None]:
-    return cotangents.loss * gradient, None, None, None
+def _forward(
+    logits: Logits, labels: Labels, place: Int[Array, "n H"], rows: Axis, columns: Axis
+) -> tuple[Sums, Logits]:
+    """The sums, and the gradient of the losses'; `place` says which of all rows each is."""
+
+    def by_blocks(logits: Logits, labels: Labels, place: Int[Array, "n H"]) -> tuple[Sums, Logits]:
+        to_rows, to_columns = (resize_matrix(*axis).astype(logits.dtype) for axis in (rows, columns))
+        return _one_pass(logits, labels, jnp.take(to_rows, place, axis=0, mode="clip"), to_columns)
+
+    def by_taps(logits: Logits, labels: Labels, place: Int[Array, "n H"]) -> tuple[Sums, Logits]:
+        return cross_entropy(logits, labels, place[0, 0], rows, columns)
+
+    return lax.platform_dependent(logits, labels, place, cuda=by_taps, default=by_blocks)
+
+
+def _backward(
+    rows: Axis, columns: Axis, gradient: Logits, cotangents: Sums
+) -> tuple[Logits, None, None]:
+    return cotangents.loss * gradient, None, None
+
+
+_sums.defvjp(_forward, _backward)
 
 
 def _one_pass(
@@ -90,14 +100,14 @@ def _one_pass(
     labels: Labels,
     to_rows: Float[Array, "n H h"],
     to_columns: Float[Array, "W w"],
-) -> tuple[_Sums, Logits]:
+) -> tuple[Sums, Logits]:
     """The sums, and the gradient of the losses'."""
     bytes_per_row = 4 * labels.shape[2] * logits.shape[3]
 
     def add_block(
-        total: tuple[_Sums, Logits],
+        total: tuple[Sums, Logits],
         block: tuple[Float[Array, "n rows h"], UInt8[Array, "n rows W"]],
-    ) -> tuple[tuple[_Sums, Logits], None]:
+    ) -> tuple[tuple[Sums, Logits], None]:
         to_rows, labels = block
         # Rows first: their result is small, and the second product is one large one.
         some = jnp.einsum("nrh,nhwc->nrcw", to_rows, logits, precision=PRECISION)
@@ -108,17 +118,14 @@ def _one_pass(
         return jax.tree.map(jnp.add, total, (sums, gradient)), None
 
     none = jnp.zeros((), jnp.int32)
-    zeros = _Sums(jnp.zeros((), wide(logits.dtype)), none, none), jnp.zeros_like(logits)
+    zeros = Sums(jnp.zeros((), wide(logits.dtype)), none, none), jnp.zeros_like(logits)
     blocks = _blocks(to_rows, bytes_per_row, 0), _blocks(labels, bytes_per_row, IGNORE)
     return lax.scan(add_block, zeros, blocks)[0]
 
 
-_sums.defvjp(_one_pass, _backward)
-
-
 def _cross_entropy(
     scores: Float[Array, "n r classes W"], labels: UInt8[Array, "n r W"]
-) -> tuple[_Sums, Float[Array, "n r classes W"]]:
+) -> tuple[Sums, Float[Array, "n r classes W"]]:
     """The sums over all pixels, and the gradient of the losses'."""
     classes = scores.shape[2]
     index = jnp.arange(classes, dtype=jnp.uint8)[:, None]
@@ -135,7 +142,7 @@ def _cross_entropy(
     gradient = exponentials / total - is_label.astype(scores.dtype)
     gradient = jnp.where(counted[:, :, None], gradient, 0.0)
     count = [jnp.sum(pixels, dtype=jnp.int32) for pixels in (right, counted)]
-    return _Sums(jnp.sum(losses), *count), gradient
+    return Sums(jnp.sum(losses), *count), gradient
 
 
 def _blocks(x: Shaped[Array, "n H ..."], bytes_per_row: int, fill: int) -> Array:

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from nonlocal_jax.models.remat import keep
-from nonlocal_jax.ops.batch_norm import normalize_batch
+from nonlocal_jax.ops.batch_norm import batch_statistics, normalize_batch
 from nonlocal_jax.ops.conv import conv2d
 from nonlocal_jax.ops.dtypes import float32_or_wider
 from nonlocal_jax.ops.padding import Valid, zero_outside
@@ -59,7 +59,9 @@ class Conv(nnx.Module):
         kernel = self.kernel[...].astype(self.dtype)
         ends = list(itertools.accumulate(x.shape[-1] for x in inputs))
         parts = jnp.split(kernel, ends[:-1], axis=2)
-        convolve = partial(conv2d, stride=self.stride, dilation=self.dilation)
+        convolve = partial(
+            conv2d, stride=self.stride, dilation=self.dilation, biased=self.bias is not None
+        )
         results = [convolve(x.astype(self.dtype), k) for x, k in zip(inputs, parts, strict=True)]
         y = keep(functools.reduce(jnp.add, results))
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
@@ -110,11 +112,9 @@ class BatchNorm(nnx.Module):
         return y.astype(self.dtype)
 
     def _statistics(self, x: Float[Array, "*batch c"]) -> tuple[Float[Array, "c"], ...]:
-        """Mean and variance, in two passes: E[x^2] - E[x]^2 loses one where the other is large."""
-        x = float32_or_wider(x)
-        axes = tuple(range(x.ndim - 1))
-        mean = keep(jnp.mean(x, axes))
-        return mean, keep(jnp.mean(jnp.square(x - mean), axes))
+        """Mean and variance of the batch."""
+        mean, var = batch_statistics(x)
+        return keep(mean), keep(var)
 
     def _update(self, mean: Float[Array, "c"], var: Float[Array, "c"], count: int) -> None:
         unbiased = var * (count / max(count - 1, 1))

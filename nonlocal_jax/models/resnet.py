@@ -19,6 +19,7 @@ from nonlocal_jax.models.remat import rematerialized
 from nonlocal_jax.models.scanning import scan_blocks
 from nonlocal_jax.models.tracing import traced_once
 from nonlocal_jax.ops import layout
+from nonlocal_jax.ops import max_pool as pooling
 from nonlocal_jax.ops.padding import Valid, halve, valid_mask, zero_outside
 from nonlocal_jax.ops.residual import add_relu
 
@@ -268,7 +269,7 @@ def max_pool(x: Features) -> Features:
     It follows a ReLU that left zeros in the padding, and no window of a valid output lies wholly
     there: the zeros never win against an image's own values.
     """
-    return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    return pooling.max_pool(x)
 
 
 def average_pool(x: Features, valid: Valid | None) -> Features:

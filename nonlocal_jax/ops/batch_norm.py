@@ -6,6 +6,7 @@ the whole array. Together they are two sums, those that the bias and the scale n
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from nonlocal_jax.ops.dtypes import float32_or_wider
@@ -13,6 +14,39 @@ from nonlocal_jax.ops.dtypes import float32_or_wider
 Inputs = Float[Array, "*batch c"]
 PerChannel = Float[Array, "c"]
 Residuals = tuple[Inputs, PerChannel, PerChannel, PerChannel]
+
+
+PASSES = 1  # over the array, for its statistics, on a GPU
+
+
+def batch_statistics(x: Inputs) -> tuple[PerChannel, PerChannel]:
+    """Mean and variance over all axes but the last, float32 or wider.
+
+    A GPU takes one pass over `x`, whose time is that of reading it; others take two.
+    """
+    one_pass = one_pass_statistics if PASSES == 1 else _two_passes
+    mean, var = lax.platform_dependent(x, cuda=one_pass, default=_two_passes)
+    return mean, var
+
+
+def one_pass_statistics(x: Inputs) -> tuple[PerChannel, PerChannel]:
+    """Mean and variance from the sums of x - x0 and of its square, x0 being the first pixel.
+
+    That is a few standard deviations from the mean, so that the difference of the two means keeps
+    its digits, however large the mean of `x` is.
+    """
+    axes = tuple(range(x.ndim - 1))
+    first = float32_or_wider(x[(0,) * len(axes)])
+    shifted = float32_or_wider(x) - first
+    mean, square = jnp.mean(shifted, axes), jnp.mean(jnp.square(shifted), axes)
+    return mean + first, jnp.maximum(square - jnp.square(mean), 0)
+
+
+def _two_passes(x: Inputs) -> tuple[PerChannel, PerChannel]:
+    x = float32_or_wider(x)
+    axes = tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, axes)
+    return mean, jnp.mean(jnp.square(x - mean), axes)
 
 
 @jax.custom_vjp

@@ -25,14 +25,39 @@ Kernel = Float[Array, "k k i o"]
 WINOGRAD_CHANNELS, WINOGRAD_PIXELS = 64, 1024
 
 
-def conv2d(x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1) -> Images:
+# cuDNN's kernels for 16-bit floats read eight channels at a time.
+GPU_CHANNELS = 8
+PAD_STEM, CUDNN_1X1 = True, True
+
+
+def conv2d(
+    x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1, biased: bool = False
+) -> Images:
     """2D convolution without bias, as PyTorch's with `padding = dilation * (k // 2)`.
 
-    Returns [n, ceil(h / stride), ceil(w / stride), o] in the dtype of `x`.
+    Returns [n, ceil(h / stride), ceil(w / stride), o] in the dtype of `x`. Where a bias follows
+    (`biased`), a GPU computes a 1x1 convolution as one, too: cuDNN adds the bias and the shortcut,
+    and takes the ReLU, before it writes the result.
     """
+    direct = partial(_direct, stride=stride, dilation=dilation)
     if kernel.shape[0] == 1 and _may_round():
-        return jnp.einsum("nhwi,io->nhwo", x[:, ::stride, ::stride], kernel[0, 0])
-    return _conv2d(x, kernel, stride, dilation)
+
+        def product(x: Images, kernel: Kernel) -> Images:
+            return jnp.einsum("nhwi,io->nhwo", x[:, ::stride, ::stride], kernel[0, 0])
+
+        if not (biased and CUDNN_1X1) or kernel.shape[3] % GPU_CHANNELS:
+            return product(x, kernel)
+        return lax.platform_dependent(x, kernel, cuda=direct, default=product)
+    convolve = partial(_conv2d, stride=stride, dilation=dilation)
+    if x.shape[-1] >= GPU_CHANNELS or x.dtype.itemsize > 2 or not PAD_STEM:
+        return convolve(x, kernel)
+
+    def padded(x: Images, kernel: Kernel) -> Images:
+        missing = GPU_CHANNELS - x.shape[-1]
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing)))
+        return convolve(x, jnp.pad(kernel, ((0, 0), (0, 0), (0, missing), (0, 0))))
+
+    return lax.platform_dependent(x, kernel, cuda=padded, default=convolve)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

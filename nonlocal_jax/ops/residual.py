@@ -10,9 +10,17 @@ def add_relu(y: Float[Array, "*shape"], x: Float[Array, "*shape"]) -> Float[Arra
     """max(y + x, 0), exactly; the gradient at 0 is 0, as PyTorch's.
 
     The sum comes last, because XLA's CPU compiler computes a ReLU again wherever it is read: the
-    next block's sum would repeat this one and all before it in the stage, and hold their terms.
+    next block's sum would repeat this one and all before it in the stage, and hold their terms. A
+    GPU takes the plain form, which cuDNN computes at the end of a convolution.
     """
-    return jnp.maximum(y, -x) + x
+
+    def sum_last(y: Float[Array, "*shape"], x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return jnp.maximum(y, -x) + x
+
+    def plain(y: Float[Array, "*shape"], x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return jnp.maximum(y + x, jnp.zeros((), y.dtype))
+
+    return jax.lax.platform_dependent(y, x, cuda=plain, default=sum_last)
 
 
 @add_relu.defjvp
