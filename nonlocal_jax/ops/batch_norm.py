@@ -4,6 +4,7 @@ Differentiated step by step, the mean and the variance each send a gradient of t
 the whole array. Together they are two sums, those that the bias and the scale need anyway.
 """
 
+import os
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -16,7 +17,7 @@ PerChannel = Float[Array, "c"]
 Residuals = tuple[Inputs, PerChannel, PerChannel, PerChannel]
 
 
-PASSES = 1  # over the array, for its statistics, on a GPU
+PASSES = int(os.environ.get("GPU_PASSES", "1"))  # over the array, for its statistics, on a GPU
 
 
 def batch_statistics(x: Inputs) -> tuple[PerChannel, PerChannel]:

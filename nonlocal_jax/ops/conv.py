@@ -7,6 +7,7 @@ goes over its phases (see ops/dilated.py), because XLA's is not cuDNN's but a co
 window as large as the image. Everything else is XLA's.
 """
 
+import os
 from functools import partial
 
 import jax
@@ -27,7 +28,8 @@ WINOGRAD_CHANNELS, WINOGRAD_PIXELS = 64, 1024
 
 # cuDNN's kernels for 16-bit floats read eight channels at a time.
 GPU_CHANNELS = 8
-PAD_STEM, CUDNN_1X1 = True, True
+PAD_STEM = os.environ.get("GPU_STEM", "1") == "1"
+CUDNN_1X1 = os.environ.get("GPU_CUDNN_1X1", "1") == "1"
 
 
 def conv2d(

@@ -5,6 +5,7 @@ there is one number a pixel: the logarithm of the sum of its exponentials. The g
 the same way: each logit is the sum over the pixels that it is a tap of.
 """
 
+import os
 from typing import Literal, NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ from nonlocal_jax.ops.taps import (
 IGNORE = 255
 
 Form = Literal["kernel", "taps"]
-FORM: Form = "kernel"
+FORM: Form = os.environ.get("GPU_LOSS", "kernel")
 
 Logits = Float[Array, "n h w classes"]
 Labels = UInt8[Array, "n H W"]

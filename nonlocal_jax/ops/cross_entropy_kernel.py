@@ -5,6 +5,7 @@ exponentials of each pixel. The second walks along a few rows of pixels, a class
 adds each pixel's gradient to those of the two columns of logits that it lies between.
 """
 
+import os
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from nonlocal_jax.ops.taps import Axis, Taps, resize_taps
 
 IGNORE = 255
 # Of the gradient's programs: rows of pixels, classes of a tile, and tiles at most.
-GRADIENT_ROWS, GRADIENT_CLASSES, GRADIENT_TILES = 4, 32, 5
+GRADIENT_ROWS, GRADIENT_CLASSES, GRADIENT_TILES = map(int, os.environ.get("GPU_GRADIENT", "4,32,5").split(","))
 
 Logits = Float[Array, "n h w classes"]
 Labels = UInt8[Array, "n H W"]

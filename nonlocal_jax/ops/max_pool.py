@@ -4,6 +4,8 @@ XLA's own gradient on a GPU scatters, one addition after the other in memory. He
 reads the windows that it may be the largest of: four at most.
 """
 
+import os
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -21,19 +23,22 @@ def max_pool(x: Input) -> Output:
 
 
 def _pool(x: Input) -> Output:
-    least = jnp.array(-jnp.inf, x.dtype)
-    return lax.reduce_window(x, least, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), PADDING)
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), PADDING)
 
 
 def _forward(x: Input) -> tuple[Output, Input]:
     return max_pool(x), x
 
 
+GATHERED = os.environ.get("GPU_POOL", "gathered") == "gathered"
+
+
 def _backward(x: Input, grad: Output) -> tuple[Input]:
     def scattered(x: Input, grad: Output) -> Input:
         return jax.vjp(_pool, x)[1](grad)[0]
 
-    return (lax.platform_dependent(x, grad, cuda=gathered_gradient, default=scattered),)
+    on_gpu = gathered_gradient if GATHERED else scattered
+    return (lax.platform_dependent(x, grad, cuda=on_gpu, default=scattered),)
 
 
 max_pool.defvjp(_forward, _backward)

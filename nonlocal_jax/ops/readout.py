@@ -4,6 +4,7 @@ Each pixel's scores are made where they are compared: no array holds them all. A
 in one pass (see ops/readout_kernel.py); XLA's own form reads rows that are interpolated before.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -28,7 +29,7 @@ COMPOSED = 3
 BLOCK_BYTES = 2**30
 
 Form = Literal["kernel", "taps"]
-FORM: Form = "kernel"
+FORM: Form = os.environ.get("GPU_READOUT", "kernel")
 
 
 class Resized(NamedTuple):

@@ -7,6 +7,7 @@ of the largest. Where there are several views, their softmaxes' denominators are
 by a kernel of the same form.
 """
 
+import os
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +22,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from nonlocal_jax.ops.taps import Taps
 
 # Of a tile, and how many classes are looked at together.
-BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_CLASSES = 4, 128, 8
-WARPS = 4
+BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_CLASSES, WARPS = map(int, os.environ.get("GPU_TILE", "4,128,8,4").split(","))
 # Classes beyond the last fill the last chunk up with this: they are never the largest.
 NEVER = -1e30
 INTERPRET = False  # tests run the kernels on a CPU
