@@ -83,7 +83,8 @@ def programs_of(options: argparse.Namespace, row: str, kind: str, batch: int) ->
         told = {**case, **_outputs(options, case, name, logits=batch == 1)}
         cache = {"JAX_COMPILATION_CACHE_DIR": str(options.folder / f"compiled-{len(found)}")}
         cache |= QUICK if options.smoke else {}
-        found.append(Program(name, "jax", sys.executable, told, folder, cache))
+        traced = options.output is not None
+        found.append(Program(name, "jax", sys.executable, told, folder, cache, traced=traced))
     gigabytes = batch * GIGABYTES[case["widths"]["depth"]] if kind == "train" else 2.0
     modes = MODES.get(f"{kind}:{batch}") or MODES[kind]
     for mode in () if options.no_torch else ("eager",) if options.smoke else modes:
@@ -122,7 +123,7 @@ def measure(options: argparse.Namespace, workers: list[Worker]) -> list[Facts]:
                 times.append(found["seconds"])
     records = []
     for worker, times in zip(workers, seconds, strict=True):
-        if worker.program.framework == "jax" and options.output:
+        if worker.program.traced:
             case = worker.program.case
             stem = f"{case['row']}.{case['kind']}{case['batch']}.{worker.program.name}"
             worker.ask(f"trace {options.output / stem}.kernels.json", TURN)

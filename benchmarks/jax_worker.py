@@ -102,19 +102,17 @@ def _training(config: ConfigDict, images: np.ndarray, labels: np.ndarray) -> Wor
     mesh = sharding.make_mesh()
     network, optimizer = programs.network_on(config, mesh), programs.make_optimizer(config)
     step = config, network, optimizer, mesh
-    facts: Facts = {}
     begin, busy = time.perf_counter(), time.process_time()
     compiled = programs.compile_train_step(*step)
     facts = _facts(compiled, begin, busy)
+    variables = random_variables(config)
     sizes = np.full((len(images), 2), images.shape[1:3], np.int32)
     state: Any = None
     batch: Any = None
 
     def start() -> Facts:
         nonlocal state, batch
-        first = initial_state(
-            network, jax.tree.map(jnp.asarray, random_variables(config)), optimizer
-        )
+        first = initial_state(network, jax.tree.map(jnp.asarray, variables), optimizer)
         state = sharding.place_variables(first, mesh)
         batch = sharding.put_batch({"image": images, "label": labels, "size": sizes}, mesh)
         state, metrics = compiled(state, batch)

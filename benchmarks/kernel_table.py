@@ -56,8 +56,10 @@ def record(run: Callable[[], None], steps: int, program: str) -> list[Kernel]:
     """Traces `run`, which does so many steps of a program, whose text is `compiled.as_text()`."""
     import jax  # here, so that a table can be read without it
 
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = options.host_tracer_level = 0  # the device alone
     with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
+        with jax.profiler.trace(folder, profiler_options=options):
             run()
         return table(launches(pathlib.Path(folder)), steps, program)
 

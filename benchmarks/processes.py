@@ -27,6 +27,7 @@ class Program:
       repository: whose package it measures.
       environment: beside this process's own.
       gigabytes: of device memory that compiling may take, roughly.
+      traced: whether its kernels are listed.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Program:
     repository: pathlib.Path = HERE.parent
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     gigabytes: float = 0.0
+    traced: bool = False
 
 
 class Worker:
