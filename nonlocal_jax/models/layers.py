@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from nonlocal_jax.models.remat import keep
 from nonlocal_jax.ops.batch_norm import batch_statistics, normalize_batch
 from nonlocal_jax.ops.conv import conv2d
-from nonlocal_jax.ops.dtypes import float32_or_wider
+from nonlocal_jax.ops.dtypes import float32_or_wider, wide
 from nonlocal_jax.ops.padding import Valid, zero_outside
 
 KAIMING_FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -113,7 +113,8 @@ class BatchNorm(nnx.Module):
 
     def _statistics(self, x: Float[Array, "*batch c"]) -> tuple[Float[Array, "c"], ...]:
         """Mean and variance of the batch."""
-        mean, var = batch_statistics(x)
+        shift = lax.stop_gradient(self.mean[...]).astype(wide(x.dtype))
+        mean, var = batch_statistics(x, shift)
         return keep(mean), keep(var)
 
     def _update(self, mean: Float[Array, "c"], var: Float[Array, "c"], count: int) -> None:

@@ -20,30 +20,33 @@ Residuals = tuple[Inputs, PerChannel, PerChannel, PerChannel]
 PASSES = int(os.environ.get("GPU_PASSES", "1"))  # over the array, for its statistics, on a GPU
 
 
-def batch_statistics(x: Inputs) -> tuple[PerChannel, PerChannel]:
+def batch_statistics(x: Inputs, shift: PerChannel) -> tuple[PerChannel, PerChannel]:
     """Mean and variance over all axes but the last, float32 or wider.
 
     A GPU takes one pass over `x`, whose time is that of reading it; others take two.
+
+    Args:
+      x: of any float dtype.
+      shift: something near the mean, such as the running one; it changes rounding only.
     """
     one_pass = one_pass_statistics if PASSES == 1 else _two_passes
-    mean, var = lax.platform_dependent(x, cuda=one_pass, default=_two_passes)
+    mean, var = lax.platform_dependent(x, shift, cuda=one_pass, default=_two_passes)
     return mean, var
 
 
-def one_pass_statistics(x: Inputs) -> tuple[PerChannel, PerChannel]:
-    """Mean and variance from the sums of x - x0 and of its square, x0 being the first pixel.
+def one_pass_statistics(x: Inputs, shift: PerChannel) -> tuple[PerChannel, PerChannel]:
+    """Mean and variance from the sums of x - shift and of its square.
 
-    That is a few standard deviations from the mean, so that the difference of the two means keeps
-    its digits, however large the mean of `x` is.
+    Their difference keeps as many digits as `shift` is near the mean: where that is d standard
+    deviations away, the variance's relative error is some d^2 roundings.
     """
     axes = tuple(range(x.ndim - 1))
-    first = float32_or_wider(x[(0,) * len(axes)])
-    shifted = float32_or_wider(x) - first
+    shifted = float32_or_wider(x) - shift
     mean, square = jnp.mean(shifted, axes), jnp.mean(jnp.square(shifted), axes)
-    return mean + first, jnp.maximum(square - jnp.square(mean), 0)
+    return mean + shift, jnp.maximum(square - jnp.square(mean), 0)
 
 
-def _two_passes(x: Inputs) -> tuple[PerChannel, PerChannel]:
+def _two_passes(x: Inputs, _: PerChannel) -> tuple[PerChannel, PerChannel]:
     x = float32_or_wider(x)
     axes = tuple(range(x.ndim - 1))
     mean = jnp.mean(x, axes)
