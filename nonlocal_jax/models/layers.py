@@ -49,6 +49,12 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
         self.bias = nnx.Param(jnp.zeros(out_features, param_dtype)) if use_bias else None
         self.stride, self.dilation, self.dtype = stride, dilation, dtype
+        self.outputs_first = False
+
+    def put_outputs_first(self) -> None:
+        """Holds the kernel as [o, k, k, i], as cuDNN reads it, so that it need not be copied."""
+        self.kernel.set_value(jnp.transpose(self.kernel[...], (3, 0, 1, 2)))
+        self.outputs_first = True
 
     def __call__(self, *inputs: Float[Array, "n h w _"]) -> Float[Array, "n h' w' o"]:
         """The convolution in the compute dtype of `inputs` side by side; h' = ceil(h / stride).
@@ -57,6 +63,8 @@ class Conv(nnx.Module):
         never copied into one array.
         """
         kernel = self.kernel[...].astype(self.dtype)
+        if self.outputs_first:
+            kernel = jnp.transpose(kernel, (1, 2, 3, 0))
         ends = list(itertools.accumulate(x.shape[-1] for x in inputs))
         parts = jnp.split(kernel, ends[:-1], axis=2)
         convolve = partial(

@@ -28,6 +28,9 @@ WINOGRAD_CHANNELS, WINOGRAD_PIXELS = 64, 1024
 
 # cuDNN's kernels for 16-bit floats read eight channels at a time.
 GPU_CHANNELS = 8
+# A convolution of cuDNN's is launched by itself, which takes the time that moving so much takes;
+# products are launched together, as a graph.
+LAUNCH_BYTES = int(float(os.environ.get("GPU_LAUNCH_MB", "40")) * 1e6)
 PAD_STEM = os.environ.get("GPU_STEM", "1") == "1"
 CUDNN_1X1 = os.environ.get("GPU_CUDNN_1X1", "1") == "1"
 
@@ -38,8 +41,8 @@ def conv2d(
     """2D convolution without bias, as PyTorch's with `padding = dilation * (k // 2)`.
 
     Returns [n, ceil(h / stride), ceil(w / stride), o] in the dtype of `x`. Where a bias follows
-    (`biased`), a GPU computes a 1x1 convolution as one, too: cuDNN adds the bias and the shortcut,
-    and takes the ReLU, before it writes the result.
+    (`biased`), a GPU computes a large 1x1 convolution as one, too: cuDNN adds the bias and the
+    shortcut, and takes the ReLU, before it writes the result.
     """
     direct = partial(_direct, stride=stride, dilation=dilation)
     if kernel.shape[0] == 1 and _may_round():
@@ -47,7 +50,7 @@ def conv2d(
         def product(x: Images, kernel: Kernel) -> Images:
             return jnp.einsum("nhwi,io->nhwo", x[:, ::stride, ::stride], kernel[0, 0])
 
-        if not (biased and CUDNN_1X1) or kernel.shape[3] % GPU_CHANNELS:
+        if not biased or not CUDNN_1X1 or not _suits_cudnn(x, kernel, stride):
             return product(x, kernel)
         return lax.platform_dependent(x, kernel, cuda=direct, default=product)
     convolve = partial(_conv2d, stride=stride, dilation=dilation)
@@ -81,6 +84,14 @@ def _direct(x: Images, kernel: Kernel, stride: int, dilation: int) -> Images:
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+def _suits_cudnn(x: Images, kernel: Kernel, stride: int) -> bool:
+    """Whether a 1x1 convolution whose result meets a bias and a shortcut is faster as cuDNN's."""
+    inputs, outputs = kernel.shape[2:]
+    pixels = x.size // inputs // stride**2
+    moved = pixels * (inputs + 2 * outputs) * x.dtype.itemsize
+    return outputs % GPU_CHANNELS == 0 and moved >= LAUNCH_BYTES
 
 
 def _may_round() -> bool:
