@@ -4,9 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-# The suite's numerical tests, which a GPU may answer differently.
-ON_GPU := attention flash dilated batch_norm losses winograd inference non_local model ops fold \
-	concatenation residual padding remat scanning train_step gpu_arithmetic
+# The suite's numerical tests, which a GPU may answer differently; the longest first.
+ON_GPU := model train_step gpu_arithmetic losses inference readout non_local ops dilated attention \
+	flash concatenation fold batch_norm residual
 
 .PHONY: demo test test-gpu lint types parity soak compiler clean
 
@@ -18,7 +18,7 @@ test: $(VENV)/.installed-test lint types
 
 # On the GPU that JAX sees, at the precision that tests/conftest.py states.
 test-gpu: $(VENV)/.installed-test
-	NONLOCAL_JAX_TEST_DEVICE=gpu $(BIN)/python -m pytest -n $(WORKERS) $(ON_GPU:%=tests/test_%.py)
+	NONLOCAL_JAX_TEST_DEVICE=gpu $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ON_GPU:%=tests/test_%.py)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -3,10 +3,11 @@
     python benchmarks/gpu_against_pytorch.py --torch_python=ENV/bin/python [--output=FOLDER]
     python benchmarks/gpu_against_pytorch.py --torch_python=ENV/bin/python --smoke
 
-ENV is an environment with PyTorch 2; it may be this one. Every program has a process: all compile
-side by side, then those of a case run in turn, and medians are compared. FOLDER gets results.json,
-and for each of our programs a table of its kernels by what they are for. `--also=NAME=FOLDER`
-measures another checkout besides. `--smoke` runs the same code on a tiny network, on any machine.
+ENV is an environment with PyTorch 2; it may be this one. Every program has a process: they compile
+side by side, for five minutes at most, then those of a case run in turn, and medians are compared.
+FOLDER gets results.json, and for each of our programs a table of its kernels by what they are for.
+`--also=NAME=FOLDER` measures another checkout besides. `--smoke` runs the same code on a tiny
+network, on any machine.
 """
 
 import argparse
@@ -81,7 +82,7 @@ def programs_of(options: argparse.Namespace, row: str, kind: str, batch: int) ->
     case, found = make_case(options, row, kind, batch), []
     for name, folder in {OURS: HERE.parent, **dict(options.also)}.items():
         told = {**case, **_outputs(options, case, name, logits=batch == 1)}
-        cache = {"JAX_COMPILATION_CACHE_DIR": str(options.folder / f"compiled-{len(found)}")}
+        cache = {"JAX_COMPILATION_CACHE_DIR": str(options.folder / "compiled")}
         cache |= QUICK if options.smoke else {}
         traced = options.output is not None
         found.append(Program(name, "jax", sys.executable, told, folder, cache, traced=traced))
@@ -92,7 +93,10 @@ def programs_of(options: argparse.Namespace, row: str, kind: str, batch: int) ->
         told = {**case, "mode": mode, **_outputs(options, case, name, logits=batch == 1)}
         threads = QUICK if options.smoke else {"TORCHINDUCTOR_COMPILE_THREADS": "4"}
         python = options.torch_python
-        found.append(Program(name, "torch", python, told, HERE.parent, threads, gigabytes))
+        last = mode == modes[-1]
+        found.append(
+            Program(name, "torch", python, told, HERE.parent, threads, gigabytes, last=last)
+        )
     return found
 
 
@@ -236,10 +240,10 @@ def run(options: argparse.Namespace) -> list[Facts]:
             sys.exit(f"{row}: no weights could be written for PyTorch.")
         file = options.folder / f"{row}.pth"
         file.with_suffix(".partial").rename(file)
-    # The largest first: they take longest.
+    # PyTorch's second modes last, and of the others what takes longest first.
     order = sorted(
         (program for group in groups for program in group),
-        key=lambda p: (p.case["kind"] != "train", -p.case["widths"]["depth"], -p.case["batch"]),
+        key=lambda p: (p.last, p.case["kind"] != "train", -p.case["batch"]),
     )
     workers = compile_all(
         order,
@@ -284,11 +288,12 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     add("--rounds", type=int, default=7, help="how often the programs of a case take turns")
     add("--steps", type=int, default=10, help="in one turn")
     add("--compile_seconds", type=float, default=300.0, help="whoever takes longer is left out")
-    add("--at_once", type=int, default=2 * (os.cpu_count() or 1), help="how many compile")
+    cores = os.cpu_count() or 1
+    add("--at_once", type=int, default=max(cores // 3, 2), help="how many compile side by side")
     add("--smoke", action="store_true", help="a tiny network: whether the script works")
     options = parser.parse_args(arguments)
     if options.smoke:
-        options.rounds, options.steps, options.at_once = 2, 1, os.cpu_count() or 1
+        options.rounds, options.steps, options.at_once = 2, 1, cores
         options.rows, options.cases = ROWS[:1], ("infer:1", "infer:2", "train:1", "train:2")
     if not options.no_torch and not has_torch(options.torch_python):
         print(f"{options.torch_python} has no PyTorch: only this project is measured.")

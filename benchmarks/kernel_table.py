@@ -34,8 +34,8 @@ BY_NAME = (
 )
 # By the path of the source in the package, from the innermost call outwards; the first that fits.
 BY_SOURCE = (
-    (r"loss", "loss"),
-    (r"inference|readout|taps", "readout"),
+    (r"loss|cross_entropy", "loss"),
+    (r"inference|readout", "readout"),
     (r"attention|flash", "attention"),
     (r"dilated", CATEGORIES[2]),
     (r"^models/|normalize|batch_norm|residual|pool|optimizers|train_step|optax", REST),
@@ -94,14 +94,13 @@ def table(found: Iterable[tuple[str, str, float]], steps: int, program: str) -> 
 
 def category(instruction: str, name: str, sources: dict[str, list[str]]) -> str:
     """What a kernel is for."""
-    known = sources.get(_plain(instruction)) or sources.get(_plain(name)) or []
-    by_source = next(
-        (of for path in known for pattern, of in BY_SOURCE if re.search(pattern, path)), None
-    )
+    known = sources.get(_plain(instruction)) or sources.get(_plain(name)) or [name]
+    by_source = _by_source(known)
     if by_source in ("loss", "readout", "attention"):
         return by_source
-    if "f32f32_f32f32" in name and "ffma" in name:  # products that no tensor core may round
-        trains = any("loss" in path for paths in sources.values() for path in paths)
+    # Products that no tensor core may round, and Pallas's kernels where the text names none.
+    if ("f32f32_f32f32" in name and "ffma" in name) or name == "kernel":
+        trains = any(_by_source(paths) == "loss" for paths in sources.values())
         return "loss" if trains else "readout"
     text = f"{instruction} {name}".lower()
     by_name = next((of for pattern, of in BY_NAME if re.search(pattern, text)), None)
@@ -126,6 +125,12 @@ def to_json(kernels: Iterable[Kernel]) -> str:
     return "[\n" + ",\n".join(rows) + "\n]\n"
 
 
+def _by_source(paths: list[str]) -> str | None:
+    return next(
+        (of for path in paths for pattern, of in BY_SOURCE if re.search(pattern, path)), None
+    )
+
+
 def _sources(program: str) -> dict[str, list[str]]:
     """For every instruction, by its plain name, the source files it came from, innermost first."""
     tables = {name: _numbered(program, name) for name in ("FileNames", "FileLocations")}
@@ -146,15 +151,35 @@ def _sources(program: str) -> dict[str, list[str]]:
             paths.append(path)
         return paths
 
-    found: dict[str, list[str]] = {}
-    for match in re.finditer(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$", program, re.MULTILINE):
-        name, rest = match.groups()
+    inside, found = collections.defaultdict(list), {}
+    computation = ""
+    for line in program.splitlines():
+        if opened := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
+            computation = opened.group(1)
+        instruction = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)$", line)
+        if not instruction:
+            continue
+        name, rest = instruction.groups()
         paths = stack(_number(rest, "stack_frame_id"))
-        direct = re.search(r'source_file="([^"]*)"', rest)
-        paths = [_in_package(direct.group(1))] if direct else paths
+        if direct := re.search(r'source_file="([^"]*)"', rest):
+            paths = [_in_package(direct.group(1))]
+        if " constant(" not in rest:
+            inside[computation].append(paths)
+        # A fusion is what most of its instructions are.
+        if called := re.search(r" fusion\(.*calls=%?([\w.\-]+)", rest):
+            paths = _most(inside[called.group(1)]) or paths
         if paths:
             found.setdefault(_plain(name), paths)
+            if "triton" in rest and (kernel := re.search(r"\bname\W+(\w+)", rest)):
+                found.setdefault(_plain(kernel.group(1)), paths)
     return found
+
+
+def _most(stacks: list[list[str]]) -> list[str]:
+    """One of the call stacks of the category that most of them have."""
+    votes = collections.Counter(filter(None, map(_by_source, stacks)))
+    wanted = votes.most_common(1)[0][0] if votes else None
+    return next((paths for paths in stacks if _by_source(paths) == wanted), [])
 
 
 def _numbered(program: str, title: str) -> dict[int, str]:

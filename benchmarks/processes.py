@@ -28,6 +28,7 @@ class Program:
       environment: beside this process's own.
       gigabytes: of device memory that compiling may take, roughly.
       traced: whether its kernels are listed.
+      last: whether it may be left out if compiling takes long.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Program:
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     gigabytes: float = 0.0
     traced: bool = False
+    last: bool = False
 
 
 class Worker:

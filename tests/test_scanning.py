@@ -80,6 +80,7 @@ def lower_stage4(network, size):
     return jax.jit(stage4).lower(network.shapes, images)
 
 
+@pytest.mark.cpu("its program is counted")
 def test_the_network_is_the_same_and_compiles_one_block_for_all_equal_ones():
     plain, scanned = (
         build_network(tiny_config(**{"backbone.scan_blocks": scan}).model) for scan in (False, True)
