@@ -6,8 +6,10 @@ leave zeros beyond it, so that an image's result does not depend on the batch it
 
 import functools
 import itertools
+import os
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
@@ -15,11 +17,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from nonlocal_jax.models.remat import keep
-from nonlocal_jax.ops.batch_norm import batch_statistics, normalize_batch
+from nonlocal_jax.ops.batch_norm import batch_statistics, normalize_batch, normalize_batch_relu
 from nonlocal_jax.ops.conv import conv2d
 from nonlocal_jax.ops.dtypes import float32_or_wider, wide
 from nonlocal_jax.ops.padding import Valid, zero_outside
 
+FUSED_RELU = os.environ.get("GPU_RELU", "1") == "1"
 KAIMING_FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 NORMAL_001 = nnx.initializers.normal(0.01)
 
@@ -107,8 +110,11 @@ class BatchNorm(nnx.Module):
         """Whether a call normalises by the batch, and moves the running statistics."""
         return not (self.use_running_average or self.frozen)
 
-    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
-        """Returns the normalised array in the compute dtype; updates the statistics in training."""
+    def __call__(self, x: Float[Array, "*batch c"], *, relu: bool = False) -> Float[Array, "*batch c"]:
+        """Returns the normalised array in the compute dtype; updates the statistics in training.
+
+        With `relu`, a ReLU follows.
+        """
         scale, bias = float32_or_wider(self.scale[...]), float32_or_wider(self.bias[...])
         if not self.updates_statistics:
             scale = scale * lax.rsqrt(self.var[...] + self.epsilon)
@@ -116,8 +122,23 @@ class BatchNorm(nnx.Module):
         else:
             mean, var = self._statistics(lax.stop_gradient(x))
             self._update(mean, var, count=x.size // x.shape[-1])
-            y = normalize_batch(x, mean, lax.rsqrt(var + self.epsilon), scale, bias)
-        return y.astype(self.dtype)
+            arguments = x, mean, lax.rsqrt(var + self.epsilon), scale, bias
+            if relu:
+                return self._normalize_relu(*arguments)
+            y = normalize_batch(*arguments)
+        y = y.astype(self.dtype)
+        return nnx.relu(y) if relu else y
+
+    def _normalize_relu(self, *arguments: jax.Array) -> Float[Array, "*batch c"]:
+        def fused(*arguments: jax.Array) -> jax.Array:
+            return normalize_batch_relu(*arguments, self.dtype)
+
+        def plain(*arguments: jax.Array) -> jax.Array:
+            return nnx.relu(normalize_batch(*arguments).astype(self.dtype))
+
+        if not FUSED_RELU:
+            return plain(*arguments)
+        return lax.platform_dependent(*arguments, cuda=fused, default=plain)
 
     def _statistics(self, x: Float[Array, "*batch c"]) -> tuple[Float[Array, "c"], ...]:
         """Mean and variance of the batch."""
@@ -169,8 +190,10 @@ class ConvNorm(nnx.Module):
         """Of `inputs` side by side; `valid` is the size of each image in the *output*."""
         x = self.conv(*inputs)
         if self.norm is not None:
-            x = self.norm(x)
-        return zero_outside(nnx.relu(x) if self.relu else x, valid)
+            x = self.norm(x, relu=self.relu)
+        elif self.relu:
+            x = nnx.relu(x)
+        return zero_outside(x, valid)
 
 
 def freeze(module: nnx.Module) -> None:

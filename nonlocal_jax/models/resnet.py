@@ -21,7 +21,7 @@ from nonlocal_jax.models.tracing import traced_once
 from nonlocal_jax.ops import layout
 from nonlocal_jax.ops import max_pool as pooling
 from nonlocal_jax.ops.padding import Valid, halve, valid_mask, zero_outside
-from nonlocal_jax.ops.residual import add_relu
+from nonlocal_jax.ops.residual import add_relu, add_relu_without_gradient
 
 BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),
@@ -110,7 +110,8 @@ class BasicBlock(nnx.Module):
         """Returns the block's output; `valid` is the size of each image in the input."""
         valid_out = valid if self.stride == 1 else halve(valid)
         y = self.conv2(self.conv1(x, valid=valid_out))
-        return _add_shortcut(y, x, self.downsample, valid, valid_out)
+        folded = self.conv2.norm is None
+        return _add_shortcut(y, x, self.downsample, valid, valid_out, folded)
 
 
 class Bottleneck(nnx.Module):
@@ -145,7 +146,8 @@ class Bottleneck(nnx.Module):
         """Returns the block's output; `valid` is the size of each image in the input."""
         valid_out = valid if self.stride == 1 else halve(valid)
         y = self.conv2(self.conv1(x, valid=valid), valid=valid_out)
-        return _add_shortcut(self.conv3(y), x, self.downsample, valid, valid_out)
+        folded = self.conv3.norm is None
+        return _add_shortcut(self.conv3(y), x, self.downsample, valid, valid_out, folded)
 
 
 class ResNet(nnx.Module):
@@ -295,7 +297,9 @@ def _add_shortcut(
     shortcut: Shortcut | None,
     valid_in: Valid | None,
     valid_out: Valid | None,
+    folded: bool,
 ) -> Features:
     if shortcut is not None:  # elsewhere the padding of `x` is zero already
         x = zero_outside(shortcut(x, valid_in), valid_out)
-    return add_relu(zero_outside(y, valid_out), x)
+    close = add_relu_without_gradient if folded else add_relu
+    return close(zero_outside(y, valid_out), x)

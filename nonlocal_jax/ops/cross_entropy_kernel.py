@@ -17,7 +17,9 @@ from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int, UInt8
 
 from nonlocal_jax.ops import readout_kernel as tiles
+from nonlocal_jax.ops.readout_kernel import exp2, fma
 from nonlocal_jax.ops.taps import Axis, Taps, resize_taps
+from nonlocal_jax.ops.triton_math import LN_2, LOG2_E
 
 IGNORE = 255
 # Of the gradient's programs: rows of pixels, classes of a tile, and tiles at most.
@@ -41,12 +43,14 @@ def loss_and_gradient(
     Arguments are those of ops/cross_entropy.py's function.
     """
     place = first + jnp.arange(labels.shape[1], dtype=jnp.int32)
-    matrix = jnp.take(jnp.asarray(_matrix(rows)), place, axis=0, mode="clip")
+    # Exponentials are powers of two: so are the scores that both kernels work with.
+    matrix = jnp.asarray(LOG2_E * _matrix(rows), jnp.float32)
+    matrix = jnp.take(matrix, place, axis=0, mode="clip")
     loss, right, log_sum = _forward(logits, labels, matrix, columns)
     whole = labels.shape[1] == rows.target
     gradient = _gradient(logits, labels, log_sum, matrix, columns, _reach(rows, whole))
     counted = jnp.sum(labels != IGNORE, dtype=jnp.int32)
-    return (loss, right, counted), gradient
+    return (LN_2 * loss, right, counted), gradient
 
 
 def _matrix(axis: Axis) -> Float[np.ndarray, "target source"]:
@@ -59,7 +63,10 @@ def _matrix(axis: Axis) -> Float[np.ndarray, "target source"]:
 def _forward(
     logits: Logits, labels: Labels, matrix: Float[Array, "H h"], columns: Axis
 ) -> tuple[Float[Array, ""], Int[Array, ""], Pixels]:
-    """The losses' sum, how many pixels are right, and log-sum-exp; infinity where none counts."""
+    """The losses' sum, how many pixels are right, and log-sum-exp, to base 2.
+
+    That of a pixel that does not count is infinite.
+    """
     taps = Taps(*(jnp.asarray(x)[None] for x in resize_taps(columns)))
     arrays = tiles.prepare(logits, matrix[None], taps, 1)
     shape = labels.shape[0], arrays[1].shape[1], arrays[3].shape[2]
@@ -91,7 +98,7 @@ def _forward(
             jnp.full(label.shape, jnp.nan, jnp.float32),
         )
         peak, total, first, picked = lax.fori_loop(0, view.chunks, add_chunk, start)
-        log_sum, counted = peak + jnp.log(total), label != IGNORE
+        log_sum, counted = peak + jnp.log2(total), label != IGNORE
         # A label that fills up the last chunk is no class either.
         picked = jnp.where(label < logits.shape[3], picked, jnp.nan)
         losses[image, tile, column] = jnp.sum(jnp.where(counted, log_sum - picked, 0.0))
@@ -191,13 +198,14 @@ def _gradient_parts(
 
         def column_of(column: Any) -> list[Array]:
             """The program's rows of a column of logits, for each tile of classes."""
-            return [
-                sum(
-                    share[q] * logits[image, row[q], column, jnp.minimum(i, classes - 1)]
-                    for q in range(reach)
-                )
-                for i in index
-            ]
+            found = []
+            for i in index:
+                total = jnp.zeros((GRADIENT_ROWS, GRADIENT_CLASSES), jnp.float32)
+                for q in range(reach):
+                    value = logits[image, row[q], column, jnp.minimum(i, classes - 1)]
+                    total = fma(share[q], value, total)
+                found.append(total)
+            return found
 
         def add_pixel(
             pixel: Any, carry: tuple[list[Array], ...]
@@ -208,10 +216,10 @@ def _gradient_parts(
             label = labels[image, here, pixel].astype(jnp.int32)[:, None]
             new_left, new_right = [], []
             for x, y, a, b, i in zip(left, right, of_left, of_right, index, strict=True):
-                difference = jnp.exp(lower * x + upper * y - log_sum)
+                difference = exp2(fma(lower, x, fma(upper, y, -log_sum)))
                 difference = jnp.where(label == i, difference - 1.0, difference)
-                new_left.append(a + lower * difference)
-                new_right.append(b + upper * difference)
+                new_left.append(fma(lower, difference, a))
+                new_right.append(fma(upper, difference, b))
             return left, right, new_left, new_right
 
         def add_cell(column: Any, carry: tuple[list[Array], ...]) -> tuple[list[Array], ...]:
@@ -227,7 +235,7 @@ def _gradient_parts(
             for a, b, i in zip(of_left, of_right, index, strict=True):
                 done = jnp.where(last, a + b, a)
                 for q in range(reach):
-                    part = jnp.sum(share[q] * done, axis=0)[None, :]
+                    part = LN_2 * jnp.sum(share[q] * done, axis=0)[None, :]
                     plgpu.store(out.at[image, program, q, column, i], part, mask=i < classes)
             return right, of_right
 

@@ -19,6 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int, UInt8
 
+from nonlocal_jax.ops import triton_math
 from nonlocal_jax.ops.taps import Taps
 
 # Of a tile, and how many classes are looked at together.
@@ -68,7 +69,7 @@ def prepare(
     last = jnp.max(jnp.where(used, place, -1), axis=-1)
     runs = jnp.stack([first, last + 1], axis=-1)
     taps = (jnp.moveaxis(pad(x, 1, BLOCK_COLUMNS), 2, 1) for x in columns)
-    logits = pad(jnp.transpose(logits, (0, 3, 1, 2)), 1, BLOCK_CLASSES, NEVER)
+    logits = jnp.transpose(pad(logits, 3, BLOCK_CLASSES, NEVER), (0, 3, 1, 2))
     return [logits, rows, runs, *taps]
 
 
@@ -93,11 +94,10 @@ def pixel_scores(
         share = view.rows[own, here, row][:, None]
         added = []
         for index, total in zip(classes, totals, strict=True):
-            value = sum(
-                w * view.logits[image, index, row, p]
-                for p, w in zip(places, weights, strict=True)
-            )
-            added.append(total + share * value)
+            value = weights[0] * view.logits[image, index, row, places[0]]
+            for place, weight in zip(places[1:], weights[1:], strict=True):
+                value = fma(weight, view.logits[image, index, row, place], value)
+            added.append(fma(share, value, total))
         return added
 
     totals = [jnp.zeros((BLOCK_ROWS, BLOCK_COLUMNS), jnp.float32)] * BLOCK_CLASSES
@@ -107,8 +107,18 @@ def pixel_scores(
     return totals
 
 
-def log_sum_exp(arrays: list[Array]) -> Float[Array, "n H W"]:
-    """The logarithm of the sum of all exponentials of a pixel's scores; padded as `prepare` does."""
+def fma(a: Array, b: Array, c: Array) -> Array:
+    """In a kernel: a b + c."""
+    return triton_math.multiply_add(a, b, c, interpret=INTERPRET)
+
+
+def exp2(x: Array) -> Array:
+    """In a kernel: 2^x."""
+    return triton_math.power_of_2(x, interpret=INTERPRET)
+
+
+def log_sum_exp2(arrays: list[Array]) -> Float[Array, "n H W"]:
+    """The binary logarithm of the sum of 2^score of a pixel; padded as `prepare` does."""
 
     def kernel(*refs: Any) -> None:
         view, out = View(*refs[: View.COUNT]), refs[-1]
@@ -120,7 +130,7 @@ def log_sum_exp(arrays: list[Array]) -> Float[Array, "n H W"]:
 
         peak, total = lax.fori_loop(0, view.chunks, add_chunk, no_exponentials())
         rows, lanes = tile_of(tile, column)
-        out[image, rows, lanes] = peak + jnp.log(total)
+        out[image, rows, lanes] = peak + jnp.log2(total)
 
     return _call(kernel, arrays, jnp.float32)
 
@@ -132,11 +142,11 @@ def no_exponentials() -> tuple[Array, Array]:
 
 
 def add_exponentials(peak: Array, total: Array, scores: list[Array]) -> tuple[Array, Array]:
-    """In a kernel: the largest score so far, and the sum of exponentials relative to it."""
+    """In a kernel: the largest score so far, and the sum of 2^score relative to it."""
     new = functools.reduce(jnp.maximum, scores, peak)
-    total *= jnp.exp(peak - new)
+    total *= exp2(peak - new)
     for score in scores:
-        total += jnp.exp(score - new)
+        total += exp2(score - new)
     return new, total
 
 
@@ -147,9 +157,11 @@ def read_out(
     windows: Sequence[int],
 ) -> UInt8[Array, "n H W"]:
     """The first class of the largest score, or of the largest mean softmax of several views."""
+    several, classes = len(logits) > 1, logits[0].shape[3]
+    if several:  # their softmaxes are computed by powers of two
+        rows = [triton_math.LOG2_E * x for x in rows]
     views = [prepare(*parts) for parts in zip(logits, rows, columns, windows, strict=True)]
-    several, classes = len(views) > 1, logits[0].shape[3]
-    sums = [log_sum_exp(arrays) for arrays in views] if several else []
+    sums = [log_sum_exp2(arrays) for arrays in views] if several else []
     arrays = [array for arrays in views for array in arrays]
 
     def kernel(*refs: Any) -> None:
@@ -163,7 +175,7 @@ def read_out(
             made = [pixel_scores(view, image, tile, column, step) for view in parts]
             for i in range(BLOCK_CLASSES):
                 if several:
-                    score = sum(jnp.exp(s[i] - b) for s, b in zip(made, before, strict=True))
+                    score = sum(exp2(s[i] - b) for s, b in zip(made, before, strict=True))
                 else:
                     score = made[0][i]
                 larger = score > largest

@@ -10,17 +10,9 @@ def add_relu(y: Float[Array, "*shape"], x: Float[Array, "*shape"]) -> Float[Arra
     """max(y + x, 0), exactly; the gradient at 0 is 0, as PyTorch's.
 
     The sum comes last, because XLA's CPU compiler computes a ReLU again wherever it is read: the
-    next block's sum would repeat this one and all before it in the stage, and hold their terms. A
-    GPU takes the plain form, which cuDNN computes at the end of a convolution.
+    next block's sum would repeat this one and all before it in the stage, and hold their terms.
     """
-
-    def sum_last(y: Float[Array, "*shape"], x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return jnp.maximum(y, -x) + x
-
-    def plain(y: Float[Array, "*shape"], x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return jnp.maximum(y + x, jnp.zeros((), y.dtype))
-
-    return jax.lax.platform_dependent(y, x, cuda=plain, default=sum_last)
+    return jnp.maximum(y, -x) + x
 
 
 @add_relu.defjvp
@@ -30,3 +22,14 @@ def _derivative(
     result = add_relu(*primals)
     tangent = tangents[0] + tangents[1]
     return result, jnp.where(result > 0, tangent, jnp.zeros_like(tangent))
+
+
+def add_relu_without_gradient(
+    y: Float[Array, "*shape"], x: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """The same for inference: on a GPU in the form that cuDNN takes into a convolution."""
+
+    def plain(y: Float[Array, "*shape"], x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return jnp.maximum(y + x, jnp.zeros((), y.dtype))
+
+    return jax.lax.platform_dependent(y, x, cuda=plain, default=add_relu)
