@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 
 # The suite's numerical tests, which a GPU may answer differently; the longest first.
-ON_GPU := model train_step gpu_arithmetic losses inference readout non_local ops dilated attention \
+ON_GPU := model train_step gpu_arithmetic losses inference taps non_local ops dilated attention \
 	flash concatenation fold batch_norm residual
 
 .PHONY: demo test test-gpu lint types parity soak compiler clean
