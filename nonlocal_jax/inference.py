@@ -11,6 +11,7 @@ are traced values, and its result is the one it has alone. So a program serves a
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from nonlocal_jax.models.segmentor import Segmentor
 from nonlocal_jax.ops import layout, readout
 from nonlocal_jax.ops.normalize import normalize
 from nonlocal_jax.ops.resize import interpolation_matrix
+from nonlocal_jax.ops.taps import compose
 
 PRECISION = lax.Precision.HIGHEST  # of interpolation: bfloat16 would move positions and scores
 
@@ -288,7 +290,8 @@ def _axis_matrices(
             enlarge = _enlarge(jnp.minimum(input_size, seen), a_window, seen, align_corners)
             starts = windows.starts(axis, input_size, input_length)
             to_input = _average_windows(enlarge, starts, input_length)
-        return jnp.matmul(to_output, to_input, precision=PRECISION)
+        product = functools.partial(jnp.matmul, precision=PRECISION)
+        return lax.platform_dependent(to_output, to_input, cuda=compose, default=product)
 
     return jax.vmap(one_image)(input_sizes, output_sizes)
 

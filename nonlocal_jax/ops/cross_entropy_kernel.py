@@ -67,7 +67,8 @@ def _forward(
 
     That of a pixel that does not count is infinite.
     """
-    taps = Taps(*(jnp.asarray(x)[None] for x in resize_taps(columns)))
+    index, weight = resize_taps(columns)
+    taps = Taps(jnp.asarray(index)[None], jnp.asarray(weight, jnp.float32)[None])
     arrays = tiles.prepare(logits, matrix[None], taps, 1)
     shape = labels.shape[0], arrays[1].shape[1], arrays[3].shape[2]
     padding = [(0, to - at) for at, to in zip(labels.shape, shape, strict=True)]
@@ -97,13 +98,13 @@ def _forward(
             jnp.zeros(label.shape, jnp.int32),
             jnp.full(label.shape, jnp.nan, jnp.float32),
         )
-        peak, total, first, picked = lax.fori_loop(0, view.chunks, add_chunk, start)
+        peak, total, first, picked = tiles.loop(view.chunks, add_chunk, start)
         log_sum, counted = peak + jnp.log2(total), label != IGNORE
         # A label that fills up the last chunk is no class either.
         picked = jnp.where(label < logits.shape[3], picked, jnp.nan)
         losses[image, tile, column] = jnp.sum(jnp.where(counted, log_sum - picked, 0.0))
         right = counted & (first == label)
-        rights[image, tile, column] = jnp.sum(right.astype(jnp.int32))
+        rights[image, tile, column] = jnp.sum(right, dtype=jnp.int32)
         log_sums[image, here, lanes] = jnp.where(counted, log_sum, jnp.inf)
 
     losses, rights, log_sums = pl.pallas_call(
@@ -116,8 +117,9 @@ def _forward(
         grid=grid,
         compiler_params=plgpu.CompilerParams(num_warps=tiles.WARPS, num_stages=1),
         interpret=tiles.INTERPRET,
+        name="cross_entropy",
     )(*arrays, padded)
-    return jnp.sum(losses), jnp.sum(rights), log_sums
+    return jnp.sum(losses), jnp.sum(rights, dtype=jnp.int32), log_sums
 
 
 def _reach(rows: Axis, whole: bool) -> tuple[int, int]:
@@ -189,7 +191,7 @@ def _gradient_parts(
         image, program, group = (pl.program_id(axis) for axis in (0, 1, 2))
         here = pl.ds(program * GRADIENT_ROWS, GRADIENT_ROWS)
         top = first[program]
-        lane = jnp.arange(GRADIENT_CLASSES)[None, :]
+        lane = jnp.arange(GRADIENT_CLASSES, dtype=jnp.int32)[None, :]
         index = [(group * per_group + i) * GRADIENT_CLASSES + lane for i in range(per_group)]
         row = [jnp.minimum(top + q, height - 1) for q in range(reach)]
         share = [
@@ -240,14 +242,16 @@ def _gradient_parts(
             return right, of_right
 
         zeros = [jnp.zeros((GRADIENT_ROWS, GRADIENT_CLASSES), jnp.float32)] * per_group
-        lax.fori_loop(0, width, add_cell, (column_of(0), zeros))
+        tiles.loop(width, add_cell, (column_of(0), zeros))
 
     programs = matrix.shape[0] // GRADIENT_ROWS
-    arrays = [logits, labels, log_sum, matrix, first, jnp.asarray(taps.weight.T), jnp.asarray(ends)]
+    arrays = [logits, labels, log_sum, matrix, first, jnp.asarray(taps.weight.T, jnp.float32)]
+    arrays.append(jnp.asarray(ends))
     return pl.pallas_call(
         kernel,
         out_shape=jax.ShapeDtypeStruct((n, programs, reach, width, classes), jnp.float32),
         grid=(n, programs, groups),
         compiler_params=plgpu.CompilerParams(num_warps=1, num_stages=1),
         interpret=tiles.INTERPRET,
+        name="cross_entropy_gradient",
     )(*arrays)

@@ -107,6 +107,11 @@ def pixel_scores(
     return totals
 
 
+def loop(turns: int, body: Any, start: Any) -> Any:
+    """In a kernel: `body` for 0, 1, ..., turns - 1, as 32-bit integers."""
+    return lax.fori_loop(jnp.int32(0), jnp.int32(turns), body, start)
+
+
 def fma(a: Array, b: Array, c: Array) -> Array:
     """In a kernel: a b + c."""
     return triton_math.multiply_add(a, b, c, interpret=INTERPRET)
@@ -128,11 +133,11 @@ def log_sum_exp2(arrays: list[Array]) -> Float[Array, "n H W"]:
             peak, total = carry
             return add_exponentials(peak, total, pixel_scores(view, image, tile, column, step))
 
-        peak, total = lax.fori_loop(0, view.chunks, add_chunk, no_exponentials())
+        peak, total = loop(view.chunks, add_chunk, no_exponentials())
         rows, lanes = tile_of(tile, column)
         out[image, rows, lanes] = peak + jnp.log2(total)
 
-    return _call(kernel, arrays, jnp.float32)
+    return _call(kernel, arrays, jnp.float32, "log_sum_exp")
 
 
 def no_exponentials() -> tuple[Array, Array]:
@@ -158,6 +163,8 @@ def read_out(
 ) -> UInt8[Array, "n H W"]:
     """The first class of the largest score, or of the largest mean softmax of several views."""
     several, classes = len(logits) > 1, logits[0].shape[3]
+    rows = [x.astype(jnp.float32) for x in rows]
+    columns = [Taps(taps.index, taps.weight.astype(jnp.float32)) for taps in columns]
     if several:  # their softmaxes are computed by powers of two
         rows = [triton_math.LOG2_E * x for x in rows]
     views = [prepare(*parts) for parts in zip(logits, rows, columns, windows, strict=True)]
@@ -171,30 +178,30 @@ def read_out(
         here, lanes = tile_of(tile, column)
         before = [x[image, here, lanes] for x in log_sums]
         def look_at_chunk(step: Any, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-            largest, first, bad = carry
+            largest, first, finite = carry
             made = [pixel_scores(view, image, tile, column, step) for view in parts]
             for i in range(BLOCK_CLASSES):
                 if several:
                     score = sum(exp2(s[i] - b) for s, b in zip(made, before, strict=True))
                 else:
                     score = made[0][i]
-                larger = score > largest
-                largest = jnp.where(larger, score, largest)
-                first = jnp.where(larger, step * BLOCK_CLASSES + i, first)
-                bad |= score != score
-            return largest, first, bad
+                first = jnp.where(score > largest, step * BLOCK_CLASSES + i, first)
+                largest = jnp.maximum(score, largest)
+                finite = fma(score, 0.0, finite)
+            return largest, first, finite
 
         shape = BLOCK_ROWS, BLOCK_COLUMNS
         start = (
             jnp.full(shape, -jnp.inf, jnp.float32),
             jnp.zeros(shape, jnp.int32),
-            jnp.zeros(shape, jnp.bool_),
+            jnp.zeros(shape, jnp.float32),
         )
-        _, first, bad = lax.fori_loop(0, parts[0].chunks, look_at_chunk, start)
-        out[image, here, lanes] = jnp.where(bad, classes, first).astype(jnp.uint8)
+        # Zero times each score adds up to zero, unless one is infinite or NaN.
+        _, first, finite = loop(parts[0].chunks, look_at_chunk, start)
+        out[image, here, lanes] = jnp.where(finite == 0, first, classes).astype(jnp.uint8)
 
     height, width = rows[0].shape[1], columns[0].index.shape[1]
-    return _call(kernel, [*arrays, *sums], jnp.uint8)[:, :height, :width]
+    return _call(kernel, [*arrays, *sums], jnp.uint8, "readout")[:, :height, :width]
 
 
 def tile_of(tile: Any, column: Any) -> tuple[Any, Any]:
@@ -202,7 +209,7 @@ def tile_of(tile: Any, column: Any) -> tuple[Any, Any]:
     return pl.ds(tile * BLOCK_ROWS, BLOCK_ROWS), pl.ds(column * BLOCK_COLUMNS, BLOCK_COLUMNS)
 
 
-def _call(kernel: Any, arrays: list[Array], dtype: Any) -> Array:
+def _call(kernel: Any, arrays: list[Array], dtype: Any, name: str) -> Array:
     """One program for each tile; the result has a number for each pixel."""
     logits, rows, _, index, *_ = arrays
     shape = logits.shape[0], rows.shape[1], index.shape[2]
@@ -212,6 +219,7 @@ def _call(kernel: Any, arrays: list[Array], dtype: Any) -> Array:
         grid=grid_of(*shape),
         compiler_params=plgpu.CompilerParams(num_warps=WARPS, num_stages=1),
         interpret=INTERPRET,
+        name=name,
     )(*arrays)
 
 

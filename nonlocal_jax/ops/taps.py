@@ -5,6 +5,7 @@ composed. Read one by one, the sum joins what follows it in one kernel, and noth
 resolution. A GPU is fast that way; a CPU or a TPU is faster with products of matrices.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -87,6 +88,15 @@ def _neighbours(matrix: Float[Array, "n length source"], count: int) -> Taps:
     first = jnp.minimum(first, matrix.shape[-1] - count)
     index = first[..., None] + jnp.arange(count, dtype=jnp.int32)
     return Taps(index, jnp.take_along_axis(matrix, index, axis=-1))
+
+
+def compose(
+    second: Float[Array, "C B"], first: Float[Array, "B A"]
+) -> Float[Array, "C A"]:
+    """second @ first, for a `second` that interpolates: each row is the sum of two of `first`."""
+    taps = _neighbours(second, min(2, second.shape[1]))
+    rows = [weight[:, None] * first[index] for index, weight in zip(*map(jnp.transpose, taps))]
+    return functools.reduce(jnp.add, rows)
 
 
 def interpolate_rows(
