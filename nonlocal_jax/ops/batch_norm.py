@@ -13,6 +13,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from nonlocal_jax.ops import column_sums_kernel
 from nonlocal_jax.ops.dtypes import float32_or_wider
 
 Inputs = Float[Array, "*batch c"]
@@ -21,6 +22,7 @@ Residuals = tuple[Inputs, PerChannel, PerChannel, PerChannel]
 
 
 TOGETHER = os.environ.get("GPU_SUMS", "together") == "together"
+STATISTICS = os.environ.get("GPU_STATISTICS", "xla")
 PASSES = int(os.environ.get("GPU_PASSES", "1"))  # over the array, for its statistics, on a GPU
 
 
@@ -44,10 +46,16 @@ def one_pass_statistics(x: Inputs, shift: PerChannel) -> tuple[PerChannel, PerCh
     Their difference keeps as many digits as `shift` is near the mean: where that is d standard
     deviations away, the variance's relative error is some d^2 roundings.
     """
-    axes = tuple(range(x.ndim - 1))
-    shifted = float32_or_wider(x) - shift
+    def terms(x: Inputs, shift: PerChannel) -> tuple[Inputs, Inputs]:
+        shifted = float32_or_wider(x) - shift
+        return shifted, jnp.square(shifted)
+
     count = x.size // x.shape[-1]
-    mean, square = (total / count for total in _sums(shifted, jnp.square(shifted)))
+    if STATISTICS == "kernel" and column_sums_kernel.kernel_supports(x):
+        sums = column_sums_kernel.column_sums(terms, [x], [shift])
+    else:
+        sums = _sums(*terms(x, shift))
+    mean, square = (total / count for total in sums)
     return mean + shift, jnp.maximum(square - jnp.square(mean), 0)
 
 
@@ -158,8 +166,19 @@ def _relu_backward(
         grad = jnp.where(y > 0, float32_or_wider(grad), jnp.zeros((), mean.dtype))
         return grad, (float32_or_wider(x) - mean) * inverse
 
-    of_y, normalized = gradient_and_normalized(x, grad)
-    of_bias, of_scale = _sums(of_y, of_y * normalized)
+    def terms(x: Inputs, grad: Inputs, *vectors: PerChannel) -> tuple[Inputs, Inputs]:
+        mean, inverse, scale, bias = vectors
+        normalized = (float32_or_wider(x) - mean) * inverse
+        y = (float32_or_wider(x) - mean) * (inverse * scale) + bias
+        of_y = jnp.where(y > 0, float32_or_wider(grad), jnp.zeros((), mean.dtype))
+        return of_y, of_y * normalized
+
+    if STATISTICS == "kernel" and column_sums_kernel.kernel_supports(x):
+        vectors = [mean, inverse, scale, bias]
+        of_bias, of_scale = column_sums_kernel.column_sums(terms, [x, grad], vectors)
+    else:
+        of_y, normalized = gradient_and_normalized(x, grad)
+        of_bias, of_scale = _sums(of_y, of_y * normalized)
     # Behind the barrier it is computed again: kept, it would be written and read once more.
     x, grad, of_bias, of_scale = lax.optimization_barrier((x, grad, of_bias, of_scale))
     of_y, normalized = gradient_and_normalized(x, grad)

@@ -25,6 +25,11 @@ Keys = TypeVar("Keys")
 Sums = TypeVar("Sums")
 
 
+def is_split() -> bool:
+    """Whether there is a mesh in context over which XLA splits arrays."""
+    return bool(_axes())
+
+
 def split(images: Array) -> Array:
     """[n, rows, ...], images and rows split; the rows need not divide."""
     axes = _axes()
