@@ -4,13 +4,22 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint types parity soak compiler package docs clean
+# The suite's numerical tests, which a GPU may answer differently; the longest first.
+ON_GPU := models/test_model.py training/test_train_step.py ops/test_gpu_arithmetic.py \
+	training/test_losses.py evaluation/test_inference.py ops/test_taps.py models/test_non_local.py \
+	ops models/test_fold.py
+
+.PHONY: demo test test-gpu lint types parity soak compiler package docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m nonlocal_jax.demo
 
 test: $(VENV)/.installed-test lint types
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# On the GPU that JAX sees, at the precision that tests/conftest.py states.
+test-gpu: $(VENV)/.installed-test
+	NONLOCAL_JAX_TEST_DEVICE=gpu $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ON_GPU:%=tests/%)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -1,19 +1,20 @@
-"""This project against the same network in PyTorch, on one GPU, in one run.
+"""This project against the same network in PyTorch, on one GPU, in under eight minutes.
 
-    python benchmarks/gpu_against_pytorch.py --torch_python=ENV/bin/python [--output=FILE.json]
+    python benchmarks/gpu_against_pytorch.py --torch_python=ENV/bin/python [--output=FOLDER]
     python benchmarks/gpu_against_pytorch.py --torch_python=ENV/bin/python --smoke
 
-ENV is an environment with PyTorch 2; it may be this one. `--smoke` runs the same code on a tiny
-network, on any machine. Three pairs are timed in every case: each framework's best form (PyTorch:
-channels_last, bfloat16 autocast, torch.compile), ours against eager TF32, and float32 on both
-sides. The programs of a pair alternate, and medians are compared. The largest training batch, found
-by doubling, is measured alone, because two of them fit no device.
+ENV is an environment with PyTorch 2; it may be this one. Every program has a process: they compile
+side by side, for five minutes at most, then those of a case run in turn, and medians are compared.
+FOLDER gets results.json, and for each of our programs a table of its kernels by what they are for.
+`--also=NAME=FOLDER` measures another checkout besides. `--smoke` runs the same code on a tiny
+network, on any machine.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import shutil
 import statistics
 import subprocess
 import sys
@@ -21,19 +22,19 @@ import tempfile
 from typing import Any
 
 import numpy as np
+from processes import HERE, Facts, Program, Worker, compile_all
 
-from nonlocal_jax.config import command_line
+from nonlocal_jax.config import files
 
-HERE = pathlib.Path(__file__).resolve().parent
-ROWS = (
-    "ade20k_r50_80k",
-    "ade20k_r101_80k",
-    "cityscapes_r50_512x1024_40k",
-    "cityscapes_r101_512x1024_40k",
-)
-CASES = ("infer:1", "infer:16", "train:published", "train:largest")
-PAIRS = ((("jax", "best"), ("torch", "best")), (("jax", "best"), ("torch", "tf32")))
-PAIRS += ((("jax", "fp32"), ("torch", "fp32")),)
+ROWS = ("ade20k_r50_80k", "ade20k_r101_160k")
+CASES = ("infer:1", "infer:16", "train:4", "train:16")
+# Modes of torch.compile. CUDA graphs are in the second and the third.
+MODES = {
+    "infer:1": ("reduce-overhead", "max-autotune"),
+    "infer": ("default", "max-autotune"),
+    "train": ("default", "reduce-overhead"),
+}
+OURS = "ours"
 TINY = {
     "model.backbone.stem_channels": 8,
     "model.backbone.base_channels": 8,
@@ -41,56 +42,31 @@ TINY = {
     "model.auxiliary_head.channels": 16,
     "data.crop_size": (65, 97),
 }
-GPUS = 4  # that the published batch was split over
+# Of a smoke test, so that many processes share few cores, and compile quickly.
+QUICK = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+# Device memory that PyTorch takes for an image of 512x512 in training, R-50 and R-101.
+GIGABYTES = {50: 1.6, 101: 2.5}
+TURN = 90.0  # seconds that a program may take for what it is asked to do
 
 
-class Worker:
-    """One framework's process with one case; `facts` is what it said when it was ready."""
-
-    def __init__(self, options: argparse.Namespace, framework: str, case: dict[str, Any]):
-        python = options.torch_python if framework == "torch" else sys.executable
-        path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-        preset = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONPATH": path}
-        self.process = subprocess.Popen(
-            [python, HERE / f"{framework}_worker.py"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **preset},
-        )
-        self.facts = self.ask(json.dumps(case))
-
-    def ask(self, line: str | int) -> dict[str, Any]:
-        """The answer to a line; {"error": ...} also where the process died."""
-        assert self.process.stdin and self.process.stdout
-        try:
-            self.process.stdin.write(f"{line}\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            return {"error": "the process ended"}
-        for answer in self.process.stdout:
-            if answer.startswith("REPLY "):
-                return json.loads(answer.removeprefix("REPLY "))
-        return {"error": f"the process ended with exit code {self.process.wait()}"}
-
-    def close(self) -> None:
-        """Ends the process, which frees the device."""
-        self.process.communicate()
-
-
-def make_case(options: argparse.Namespace, row: str, kind: str, batch: int) -> dict[str, Any]:
-    """What both workers are told, but for the form."""
+def make_case(options: argparse.Namespace, row: str, kind: str, batch: int) -> Facts:
+    """What both frameworks' processes are told."""
+    path = HERE.parent / f"configs/{row}.py"
     overrides = TINY if options.smoke else {}
-    config = command_line.load_config(HERE.parent / f"configs/{row}.py", **overrides)
-    backbone, classes = config.model.backbone, config.model.num_classes
+    config = files.load(path, **overrides)
+    backbone = config.model.backbone
     return {
-        "config": str(HERE.parent / f"configs/{row}.py"),
+        "row": row,
+        "config": str(path),
         "overrides": overrides,
         "kind": kind,
         "batch": batch,
         "size": config.data.crop_size,
-        "classes": classes,
+        "classes": config.model.num_classes,
         "align_corners": config.model.align_corners,
+        "dtype": "float32" if options.smoke else "auto",
+        "weights": str(options.folder / f"{row}.pth"),
+        "keep": "",
         "widths": {
             "depth": backbone.depth,
             "stem": backbone.stem_channels,
@@ -98,127 +74,235 @@ def make_case(options: argparse.Namespace, row: str, kind: str, batch: int) -> d
             "head": config.model.decode_head.channels,
             "auxiliary": config.model.auxiliary_head.channels,
         },
-        "weights": str(options.folder / f"{row}.pth"),
-        "backend": options.torch_backend,
-        "profile": "",
     }
 
 
-def measure_pair(
-    options: argparse.Namespace, case: dict[str, Any], pair: tuple[tuple[str, str], ...]
-) -> list[dict[str, Any]]:
-    """Both programs of a pair, alternated: a record each, and how far their outputs differ."""
-    workers, records = [], []
-    for framework, form in pair:
-        logits = str(options.folder / f"{framework}.npy")
-        profile = options.profile if (framework, form) == ("jax", "best") else ""
-        told = {**case, "form": form, "logits": logits, "profile": profile}
-        worker = Worker(options, framework, told)
-        workers.append(worker)
-        records.append({"framework": framework, "form": form, **worker.facts})
-    seconds: list[list[float]] = [[] for _ in workers]
-    if not any("error" in record for record in records):
-        if len(pair) > 1:
-            records[0]["against_the_other"] = compare(options, case["kind"], records)
-        for _ in range(options.rounds):
-            for worker, times in zip(workers, seconds, strict=True):
-                times.append(worker.ask(options.steps).get("seconds", float("nan")))
-    for worker, record, times in zip(workers, records, seconds, strict=True):
-        worker.close()
-        if times:
-            record["ms_per_image"] = 1e3 * statistics.median(times) / case["batch"]
-    return records
-
-
-def compare(
-    options: argparse.Namespace, kind: str, records: list[dict[str, Any]]
-) -> dict[str, float]:
-    """Logits (as a share of the largest) and their argmax, or the first step's losses."""
-    if kind == "train":
-        ours, theirs = (record["loss"] for record in records)
-        return {"loss_difference": abs(ours - theirs) / abs(theirs)}
-    ours, theirs = (np.load(options.folder / f"{r['framework']}.npy") for r in records)
-    return {
-        "logit_difference": float(np.abs(ours - theirs).max() / np.abs(theirs).max()),
-        "same_argmax": float(np.mean(ours.argmax(-1) == theirs.argmax(-1))),
-    }
-
-
-def largest(
-    options: argparse.Namespace, row: str, framework: str, batch: int
-) -> tuple[int, list[dict[str, Any]]]:
-    """The largest batch, by doubling, that a framework's best form trains with, and its record."""
-    found: tuple[int, list[dict[str, Any]]] = (0, [{"framework": framework, "error": "none fits"}])
-    while batch <= options.largest:
-        case = make_case(options, row, "train", batch)
-        records = measure_pair(options, case, ((framework, "best"),))
-        if "error" in records[0]:
-            break
-        found, batch = (batch, records), 2 * batch
+def programs_of(options: argparse.Namespace, row: str, kind: str, batch: int) -> list[Program]:
+    """Every program of a case: ours, those of other checkouts, and PyTorch's."""
+    case, found = make_case(options, row, kind, batch), []
+    for name, folder in {OURS: HERE.parent, **dict(options.also)}.items():
+        told = {**case, **_outputs(options, case, name, logits=batch == 1)}
+        cache = {"JAX_COMPILATION_CACHE_DIR": str(options.folder / "compiled")}
+        cache |= QUICK if options.smoke else {}
+        traced = options.output is not None
+        found.append(Program(name, "jax", sys.executable, told, folder, cache, traced=traced))
+    gigabytes = batch * GIGABYTES[case["widths"]["depth"]] if kind == "train" else 2.0
+    modes = MODES.get(f"{kind}:{batch}") or MODES[kind]
+    for mode in () if options.no_torch else ("eager",) if options.smoke else modes:
+        name = f"PyTorch, {mode}"
+        told = {**case, "mode": mode, **_outputs(options, case, name, logits=batch == 1)}
+        threads = QUICK if options.smoke else {"TORCHINDUCTOR_COMPILE_THREADS": "4"}
+        python = options.torch_python
+        last = mode == modes[-1]
+        found.append(
+            Program(name, "torch", python, told, HERE.parent, threads, gigabytes, last=last)
+        )
     return found
 
 
-def report(options: argparse.Namespace, results: list[dict[str, Any]], new: dict[str, Any]) -> None:
-    """Adds a case to the JSON file, and prints its lines of the table."""
-    results.append(new)
-    options.output.write_text(json.dumps(results, indent=1))
-    first = new["records"][0]
-    for record in new["records"]:
-        cells = [new["row"], new["kind"], str(new["batch"]), record["framework"]]
-        cells.append(record.get("form", ""))
-        if "ms_per_image" in record:
-            ms = record["ms_per_image"]
-            cells += [f"{ms:.2f}", f"{1e3 / ms:.1f}", f"{ms / first['ms_per_image']:.2f}"]
-            floor = first.get("gflop", float("nan")) / new["batch"] / options.peak_tflops
-            cells += [f"{floor / ms:.0%}", f"{record.get('peak_gb', float('nan')):.1f}"]
-        print("| " + " | ".join([*cells, record.get("error", "")]) + " |", flush=True)
-    if "against_the_other" in first:
-        print("  outputs:", first["against_the_other"], flush=True)
+def _outputs(
+    options: argparse.Namespace, case: Facts, name: str, *, logits: bool
+) -> dict[str, str]:
+    """Files for what a program's inference gives; logits at one batch size only."""
+    stem = f"{case['row']}-{case['kind']}-{case['batch']}-{name}".replace("/", "_")
+    wanted = logits and case["kind"] == "infer"
+    return {
+        "masks": str(options.folder / f"{stem}.masks.npy"),
+        "logits": str(options.folder / f"{stem}.logits.npy") if wanted else "",
+    }
 
 
-def main() -> None:
-    """Every row, case and pair; the table goes to the screen, everything to the JSON file."""
+def measure(options: argparse.Namespace, workers: list[Worker]) -> list[Facts]:
+    """The programs of a case, in turn: a record each, which the processes do not outlive."""
+    for worker in workers:
+        worker.ask("start", TURN)
+    for worker in workers:
+        worker.ask("run 3", TURN)  # whose time does not count
+    seconds: list[list[float]] = [[] for _ in workers]
+    for _ in range(options.rounds):
+        for worker, times in zip(workers, seconds, strict=True):
+            longer = 3 if worker.program.case["kind"] == "infer" else 1
+            found = worker.ask(f"run {longer * options.steps}", TURN)
+            if "error" not in found:
+                times.append(found["seconds"])
+    records = []
+    for worker, times in zip(workers, seconds, strict=True):
+        if worker.program.traced:
+            case = worker.program.case
+            stem = f"{case['row']}.{case['kind']}{case['batch']}.{worker.program.name}"
+            worker.ask(f"trace {options.output / stem}.kernels.json", TURN)
+        worker.close()
+        records.append(_record(worker, times))
+    for record in records[1:]:
+        record["against_the_first"] = _compare(records[0], record)
+    return records
+
+
+def _record(worker: Worker, times: list[float]) -> Facts:
+    program, facts = worker.program, dict(worker.facts)
+    facts.pop("seconds", None)
+    keys = ("row", "kind", "batch", "masks", "logits")
+    record = {"name": program.name, **{key: program.case[key] for key in keys}, **facts}
+    if times:
+        record["ms"] = 1e3 * statistics.median(times)
+        record["all_ms"] = [round(1e3 * t, 3) for t in times]
+    return record
+
+
+def _compare(first: Facts, other: Facts) -> dict[str, float]:
+    """Logits as a share of the largest, masks' agreement, and the first step's losses."""
+    found = {}
+    if "loss" in first and "loss" in other:
+        found["loss"] = abs(first["loss"] - other["loss"]) / abs(other["loss"])
+    for kind in ("masks", "logits"):
+        files = [pathlib.Path(record[kind]) for record in (first, other)]
+        if not all(record[kind] for record in (first, other)) or not all(f.exists() for f in files):
+            continue
+        ours, theirs = (np.load(file).astype(np.float64) for file in files)
+        if kind == "masks":
+            found["same_classes"] = float(np.mean(ours == theirs))
+        else:
+            found["logits"] = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+    return found
+
+
+def rows_of_table(records: list[Facts]) -> list[str]:
+    """Lines of the table; the ratio is to the first program's time: over 1 is slower."""
+    lines = []
+    for record in records:
+        cells = [record["row"], f"{record['kind']} {record['batch']}", record["name"]]
+        if "ms" in record:
+            ms = record["ms"]
+            cells += [
+                f"{ms:.2f}",
+                f"{ms / record['batch']:.2f}",
+                f"{1e3 * record['batch'] / ms:.0f}",
+            ]
+            cells.append(f"{ms / records[0]['ms']:.2f}" if "ms" in records[0] else "")
+            cells.append(f"{record.get('peak_gb', float('nan')):.1f}")
+            cells.append(f"{record['compile_seconds']:.0f}")
+        differences = record.get("against_the_first", {})
+        cells.append(", ".join(f"{key} {value:.3g}" for key, value in differences.items()))
+        cells.append(record.get("error", ""))
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def kernel_lines(records: list[Facts]) -> list[str]:
+    """Kernel times by category, a line for each of our programs."""
+    lines = []
+    for record in records:
+        if record.get("kernels"):
+            parts = ", ".join(f"{name} {ms:.2f}" for name, ms in record["kernel_ms"].items())
+            head = f"{record['row']} {record['kind']} {record['batch']}, {record['name']}"
+            lines.append(f"{head}, ms of kernels: {parts}")
+    return lines
+
+
+def write_weights(options: argparse.Namespace, row: str) -> subprocess.Popen:
+    """Starts to write a row's random weights for PyTorch, on the CPU."""
+    overrides = make_case(options, row, "infer", 1)["overrides"].items()
+    arguments = ["--weights", str(HERE.parent / f"configs/{row}.py")]
+    arguments.append(str(options.folder / f"{row}.partial"))
+    arguments += [f"{key}={json.dumps(value)}" for key, value in overrides]
+    return subprocess.Popen(
+        [sys.executable, str(HERE / "jax_worker.py"), *arguments],
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
+        },
+    )
+
+
+def device_gigabytes() -> float:
+    """What the GPU has, less some for its own; without a GPU, no limit."""
+    if not shutil.which("nvidia-smi"):
+        return float("inf")
+    asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
+    return 0.8 * float(said[0]) / 1024 if said else float("inf")
+
+
+def has_torch(python: str) -> bool:
+    """Whether a Python has PyTorch."""
+    done = subprocess.run([python, "-c", "import torch"], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def run(options: argparse.Namespace) -> list[Facts]:
+    """Every row and case; the table goes to the screen, everything to the output folder."""
+    cases = [(row, *text.partition(":")[::2]) for row in options.rows for text in options.cases]
+    groups = [programs_of(options, row, kind, int(batch)) for row, kind, batch in cases]
+    writing = {} if options.no_torch else {r: write_weights(options, r) for r in options.rows}
+    for row, process in writing.items():
+        if process.wait():
+            sys.exit(f"{row}: no weights could be written for PyTorch.")
+        file = options.folder / f"{row}.pth"
+        file.with_suffix(".partial").rename(file)
+    # PyTorch's second modes last, and of the others what takes longest first.
+    order = sorted(
+        (program for group in groups for program in group),
+        key=lambda p: (p.last, p.case["kind"] != "train", -p.case["batch"]),
+    )
+    workers = compile_all(
+        order,
+        options.output or options.folder,
+        seconds=options.compile_seconds,
+        gigabytes=device_gigabytes(),
+        at_once=options.at_once,
+    )
+    by_program = {id(worker.program): worker for worker in workers}
+    columns = ["row", "case", "program", "ms a step", "ms an image", "images/s"]
+    columns += ["ratio to the first", "peak GB", "compile s", "outputs against the first", ""]
+    print(f"| {' | '.join(columns)} |")
+    print(f"|---|---|---|{'--:|' * 6}---|---|")
+    results: list[Facts] = []
+    for group in groups:
+        started = [by_program[id(p)] for p in group if id(p) in by_program]
+        records = measure(options, started)
+        results += records
+        print("\n".join(rows_of_table(records)), flush=True)
+        if options.output:
+            (options.output / "results.json").write_text(json.dumps(results, indent=1))
+    print("\n".join(kernel_lines(results)), flush=True)
+    return results
+
+
+def pair(text: str) -> tuple[str, pathlib.Path]:
+    """NAME=FOLDER."""
+    name, _, folder = text.partition("=")
+    return name, pathlib.Path(folder).resolve()
+
+
+def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
+    """Measures, and returns the records."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("--torch_python", default=sys.executable, help="a Python that has PyTorch")
+    add("--no_torch", action="store_true", help="this project alone")
     add("--rows", nargs="+", default=ROWS, help="names of configs")
-    add("--cases", nargs="+", default=CASES, help="kind:batch; a batch may be a word, as here")
-    add("--output", type=pathlib.Path, default=pathlib.Path("gpu_against_pytorch.json"))
-    add("--peak_tflops", type=float, default=790.0, help="the device's, in bfloat16")
-    add("--rounds", type=int, default=9, help="how often a pair alternates")
+    add("--cases", nargs="+", default=CASES, help="kind:batch")
+    add("--also", nargs="*", type=pair, default=[], help="NAME=FOLDER of other checkouts")
+    add("--output", type=pathlib.Path, help="a folder for results and tables of kernels")
+    add("--rounds", type=int, default=7, help="how often the programs of a case take turns")
     add("--steps", type=int, default=10, help="in one turn")
-    add("--largest", type=int, default=256, help="where the doubling ends")
-    add("--torch_backend", default="max-autotune", help="mode of torch.compile; or eager")
-    add("--profile", default="", help="a folder for traces of our best form")
+    add("--compile_seconds", type=float, default=300.0, help="whoever takes longer is left out")
+    cores = os.cpu_count() or 1
+    add("--at_once", type=int, default=max(cores // 3, 2), help="how many compile side by side")
     add("--smoke", action="store_true", help="a tiny network: whether the script works")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.smoke:
-        options.rounds, options.steps, options.largest = 3, 1, 2
-        options.torch_backend, options.rows = "eager", options.rows[:1]
-    print("| row | case | batch | framework | form | ms/image | images/s | ratio to the first "
-          "| share of the floor | peak GB | |")  # fmt: skip
-    print("|---|---|--:|---|---|--:|--:|--:|--:|--:|---|")
-    results: list[dict[str, Any]] = []
+        options.rounds, options.steps, options.at_once = 2, 1, cores
+        options.rows, options.cases = ROWS[:1], ("infer:1", "infer:2", "train:1", "train:2")
+    if not options.no_torch and not has_torch(options.torch_python):
+        print(f"{options.torch_python} has no PyTorch: only this project is measured.")
+        options.no_torch = True
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         options.folder = pathlib.Path(folder)
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/compiled"
-        for row in options.rows:
-            published = (
-                command_line.load_config(HERE.parent / f"configs/{row}.py").batch_size // GPUS
-            )
-            for kind, _, size in (text.partition(":") for text in options.cases):
-                said = {"row": row, "kind": f"{kind}:{size}" if size == "largest" else kind}
-                if size == "largest":
-                    start = 1 if options.smoke else published
-                    for framework in ("jax", "torch"):
-                        batch, records = largest(options, row, framework, start)
-                        report(options, results, {**said, "batch": batch, "records": records})
-                    continue
-                batch = published if size == "published" else int(size)
-                case = make_case(options, row, kind, batch)
-                for pair in PAIRS:
-                    records = measure_pair(options, case, pair)
-                    report(options, results, {**said, "batch": batch, "records": records})
+        return run(options)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,64 @@
-"""Eight simulated devices, quick compilation, strict dtype promotion, and real images if any."""
+"""Eight simulated devices, quick compilation, strict dtype promotion, and real images if any.
 
+With NONLOCAL_JAX_TEST_DEVICE=gpu (`make test-gpu`) the tests run on the GPU that is there. A GPU
+rounds the factors of float32 products to TF32 unless told otherwise, so that there the suite runs
+in float32 at precision "highest", and its bounds are `ROUNDING` times as wide. What the default
+precision may be off by is in tests/test_gpu_arithmetic.py.
+"""
+
+import functools
 import os
 import pathlib
 
+ON_GPU = os.environ.get("NONLOCAL_JAX_TEST_DEVICE") == "gpu"
 # Most of the suite's time is XLA's compiler: machine code that is made fast, not run fast.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+if ON_GPU:
+    QUICK = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share it
+else:
+    QUICK = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    # The TPU's compiler may be installed, to compile for described slices; there is no TPU to find.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}"
 
-# The TPU's compiler may be installed, to compile for described slices; there is no TPU to look for.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
-import jax
-import pytest
-from absl import flags
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+# A GPU adds up in other orders, and by algorithms that round more (Winograd's among cuDNN's).
+ROUNDING = 5 if ON_GPU else 1
+# What --config.precision=highest makes of a config's `model` section.
+EXACT = {"dtype": "float32"} if ON_GPU else {}
+
+
+def _assert_allclose(plain, actual, desired, rtol=1e-7, atol=0, **options):
+    """`np.testing.assert_allclose` with wider bounds."""
+    plain(actual, desired, rtol * ROUNDING, atol * ROUNDING, **options)
+
+
 flags.FLAGS.mark_as_parsed()  # grain reads absl flags
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+if ON_GPU:
+    jax.config.update("jax_default_matmul_precision", "highest")
+    np.testing.assert_allclose = functools.partial(_assert_allclose, np.testing.assert_allclose)
+
+
+def pytest_configure() -> None:
+    """Refuses to pass for a GPU what a CPU did."""
+    if ON_GPU and jax.default_backend() != "gpu":
+        raise pytest.UsageError("JAX sees no GPU here: pip install 'jax[cuda13]', or make test.")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what the devices that are here can't run, and says why."""
+    for mark in item.iter_markers("devices"):
+        if jax.device_count() < mark.args[0]:
+            pytest.skip(f"needs {mark.args[0]} devices; there are {jax.device_count()}")
+    for mark in item.iter_markers("cpu"):
+        if jax.default_backend() != "cpu":
+            pytest.skip(f"is about the CPU: {mark.args[0]}")
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,9 @@ Images of different sizes share a batch. Each is padded at the bottom and on the
 is a traced value. Its result does not depend on the batch. So one program serves a whole bucket.
 """
 
+import functools
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,9 +21,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
 from nonlocal_jax.evaluation.protocol import Protocol
-from nonlocal_jax.ops import layout
+from nonlocal_jax.ops import layout, readout
 from nonlocal_jax.ops.normalize import normalize
 from nonlocal_jax.ops.resize import interpolation_matrix
+from nonlocal_jax.ops.taps import compose
 
 PRECISION = lax.Precision.HIGHEST  # of interpolation: bfloat16 would move positions and scores
 
@@ -60,11 +62,16 @@ class LowResolution(NamedTuple):
     """Logits, and the matrices that resize them to the original images: rows @ logits @ columns^T.
 
     With windows, `a` and `b` are axes over all of them, and the matrices average their overlaps.
+
+    Attributes:
+      windows: how many there are along each axis; None where rows of the matrices may have more
+        than three neighbours in a window that are not zero.
     """
 
     logits: Logits
     rows: Float[Array, "n H a"]
     columns: Float[Array, "n W b"]
+    windows: Size | None = None
 
 
 def low_resolution_scores(
@@ -112,9 +119,11 @@ def low_resolution_scores(
             )
             for axis in (0, 1)
         )
-        results.append(LowResolution(views[0], rows, columns))
+        windows = protocol.windows_of(images.shape[1:3])
+        results.append(LowResolution(views[0], rows, columns, windows))
         if protocol.flip:
-            results.append(LowResolution(views[1], rows, _reverse_rows(columns, sizes[:, 1])))
+            reverse = _reverse_rows(columns, sizes[:, 1])
+            results.append(LowResolution(views[1], rows, reverse, windows))
     return results
 
 
@@ -124,9 +133,21 @@ def class_indices(scores: list[LowResolution]) -> UInt8[Array, "n H W"]:
     If scores are not finite, the result is the number of classes, which is no class. Pixels outside
     of an image have no meaning.
     """
-    blocks = _by_row_blocks(scores, _first_largest)
-    batch, height = scores[0].rows.shape[:2]
-    masks = jnp.moveaxis(blocks, 0, 1).reshape(batch, -1, blocks.shape[-1])[:, :height]
+    windows = [score.windows for score in scores]
+
+    def by_blocks(scores: list[readout.Resized]) -> UInt8[Array, "n H W"]:
+        blocks = _by_row_blocks(scores, _first_largest)
+        batch, height = scores[0].rows.shape[:2]
+        return jnp.moveaxis(blocks, 0, 1).reshape(batch, -1, blocks.shape[-1])[:, :height]
+
+    def by_taps(scores: list[readout.Resized]) -> UInt8[Array, "n H W"]:
+        return readout.class_indices(scores, windows)
+
+    resized = [readout.Resized(score.logits, score.rows, score.columns) for score in scores]
+    if None in windows:
+        masks = by_blocks(resized)
+    else:
+        masks = lax.platform_dependent(resized, cuda=by_taps, default=by_blocks)
     return layout.whole_rows(masks)
 
 
@@ -216,7 +237,8 @@ def _axis_matrices(
             enlarge = _enlarge(inside, a_window, seen, stride, align_corners)
             starts = windows.starts(axis, input_size, input_length)
             to_input = _average_windows(enlarge, starts, input_length)
-        return jnp.matmul(to_output, to_input, precision=PRECISION)
+        product = functools.partial(jnp.matmul, precision=PRECISION)
+        return lax.platform_dependent(to_output, to_input, cuda=compose, default=product)
 
     return jax.vmap(one_image)(input_sizes, output_sizes)
 
@@ -260,7 +282,7 @@ def _reverse_rows(matrix: Float[Array, "n W b"], widths: Int[Array, "n"]) -> Flo
 
 
 def _by_row_blocks(
-    scores: list[LowResolution],
+    scores: Sequence[LowResolution | readout.Resized],
     reduce: Callable[[Float[Array, "n rows classes W"]], Array],
 ) -> Array:
     """Applies `reduce` to a few rows of the scores at a time, and stacks: [blocks, n, rows, ...].
@@ -279,7 +301,7 @@ def _by_row_blocks(
 
     def block(parts: list[Float[Array, "n rows _"]]) -> Array:
         total = jnp.zeros(())
-        for part, (logits, _, columns) in zip(parts, scores, strict=True):
+        for part, (logits, _, columns, *_) in zip(parts, scores, strict=True):
             # Rows first: their result is small, and the second product is a single large one.
             part = layout.split(part)
             some = jnp.einsum("nra,nabc->nrcb", part, logits, precision=PRECISION)

@@ -101,6 +101,12 @@ class Protocol:
         """Pixels that the network processes for an input of this size."""
         return height * width if self.windows is None else self.windows.cost(height, width)
 
+    def windows_of(self, size: Size) -> Size:
+        """How many windows there are along each axis of an input of this size."""
+        if self.windows is None:
+            return 1, 1
+        return self.windows.count(0, size[0]), self.windows.count(1, size[1])
+
     def meets_padding(self, bucket: Bucket) -> bool:
         """Whether any image of a bucket is smaller than its array, or than a window."""
         seen = np.array(bucket.inputs)

@@ -16,9 +16,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from nonlocal_jax.models.remat import keep
-from nonlocal_jax.ops.batch_norm import normalize_batch
+from nonlocal_jax.ops.batch_norm import batch_statistics, normalize_batch, normalize_batch_relu
 from nonlocal_jax.ops.conv.conv2d import conv2d
-from nonlocal_jax.ops.dtypes import float32_or_wider
+from nonlocal_jax.ops.dtypes import float32_or_wider, wide
 from nonlocal_jax.ops.padding import Valid, zero_outside
 
 KAIMING_FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -50,6 +50,12 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
         self.bias = nnx.Param(jnp.zeros(out_features, param_dtype)) if use_bias else None
         self.stride, self.dilation, self.dtype = stride, dilation, dtype
+        self.outputs_first = False
+
+    def put_outputs_first(self) -> None:
+        """Holds the kernel as [o, k, k, i], as cuDNN reads it, so that it need not be copied."""
+        self.kernel.set_value(jnp.transpose(self.kernel[...], (3, 0, 1, 2)))
+        self.outputs_first = True
 
     def __call__(self, *inputs: Float[Array, "n h w _"]) -> Float[Array, "n h_out w_out o"]:
         """Convolves the concatenated `inputs` in the compute dtype; h_out = ceil(h / stride).
@@ -58,9 +64,13 @@ class Conv(nnx.Module):
         into one array.
         """
         kernel = self.kernel[...].astype(self.dtype)
+        if self.outputs_first:
+            kernel = jnp.transpose(kernel, (1, 2, 3, 0))
         ends = list(itertools.accumulate(x.shape[-1] for x in inputs))
         parts = jnp.split(kernel, ends[:-1], axis=2)
-        convolve = partial(conv2d, stride=self.stride, dilation=self.dilation)
+        convolve = partial(
+            conv2d, stride=self.stride, dilation=self.dilation, biased=self.bias is not None
+        )
         results = [convolve(x.astype(self.dtype), k) for x, k in zip(inputs, parts, strict=True)]
         y = keep(functools.reduce(jnp.add, results))
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
@@ -98,8 +108,13 @@ class BatchNorm(nnx.Module):
         """Whether a call uses the statistics of the batch and updates the running ones."""
         return not (self.use_running_average or self.frozen)
 
-    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
-        """Returns the normalised array in the compute dtype; updates the statistics in training."""
+    def __call__(
+        self, x: Float[Array, "*batch c"], *, relu: bool = False
+    ) -> Float[Array, "*batch c"]:
+        """Returns the normalised array in the compute dtype; updates the statistics in training.
+
+        With `relu`, a ReLU follows.
+        """
         scale, bias = float32_or_wider(self.scale[...]), float32_or_wider(self.bias[...])
         if not self.updates_statistics:
             scale = scale * lax.rsqrt(self.var[...] + self.epsilon)
@@ -107,15 +122,28 @@ class BatchNorm(nnx.Module):
         else:
             mean, var = self._statistics(lax.stop_gradient(x))
             self._update(mean, var, count=x.size // x.shape[-1])
-            y = normalize_batch(x, mean, lax.rsqrt(var + self.epsilon), scale, bias)
-        return y.astype(self.dtype)
+            arguments = x, mean, lax.rsqrt(var + self.epsilon), scale, bias
+            if relu:
+                return self._normalize_relu(*arguments)
+            y = normalize_batch(*arguments)
+        y = y.astype(self.dtype)
+        return nnx.relu(y) if relu else y
+
+    def _normalize_relu(self, *arguments: jax.Array) -> Float[Array, "*batch c"]:
+        def fused(*arguments: jax.Array) -> jax.Array:
+            return normalize_batch_relu(*arguments, self.dtype)
+
+        def plain(*arguments: jax.Array) -> jax.Array:
+            return nnx.relu(normalize_batch(*arguments).astype(self.dtype))
+
+        y: jax.Array = lax.platform_dependent(*arguments, cuda=fused, default=plain)
+        return y
 
     def _statistics(self, x: Float[Array, "*batch c"]) -> tuple[Float[Array, "c"], ...]:
-        """Mean and variance in two passes: E[x^2] - E[x]^2 is inexact if the mean is large."""
-        x = float32_or_wider(x)
-        axes = tuple(range(x.ndim - 1))
-        mean = keep(jnp.mean(x, axes))
-        return mean, keep(jnp.mean(jnp.square(x - mean), axes))
+        """Mean and variance of the batch."""
+        shift = lax.stop_gradient(self.mean[...]).astype(wide(x.dtype))
+        mean, var = batch_statistics(x, shift)
+        return keep(mean), keep(var)
 
     def _update(self, mean: Float[Array, "c"], var: Float[Array, "c"], count: int) -> None:
         unbiased = var * (count / max(count - 1, 1))
@@ -161,8 +189,10 @@ class ConvNorm(nnx.Module):
         """The result of the concatenated `inputs`; `valid` is each image's size in the *output*."""
         x = self.conv(*inputs)
         if self.norm is not None:
-            x = self.norm(x)
-        return zero_outside(nnx.relu(x) if self.relu else x, valid)
+            x = self.norm(x, relu=self.relu)
+        elif self.relu:
+            x = nnx.relu(x)
+        return zero_outside(x, valid)
 
     def fold_norm(self) -> None:
         """See models/fold.py."""

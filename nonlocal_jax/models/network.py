@@ -117,9 +117,10 @@ class Network:
 def for_platform(model: schema.Model, platform: str) -> schema.Model:
     """A `model` section with its "auto" values decided for a kind of device.
 
-    Accelerators compute in bfloat16, with float32 parameters, norms, softmax, logits and loss. They
-    compute norms again in the backward pass, which saves memory. A CPU gains nothing from bfloat16
-    and computes in float32. Heads replace their own "auto" values.
+    Accelerators compute in bfloat16, with float32 parameters, norms, softmax, logits and loss. A
+    CPU gains nothing from bfloat16 and computes in float32. TPUs compute norms again in the
+    backward pass, which saves memory. GPUs don't, since that takes more time: if memory does not
+    suffice, choose "norms" or "blocks". Heads replace their own "auto" values.
 
     Raises:
       UserError: the dtype is float64, and JAX is not set up for it.
@@ -128,7 +129,7 @@ def for_platform(model: schema.Model, platform: str) -> schema.Model:
         raise UserError("config.model.dtype is float64: set the environment's JAX_ENABLE_X64=1.")
     cpu = platform == "cpu"
     dtype = ("float32" if cpu else "bfloat16") if model.dtype == "auto" else model.dtype
-    remat = ("none" if cpu else "norms") if model.remat == "auto" else model.remat
+    remat = ("norms" if platform == "tpu" else "none") if model.remat == "auto" else model.remat
     return dataclasses.replace(
         model,
         dtype=dtype,

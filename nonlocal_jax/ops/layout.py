@@ -26,6 +26,11 @@ Keys = TypeVar("Keys")
 Sums = TypeVar("Sums")
 
 
+def is_split() -> bool:
+    """Whether there is a mesh in context over which XLA splits arrays."""
+    return bool(_axes())
+
+
 def split(images: Array) -> Array:
     """[n, rows, ...] with images and rows split. The rows need not divide evenly."""
     axes = _axes()

@@ -23,3 +23,14 @@ def _derivative(
     result = add_relu(*primals)
     tangent = tangents[0] + tangents[1]
     return result, jnp.where(result > 0, tangent, jnp.zeros_like(tangent))
+
+
+def add_relu_without_gradient(
+    y: Float[Array, "*shape"], x: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """The same for inference: on a GPU in the form that cuDNN takes into a convolution."""
+
+    def plain(y: Float[Array, "*shape"], x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return jnp.maximum(y + x, jnp.zeros((), y.dtype))
+
+    return jax.lax.platform_dependent(y, x, cuda=plain, default=add_relu)

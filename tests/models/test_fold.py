@@ -12,7 +12,8 @@ from nonlocal_jax.models.network import build_network
 
 @pytest.mark.parametrize("variant", ["v1c", "v1d"])
 @pytest.mark.parametrize("mode", ["embedded_gaussian", "dot_product"])
-def test_folding_changes_nothing_but_the_norms(variant, mode):
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_folding_changes_nothing_but_the_norms(variant, mode, platform):
     config = tiny_config(
         **{"backbone.variant": variant, "decode_head.mode": mode, "auxiliary_head.loss_weight": 0.0}
     )
@@ -28,7 +29,7 @@ def test_folding_changes_nothing_but_the_norms(variant, mode):
         for name, leaf in network.shapes.items()
     }
     variables = {name: value.astype(np.float32) for name, value in variables.items()}
-    lean, folded = fold(network, variables)
+    lean, folded = fold(network, variables, platform=platform)
     assert not any("norm" in name for name in folded) and set(folded) == set(lean.shapes)
 
     def logits_of(network, variables, *inputs):

@@ -6,18 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain import SCALE, naive_softmax, value_and_gradients
 
 from nonlocal_jax.ops.attention import chunked
 from nonlocal_jax.ops.attention.dot_product import dot_product_attention
 from nonlocal_jax.ops.attention.softmax import softmax_attention
-
-SCALE = 0.25
-
-
-def naive_softmax(query, key, value, key_valid=None):
-    logits = jnp.einsum("nqc,nkc->nqk", query, key) * SCALE
-    where = None if key_valid is None else key_valid[:, None, :]
-    return jnp.einsum("nqk,nkd->nqd", jax.nn.softmax(logits, axis=-1, where=where), value)
 
 
 def naive_dot_product(query, key, value, key_valid):
@@ -32,15 +25,6 @@ def inputs(queries, keys, *, batch=2, channels=16, values=24, seed=0):
     shapes = [(batch, queries, channels), (batch, keys, channels), (batch, keys, values)]
     random_keys = jax.random.split(jax.random.key(seed), 3)
     return [jax.random.normal(k, shape) for k, shape in zip(random_keys, shapes, strict=True)]
-
-
-def value_and_gradients(function, *arrays):
-    def loss(*arrays):
-        result = function(*arrays)
-        return jnp.sum(jnp.sin(result)), result
-
-    (_, result), gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(*arrays)
-    return result, *gradients
 
 
 @pytest.fixture
@@ -140,6 +124,7 @@ def test_dot_product_equals_the_direct_formula():
         np.testing.assert_allclose(ours, direct, rtol=0, atol=3e-6)
 
 
+@pytest.mark.devices(8)
 def test_sharded_queries_stay_on_their_devices(small_chunks):
     """With the query axis over eight devices, each computes its own rows: nothing is gathered."""
     mesh = jax.make_mesh((8,), ("spatial",), axis_types=(jax.sharding.AxisType.Auto,))

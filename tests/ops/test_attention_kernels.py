@@ -44,17 +44,21 @@ def assert_pallas_equals_chunks(arrays, key_valid):
         np.testing.assert_allclose(ours, chunked, rtol=0, atol=1e-5)
 
 
+@pytest.mark.cpu("the TPU's kernel in interpret mode")
 @pytest.mark.parametrize(("queries", "keys"), [(40, 53), (600, 140)])
 def test_pallas_equals_chunks(queries, keys):
     """Lengths of no whole block, and other channels in the values than in the keys."""
     assert_pallas_equals_chunks(inputs(queries, keys), None)
 
 
+@pytest.mark.cpu("the TPU's kernel in interpret mode")
 def test_pallas_leaves_out_invalid_keys():
     key_valid = jnp.arange(53)[None, :] < jnp.array([[17], [0]])
     assert_pallas_equals_chunks(inputs(40, 53), key_valid)
 
 
+@pytest.mark.devices(4)
+@pytest.mark.cpu("the TPU's kernel in interpret mode")
 @pytest.mark.parametrize("batch", [4, 3])
 def test_pallas_is_split_over_the_mesh_in_context(batch):
     """Images over `data`, queries over `spatial`; three images don't split, 41 queries neither."""
@@ -121,6 +125,7 @@ def test_auto_takes_chunks_where_no_kernel_fits(monkeypatch, platform, dtype, ex
     assert softmax._choose(query, query) == expected
 
 
+@pytest.mark.devices(8)
 def test_auto_takes_pallas_on_tpus_if_it_can_be_split(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     query = jnp.zeros((1, 4, 8), jnp.bfloat16)

@@ -6,7 +6,7 @@ import numpy as np
 import plain
 import pytest
 
-from nonlocal_jax.ops.batch_norm import normalize_batch
+from nonlocal_jax.ops.batch_norm import normalize_batch, one_pass_statistics
 
 
 def written_out(x, scale, bias):
@@ -33,3 +33,16 @@ def test_gradients_have_the_dtype_of_what_they_are_of():
     y, backward = jax.vjp(lambda x, scale: normalize_batch(x, ones, ones, scale, ones), x, ones)
     assert y.dtype == jnp.float32
     assert [leaf.dtype for leaf in backward(y)] == [jnp.bfloat16, jnp.float32]
+
+
+@pytest.mark.parametrize("off", [0.0, 3.0, -20.0])
+def test_one_pass_statistics_are_exact_at_a_mean_of_a_thousand_deviations(off):
+    """`off` is how many standard deviations the shift is from the mean."""
+    rng = np.random.default_rng(0)
+    deviation = np.exp(rng.uniform(-3, 3, 6))
+    x = (rng.standard_normal((4, 33, 31, 6)) + 1000) * deviation
+    x = x.astype(np.float32).astype(np.float64)
+    shift = (1000 + off) * deviation
+    mean, var = one_pass_statistics(jnp.asarray(x, jnp.float32), jnp.asarray(shift, jnp.float32))
+    np.testing.assert_allclose(mean, x.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(var, x.var((0, 1, 2)), rtol=2e-6 * (1 + off**2))

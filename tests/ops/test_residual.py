@@ -27,6 +27,7 @@ def test_the_sum_is_exact_and_so_is_its_gradient(dtype):
         np.testing.assert_array_equal(gradient.astype(jnp.float32), expected.astype(jnp.float32))
 
 
+@pytest.mark.cpu("how its compiler fuses")
 def test_a_deeper_network_takes_no_more_memory_in_inference():
     def temporaries(depth):
         network = build_network(tiny_config(**{"backbone.depth": depth}).model)

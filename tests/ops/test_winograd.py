@@ -59,6 +59,7 @@ def test_equals_direct_convolution(shape, dilation, block_bytes, monkeypatch):
     assert_near(gradient, expected_gradient, 4e-6)
 
 
+@pytest.mark.cpu("other platforms have direct convolutions")
 @pytest.mark.parametrize("dilation", [1, 2, 4])
 def test_the_network_s_convolution_takes_it_for_many_channels(dilation):
     x, kernel, grad = (jnp.array(a, jnp.float32) for a in arrays(1, 33, 34, 64, 72))

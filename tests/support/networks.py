@@ -6,6 +6,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+from conftest import EXACT, ROUNDING
 
 from nonlocal_jax.checkpoints.pytorch import rules
 from nonlocal_jax.config import files
@@ -21,6 +22,7 @@ from weights import NUM_CLASSES, fingerprint, images, labels, weights  # noqa: E
 def tiny_config(**overrides):
     """A row at base width 4; overrides are keys of its `model` section."""
     tiny = {
+        **EXACT,
         "num_classes": NUM_CLASSES,
         "backbone.stem_channels": 4,
         "backbone.base_channels": 4,
@@ -72,4 +74,4 @@ def assert_close(actual, expected, tolerance):
     """Within `tolerance` of the largest magnitude."""
     assert actual.shape == expected.shape
     error = np.abs(np.asarray(actual, np.float64) - expected).max()
-    assert error <= tolerance * np.abs(expected).max()
+    assert error <= ROUNDING * tolerance * np.abs(expected).max()

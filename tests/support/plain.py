@@ -28,3 +28,21 @@ def loss_and_accuracy(logits, labels, align_corners):
     right = (jnp.argmax(scores, -1).astype(labels.dtype) == labels) & counted
     accuracy = jnp.sum(right) / jnp.maximum(jnp.sum(counted), 1)
     return jnp.sum(jnp.where(counted, losses, 0.0)) / labels.size, accuracy
+
+
+SCALE = 0.25  # of attention logits
+
+
+def naive_softmax(query, key, value, key_valid=None):
+    logits = jnp.einsum("nqc,nkc->nqk", query, key) * SCALE
+    where = None if key_valid is None else key_valid[:, None, :]
+    return jnp.einsum("nqk,nkd->nqd", jax.nn.softmax(logits, axis=-1, where=where), value)
+
+
+def value_and_gradients(function, *arrays):
+    def loss(*arrays):
+        result = function(*arrays)
+        return jnp.sum(jnp.sin(result)), result
+
+    (_, result), gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(*arrays)
+    return result, *gradients

@@ -28,8 +28,9 @@ from nonlocal_jax.models.scanning import scan_blocks
 from nonlocal_jax.models.torch_keys import Row, TorchKeys
 from nonlocal_jax.models.tracing import traced_once
 from nonlocal_jax.ops import layout
+from nonlocal_jax.ops import max_pool as pooling
 from nonlocal_jax.ops.padding import Valid, at_stride, valid_mask, zero_outside
-from nonlocal_jax.ops.residual import add_relu
+from nonlocal_jax.ops.residual import add_relu, add_relu_without_gradient
 
 BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),
@@ -180,7 +181,8 @@ class BasicBlock(nnx.Module):
         """Returns the block's output; `valid` is the size of each image in the input."""
         valid_out = at_stride(valid, self.stride)
         y = self.conv2(self.conv1(x, valid=valid_out))
-        return _add_shortcut(y, x, self.downsample, valid, valid_out)
+        folded = self.conv2.norm is None
+        return _add_shortcut(y, x, self.downsample, valid, valid_out, folded)
 
 
 class Bottleneck(nnx.Module):
@@ -215,7 +217,8 @@ class Bottleneck(nnx.Module):
         """Returns the block's output; `valid` is the size of each image in the input."""
         valid_out = at_stride(valid, self.stride)
         y = self.conv2(self.conv1(x, valid=valid), valid=valid_out)
-        return _add_shortcut(self.conv3(y), x, self.downsample, valid, valid_out)
+        folded = self.conv3.norm is None
+        return _add_shortcut(self.conv3(y), x, self.downsample, valid, valid_out, folded)
 
 
 class ResNet(Backbone):
@@ -341,7 +344,7 @@ def max_pool(x: Features) -> Halved:
     The input follows a ReLU, and its padding is zero. Each window of a valid output holds a pixel
     of the image, whose value is at least zero. So padding never changes a maximum.
     """
-    pooled: Halved = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    pooled: Halved = pooling.max_pool(x)
     return pooled
 
 
@@ -369,7 +372,9 @@ def _add_shortcut(
     shortcut: Shortcut | None,
     valid_in: Valid | None,
     valid_out: Valid | None,
+    folded: bool,
 ) -> Results:
     if shortcut is not None:  # without one, the padding of `x` is zero already
         x = zero_outside(shortcut(x, valid_in), valid_out)
-    return add_relu(zero_outside(y, valid_out), x)
+    close = add_relu_without_gradient if folded else add_relu
+    return close(zero_outside(y, valid_out), x)

@@ -20,16 +20,54 @@ from nonlocal_jax.ops.conv.winograd import winograd_conv2d, winograd_weight_grad
 
 # With fewer channels or pixels, Winograd's transforms cost more than they save.
 WINOGRAD_CHANNELS, WINOGRAD_PIXELS = 64, 1024
+# cuDNN's kernels for 16-bit floats read eight channels at a time.
+GPU_CHANNELS = 8
+# cuDNN's convolutions are launched one by one. A launch takes the time that moving so much takes.
+# Products are launched together, as a graph.
+LAUNCH_BYTES = 40e6
 
 
-def conv2d(x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1) -> Results:
+def conv2d(
+    x: Images, kernel: Kernel, *, stride: int = 1, dilation: int = 1, biased: bool = False
+) -> Results:
     """2D convolution without bias, as in PyTorch with `padding = dilation * (k // 2)`.
 
-    Returns [n, ceil(h / stride), ceil(w / stride), o] in the dtype of `x`.
+    Returns [n, ceil(h / stride), ceil(w / stride), o] in the dtype of `x`. Where a bias follows
+    (`biased`), a GPU computes a large 1x1 convolution with cuDNN, which adds the bias and the
+    shortcut and applies the ReLU before it writes the result.
     """
     if kernel.shape[0] == 1 and _may_round():
+        return _conv1x1(x, kernel, stride, biased)
+    convolve = partial(_conv2d, stride=stride, dilation=dilation)
+    if x.shape[-1] >= GPU_CHANNELS or x.dtype.itemsize > 2:
+        return convolve(x, kernel)
+
+    def padded(x: Images, kernel: Kernel) -> Results:
+        missing = GPU_CHANNELS - x.shape[-1]
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing)))
+        return convolve(x, jnp.pad(kernel, ((0, 0), (0, 0), (0, missing), (0, 0))))
+
+    y: Results = lax.platform_dependent(x, kernel, cuda=padded, default=convolve)
+    return y
+
+
+def _conv1x1(x: Images, kernel: Kernel, stride: int, biased: bool) -> Results:
+    def product(x: Images, kernel: Kernel) -> Results:
         return jnp.einsum("nhwi,io->nhwo", x[:, ::stride, ::stride], kernel[0, 0])
-    return _conv2d(x, kernel, stride, dilation)
+
+    if not biased or not _suits_cudnn(x, kernel, stride):
+        return product(x, kernel)
+    direct = partial(direct_conv2d, stride=stride, dilation=1)
+    y: Results = lax.platform_dependent(x, kernel, cuda=direct, default=product)
+    return y
+
+
+def _suits_cudnn(x: Images, kernel: Kernel, stride: int) -> bool:
+    """Whether a 1x1 convolution with a bias and a shortcut is faster with cuDNN."""
+    inputs, outputs = kernel.shape[2:]
+    pixels = x.size // inputs // stride**2
+    moved = pixels * (inputs + 2 * outputs) * x.dtype.itemsize
+    return outputs % GPU_CHANNELS == 0 and moved >= LAUNCH_BYTES
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

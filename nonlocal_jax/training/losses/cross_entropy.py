@@ -7,7 +7,7 @@ multiple of that of the sum, so the same pass computes it.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,10 @@ from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from nonlocal_jax.config.schema import IGNORED, LossOptions
 from nonlocal_jax.ops import layout
+from nonlocal_jax.ops.cross_entropy import Sums, cross_entropy
 from nonlocal_jax.ops.dtypes import wide
 from nonlocal_jax.ops.resize import resize_matrix
+from nonlocal_jax.ops.taps import Axis
 from nonlocal_jax.training.losses.loss import Labels, Logits, Loss, LossAndAccuracy
 
 PRECISION = lax.Precision.HIGHEST  # of interpolation: bfloat16 would move positions and scores
@@ -46,41 +48,52 @@ def segmentation_loss(logits: Logits, labels: Labels, align_corners: bool) -> Lo
     the denominator, as in the reference (`avg_non_ignore=False`). It is NaN where a label is
     neither 255 nor a class. Each device of a mesh resizes to its own rows of labels.
     """
-    to_rows, to_columns = (
-        resize_matrix(logits.shape[axis], labels.shape[axis], align_corners).astype(logits.dtype)
-        for axis in (1, 2)
-    )
+    rows, columns = (Axis(logits.shape[axis], labels.shape[axis], align_corners) for axis in (1, 2))
 
-    def sums(rows: tuple[Labels, Float[Array, "n H h"]], logits: Logits) -> _Sums:
-        labels, to_rows = rows
-        return _sums(logits, labels, to_rows, to_columns)
+    def sums(parts: tuple[Labels, Int[Array, "n H"]], logits: Logits) -> Sums:
+        labels, place = parts
+        return _sums(logits, labels, place, rows, columns)
 
-    rows = labels, jnp.broadcast_to(to_rows, (labels.shape[0], *to_rows.shape))
-    total = layout.sum_over_devices(sums, rows, layout.whole_rows(logits), fill=IGNORED)
+    place = jnp.broadcast_to(jnp.arange(labels.shape[1], dtype=jnp.int32), labels.shape[:2])
+    total = layout.sum_over_devices(sums, (labels, place), layout.whole_rows(logits), fill=IGNORED)
     right, counted = (count.astype(total.loss.dtype) for count in (total.right, total.counted))
     return LossAndAccuracy(total.loss / labels.size, right / jnp.maximum(counted, 1))
 
 
-class _Sums(NamedTuple):
-    """Sums over rows: losses, correct pixels and labelled pixels."""
-
-    loss: Float[Array, ""]
-    right: Int[Array, ""]
-    counted: Int[Array, ""]
-
-
-@jax.custom_vjp
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _sums(
-    logits: Logits,
-    labels: Labels,
-    to_rows: Float[Array, "n H h"],
-    to_columns: Float[Array, "W w"],
-) -> _Sums:
-    return _one_pass(logits, labels, to_rows, to_columns)[0]
+    logits: Logits, labels: Labels, place: Int[Array, "n H"], rows: Axis, columns: Axis
+) -> Sums:
+    return _forward(logits, labels, place, rows, columns)[0]
 
 
-def _backward(gradient: Logits, cotangents: _Sums) -> tuple[Logits, None, None, None]:
-    return cotangents.loss * gradient, None, None, None
+def _forward(
+    logits: Logits, labels: Labels, place: Int[Array, "n H"], rows: Axis, columns: Axis
+) -> tuple[Sums, Logits]:
+    """The sums, and the gradient of the sum of losses; `place` is each row's number."""
+
+    def by_blocks(logits: Logits, labels: Labels, place: Int[Array, "n H"]) -> tuple[Sums, Logits]:
+        to_rows, to_columns = (
+            resize_matrix(*axis).astype(logits.dtype) for axis in (rows, columns)
+        )
+        return _one_pass(logits, labels, jnp.take(to_rows, place, axis=0, mode="clip"), to_columns)
+
+    def by_taps(logits: Logits, labels: Labels, place: Int[Array, "n H"]) -> tuple[Sums, Logits]:
+        return cross_entropy(logits, labels, place[0, 0], rows, columns)
+
+    both: tuple[Sums, Logits] = lax.platform_dependent(
+        logits, labels, place, cuda=by_taps, default=by_blocks
+    )
+    return both
+
+
+def _backward(
+    rows: Axis, columns: Axis, gradient: Logits, cotangents: Sums
+) -> tuple[Logits, None, None]:
+    return cotangents.loss * gradient, None, None
+
+
+_sums.defvjp(_forward, _backward)
 
 
 def _one_pass(
@@ -88,14 +101,14 @@ def _one_pass(
     labels: Labels,
     to_rows: Float[Array, "n H h"],
     to_columns: Float[Array, "W w"],
-) -> tuple[_Sums, Logits]:
+) -> tuple[Sums, Logits]:
     """The sums, and the gradient of the sum of losses."""
     bytes_per_row = 4 * labels.shape[2] * logits.shape[3]
 
     def add_block(
-        total: tuple[_Sums, Logits],
+        total: tuple[Sums, Logits],
         block: tuple[Float[Array, "n rows h"], UInt8[Array, "n rows W"]],
-    ) -> tuple[tuple[_Sums, Logits], None]:
+    ) -> tuple[tuple[Sums, Logits], None]:
         to_rows, labels = block
         # Rows first: their result is small, and the second product is one large one.
         some = jnp.einsum("nrh,nhwc->nrcw", to_rows, logits, precision=PRECISION)
@@ -106,17 +119,14 @@ def _one_pass(
         return jax.tree.map(jnp.add, total, (sums, gradient)), None
 
     none = jnp.zeros((), jnp.int32)
-    zeros = _Sums(jnp.zeros((), wide(logits.dtype)), none, none), jnp.zeros_like(logits)
+    zeros = Sums(jnp.zeros((), wide(logits.dtype)), none, none), jnp.zeros_like(logits)
     blocks = _blocks(to_rows, bytes_per_row, 0), _blocks(labels, bytes_per_row, IGNORED)
     return lax.scan(add_block, zeros, blocks)[0]
 
 
-_sums.defvjp(_one_pass, _backward)
-
-
 def _cross_entropy(
     scores: Float[Array, "n r classes W"], labels: UInt8[Array, "n r W"]
-) -> tuple[_Sums, Float[Array, "n r classes W"]]:
+) -> tuple[Sums, Float[Array, "n r classes W"]]:
     """The sums over all pixels, and the gradient of the sum of losses."""
     classes = scores.shape[2]
     index = jnp.arange(classes, dtype=jnp.uint8)[:, None]
@@ -133,7 +143,7 @@ def _cross_entropy(
     gradient = exponentials / total - is_label.astype(scores.dtype)
     gradient = jnp.where(counted[:, :, None], gradient, 0.0)
     count = [jnp.sum(pixels, dtype=jnp.int32) for pixels in (right, counted)]
-    return _Sums(jnp.sum(losses), *count), gradient
+    return Sums(jnp.sum(losses), *count), gradient
 
 
 def _blocks(x: Shaped[Array, "n H ..."], bytes_per_row: int, fill: int) -> Array:

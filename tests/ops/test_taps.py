@@ -1,0 +1,232 @@
+"""Loss and masks as a GPU computes them, against plain computations in float64, at random sizes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nonlocal_jax.evaluation import inference
+from nonlocal_jax.evaluation.inference import LowResolution
+from nonlocal_jax.evaluation.protocol import Protocol, Windows
+from nonlocal_jax.ops import readout, readout_kernel
+from nonlocal_jax.ops.cross_entropy import cross_entropy
+from nonlocal_jax.ops.resize import resize_matrix
+from nonlocal_jax.ops.taps import Axis
+
+LOSSES, MASKS = 60, 25  # random shapes: of the loss, and of masks in each protocol
+STRIDE, LONGEST, BATCH, CLASSES = 8, (72, 64), 3, 7
+
+
+def matrix(axis):
+    return np.asarray(resize_matrix(*axis), np.float64)
+
+
+def plain_loss(logits, labels, rows, columns):
+    """Sum of losses, right and counted pixels, and the gradient, of whole volumes in float64."""
+    to_rows, to_columns = matrix(rows), matrix(columns)
+    scores = np.einsum("Hh,nhwc,Ww->nHWc", to_rows, logits.astype(np.float64), to_columns)
+    exponentials = np.exp(scores - scores.max(-1, keepdims=True))
+    total = exponentials.sum(-1, keepdims=True)
+    counted = labels != 255
+    one_hot = np.eye(256)[labels][..., : logits.shape[-1]]
+    losses = np.log(total[..., 0]) + scores.max(-1) - (scores * one_hot).sum(-1)
+    right = (scores.argmax(-1) == labels) & counted
+    difference = (exponentials / total - one_hot) * counted[..., None]
+    gradient = np.einsum("Hh,nHWc,Ww->nhwc", to_rows, difference, to_columns)
+    return losses[counted].sum(), right.sum(), counted.sum(), gradient
+
+
+def random_case(rng, dtype, classes):
+    low, high = rng.integers(1, 10, 2), rng.integers(1, 40, 2)
+    align_corners = bool(rng.integers(2))
+    axes = [Axis(int(low[i]), int(high[i]), align_corners) for i in (0, 1)]
+    logits = (5 * rng.standard_normal((2, *low, classes))).astype(dtype)
+    labels = rng.integers(0, classes, (2, *high), dtype=np.uint8)
+    labels[rng.random(labels.shape) < 0.2] = 255
+    return logits, labels, axes
+
+
+def check_loss(form, logits, labels, axes, tolerance):
+    run = jax.jit(lambda x, y: cross_entropy(x, y, jnp.zeros((), jnp.int32), *axes, form))
+    sums, gradient = run(logits, labels)
+    loss, right, counted, expected = plain_loss(logits, labels, *axes)
+    np.testing.assert_allclose(sums.loss, loss, rtol=tolerance)
+    assert int(sums.right) == right and int(sums.counted) == counted
+    assert gradient.dtype == logits.dtype
+    assert np.abs(gradient - expected).max() <= tolerance * max(np.abs(expected).max(), 1e-30)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_the_loss_by_taps_is_that_of_whole_volumes(part):
+    rng = np.random.default_rng(part)
+    wide = part % 2 == 0
+    with jax.enable_x64(wide):
+        for _ in range(LOSSES // 4):
+            case = random_case(rng, np.float64 if wide else np.float32, int(rng.integers(2, 9)))
+            check_loss("taps", *case, 1e-13 if wide else 2e-6)
+
+
+@pytest.mark.parametrize("first", [0, 5, 11])
+def test_some_rows_of_labels_give_their_part_of_the_loss(first):
+    rng = np.random.default_rng(first)
+    with jax.enable_x64(True):
+        logits, labels, axes = random_case(rng, np.float64, 5)
+        axes[0] = axes[0]._replace(target=29)
+        labels = rng.integers(0, 5, (2, 29, axes[1].target), dtype=np.uint8)
+        part = np.where((np.arange(29) >= first)[None, :, None], labels, np.uint8(255))
+        _, _, _, expected = plain_loss(logits, part, *axes)
+        place = jnp.asarray(first, jnp.int32)
+        _, gradient = jax.jit(lambda x, y, i: cross_entropy(x, y, i, *axes, "taps"))(
+            logits, labels[:, first:], place
+        )
+        np.testing.assert_allclose(gradient, expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("form", ["taps", "kernel"])
+def test_a_label_that_is_no_class_makes_the_loss_nan(form, interpreted):
+    logits, labels = np.zeros((1, 2, 2, 5), np.float32), np.zeros((1, 4, 4), np.uint8)
+    axis, start = Axis(2, 4, False), jnp.zeros((), jnp.int32)
+    for label, is_nan in ((4, False), (5, True), (7, True), (255, False)):
+        labels[0, 1, 1] = label
+        assert np.isnan(cross_entropy(logits, labels, start, axis, axis, form)[0].loss) == is_nan
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Kernels of small tiles that run on a CPU."""
+    monkeypatch.setattr(readout_kernel, "INTERPRET", True)
+    monkeypatch.setattr(readout_kernel, "BLOCK_COLUMNS", 16)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_kernels_loss_is_that_of_whole_volumes(seed, interpreted):
+    rng = np.random.default_rng(seed)
+    case = random_case(rng, np.float32, int(rng.integers(2, 40)))
+    check_loss("kernel", *case, 1e-6)
+
+
+def test_the_kernels_take_rows_that_begin_anywhere(interpreted):
+    rng = np.random.default_rng(0)
+    axes = [Axis(4, 30, False), Axis(3, 9, False)]
+    logits = rng.standard_normal((1, 4, 3, 5)).astype(np.float32)
+    labels = rng.integers(0, 5, (1, 30, 9), dtype=np.uint8)
+    part = np.where((np.arange(30) >= 7)[None, :, None], labels, np.uint8(255))
+    loss, _, _, expected = plain_loss(logits, part, *axes)
+    sums, gradient = cross_entropy(
+        logits, labels[:, 7:], jnp.asarray(7, jnp.int32), *axes, "kernel"
+    )
+    np.testing.assert_allclose(sums.loss, loss, rtol=1e-6)
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+PROTOCOLS = {
+    "whole": Protocol(LONGEST, False),
+    "aligned": Protocol(LONGEST, True),
+    "slide": Protocol(LONGEST, False, windows=Windows((33, 25), (21, 17))),
+    "aligned slide": Protocol(LONGEST, True, windows=Windows((24, 40), (8, 25))),
+}
+
+
+def scores_of(views, protocol):
+    """How `views` random logits of a batch are resized, by the batch's sizes, traced."""
+    canvas, lengths = (75, 66), LONGEST
+
+    def make(logits, input_sizes, sizes):
+        windows = protocol.windows_of(lengths)
+        matrices = [
+            inference._axis_matrices(
+                input_sizes[:, axis],
+                sizes[:, axis],
+                axis,
+                lengths=(logits.shape[2 + axis], lengths[axis], canvas[axis]),
+                protocol=protocol,
+            )
+            for axis in (0, 1)
+        ]
+        rows, columns = matrices
+        turned = inference._reverse_rows(columns, sizes[:, 1])
+        return [
+            LowResolution(logits[view], rows, (columns, turned)[view % 2], windows)
+            for view in range(views)
+        ]
+
+    return make
+
+
+def logits_shape(protocol):
+    if protocol.windows is None:
+        return tuple(-(-length // STRIDE) for length in LONGEST)
+    seen = np.minimum(protocol.windows.size, LONGEST)
+    return tuple(np.array(protocol.windows_of(LONGEST)) * -(-seen // STRIDE))
+
+
+def plain_scores(scores):
+    total = 0.0
+    for logits, rows, columns, _ in scores:
+        arrays = (np.asarray(x, np.float64) for x in (rows, logits, columns))
+        full = np.einsum("nHa,nabc,nWb->nHWc", *arrays)
+        if len(scores) > 1:
+            full = np.exp(full - full.max(-1, keepdims=True))
+            full /= full.sum(-1, keepdims=True)
+        total = total + full
+    return total
+
+
+def check_masks(form, protocol, views, count, wide=False):
+    rng = np.random.default_rng(views)
+    make = scores_of(views, protocol)
+
+    @jax.jit
+    def run(logits, input_sizes, sizes):
+        scores = make(logits, input_sizes, sizes)
+        windows = [score.windows for score in scores]
+        resized = [readout.Resized(*score[:3]) for score in scores]
+        by_taps = readout.class_indices(resized, windows, form)
+        return by_taps, inference.class_indices(scores), [tuple(s) for s in scores]
+
+    for _ in range(count):
+        shape = (views, BATCH, *logits_shape(protocol), CLASSES)
+        logits = rng.standard_normal(shape).astype(np.float64 if wide else np.float32)
+        input_sizes = rng.integers(1, np.array(LONGEST) + 1, (BATCH, 2), np.int32)
+        sizes = rng.integers(1, (76, 67), (BATCH, 2), np.int32)
+        masks, blocks, scores = jax.device_get(run(logits, input_sizes, sizes))
+        volume = plain_scores(scores)
+        for n, (height, width) in enumerate(sizes):
+            inside = np.s_[n, :height, :width]
+            best = np.sort(volume[inside], axis=-1)
+            clear = best[..., -1] - best[..., -2] > (1e-12 if wide else 1e-5)
+            assert clear.mean() > 0.98
+            expected = volume[inside].argmax(-1)[clear]
+            np.testing.assert_array_equal(masks[inside][clear], expected)
+            np.testing.assert_array_equal(blocks[inside][clear], expected)
+
+
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_masks_by_taps_are_those_of_whole_volumes(name, views):
+    check_masks("taps", PROTOCOLS[name], views, MASKS)
+
+
+def test_masks_by_taps_in_float64():
+    with jax.enable_x64(True):
+        check_masks("taps", PROTOCOLS["whole"], 1, MASKS, wide=True)
+
+
+@pytest.mark.parametrize(("name", "views"), [("aligned", 1), ("slide", 1), ("whole", 2)])
+def test_the_kernels_masks_are_those_of_whole_volumes(name, views, interpreted):
+    check_masks("kernel", PROTOCOLS[name], views, 2)
+
+
+@pytest.mark.parametrize("form", ["taps", "kernel"])
+def test_the_first_of_equal_classes_wins_and_nan_is_no_class(form, interpreted):
+    logits = np.zeros((1, 1, 4, 3), np.float32)
+    logits[0, 0, 2, 1] = logits[0, 0, 3, 1] = 7.0
+
+    def masks(logits):
+        columns = jnp.broadcast_to(jnp.eye(4), (1, 4, 4))
+        resized = readout.Resized(jnp.asarray(logits), jnp.ones((1, 1, 1)), columns)
+        return np.asarray(readout.class_indices([resized], [(1, 1)], form))
+
+    np.testing.assert_array_equal(masks(logits), [[[0, 0, 1, 1]]])
+    logits[0, 0, 1, 2] = np.nan
+    assert masks(logits)[0, 0, 1] == 3
