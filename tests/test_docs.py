@@ -153,6 +153,14 @@ def test_the_readme_has_every_row_with_its_published_numbers():
         assert [None if cell == "–" else float(cell) for cell in numbers] == list(expected)
 
 
+def test_the_drawing_has_every_room():
+    drawing = (DOCS / "architecture.md").read_text().split("```")[1]
+    rooms = {path.parent.name for path in (REPOSITORY / "nonlocal_jax").glob("*/__init__.py")}
+    assert rooms | {"commands", "errors"} == set(re.findall(r"^(\w+)", drawing, re.MULTILINE))
+    for command in set(MODULE_OF_COMMAND.values()):
+        assert command in drawing
+
+
 def test_the_notebook_runs(tmp_path):
     code = (
         "import json, sys; sys.path.insert(0, sys.argv[1]); import notebook\n"
