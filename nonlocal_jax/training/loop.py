@@ -218,7 +218,7 @@ def _evaluate(
 
 def _leave(saved: RunCheckpoints, step: int, code: int) -> NoReturn:
     saved.wait()
-    say(f"Told to stop: saved step {step}. The same command goes on from there.")
+    say(f"Told to stop: saved step {step}. The same command resumes from there.")
     sys.exit(code)
 
 
