@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from worker import example, serve
 
+from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.checkpoints.pytorch import torch_file
 from nonlocal_jax.checkpoints.pytorch.exporter import export_checkpoint
 from nonlocal_jax.checkpoints.pytorch.importer import import_checkpoint
@@ -19,8 +20,6 @@ from nonlocal_jax.ops.normalize import normalize
 from nonlocal_jax.runtime import sharding
 from nonlocal_jax.training import compiled_step
 from nonlocal_jax.training.step import initial_state
-
-VARIANT = "v1c"
 
 
 def prepare(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -119,9 +118,11 @@ def _weights(network: Network, path: str) -> dict[str, jax.Array]:
     """Those in the PyTorch file, which the first process writes: random, no scale at zero."""
     shapes = {name: leaf.shape for name, leaf in network.shapes.items()}
     if not os.path.exists(path):
-        tree = export_checkpoint(_random(shapes), {}, shapes, variant=VARIANT)
+        metadata = Metadata(kind="segmentor")
+        tree = export_checkpoint(_random(shapes), metadata, shapes, keys=network.torch_keys)
         torch_file.write(pathlib.Path(path), tree)
-    read = import_checkpoint(torch_file.read(pathlib.Path(path)), shapes, variant=VARIANT)
+    tree = torch_file.read(pathlib.Path(path))
+    read = import_checkpoint(tree, shapes, keys=network.torch_keys)
     return {name: jnp.asarray(value) for name, value in read.variables.items()}
 
 
