@@ -1,13 +1,13 @@
-"""How long a row's train step takes to be ready, here, or to compile for a TPU that is elsewhere.
+"""Measures when a row's train step is ready here, or how long it compiles for a TPU.
 
     python benchmarks/compile_time.py --config=ade20k_r50_80k
     TPU_SKIP_MDS_QUERY=1 JAX_PLATFORMS=cpu python benchmarks/compile_time.py \\
         --config=cityscapes_r50_512x1024_40k --config.batch_size=2 --tpu=v5e:2x2
 
-Here it is traced, and compiled or read from JAX's cache: name an empty folder in
-JAX_COMPILATION_CACHE_DIR for a first start. For a TPU, which needs the package `libtpu`, one chip
-of the topology gets the whole batch, and the compiler's own estimate of the step is printed, too:
-cycles an image (Pallas kernels count as 0).
+Here the step is traced, and compiled or read from JAX's cache. For a first start, name an empty
+folder in JAX_COMPILATION_CACHE_DIR. For a TPU, which needs the package `libtpu`, one chip of the
+topology gets the whole batch, and the compiler's own estimate of the step is printed, too: cycles
+an image (Pallas kernels count as 0).
 """
 
 import re

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.model.backbone.base_channels = 8
     config.model.decode_head.channels = 32
     config.model.decode_head.dropout = 0.0
-    # Stage 3 cannot see the lamp either: its own loss would teach the backbone to guess.
+    # Stage 3 cannot see the lamp, either. A loss there would teach the backbone to guess.
     config.model.auxiliary_head.loss_weight = 0.0
 
     config.data.name = "scenes"

@@ -153,6 +153,20 @@ def test_the_readme_has_every_row_with_its_published_numbers():
         assert [None if cell == "–" else float(cell) for cell in numbers] == list(expected)
 
 
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_what_make_is_told_to_make_is_a_target(path):
+    targets = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"(?:`|^| )make ([a-z]+)(?:`|\n|  )", path.read_text())) <= set(targets)
+
+
+def test_the_drawing_has_every_room():
+    drawing = (DOCS / "architecture.md").read_text().split("```")[1]
+    rooms = {path.parent.name for path in (REPOSITORY / "nonlocal_jax").glob("*/__init__.py")}
+    assert rooms | {"commands", "errors"} == set(re.findall(r"^(\w+)", drawing, re.MULTILINE))
+    for command in set(MODULE_OF_COMMAND.values()):
+        assert command in drawing
+
+
 def test_the_notebook_runs(tmp_path):
     code = (
         "import json, sys; sys.path.insert(0, sys.argv[1]); import notebook\n"

@@ -15,8 +15,10 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image
 
+from nonlocal_jax.checkpoints.pytorch import importer
 from nonlocal_jax.config import files
 from nonlocal_jax.config.tables import TABLES
+from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs.datasets import describe
 from nonlocal_jax.models.network import build_network, init_variables
 from nonlocal_jax.training.losses import cross_entropy
@@ -177,6 +179,16 @@ def test_pyramid_pooling_does_not_see_padding(mine):
         rows, columns = -(-height // 16), -(-width // 16)
         assert alone.shape[1:3] == (rows, columns)
         np.testing.assert_allclose(together[index, :rows, :columns], alone[0], atol=1e-6)
+
+
+def test_a_backbone_without_names_in_pytorch_is_not_converted(mine):
+    config = files.load("demo", **{"model.backbone.name": f"{mine}.plain"})
+    network = build_network(config.model)
+    shapes = {name: leaf.shape for name, leaf in network.shapes.items()}
+    with pytest.raises(UserError, match=r"backbone/layers/0/conv/kernel.* no torch_keys"):
+        importer.import_checkpoint(
+            {"state_dict": {"a.weight": np.zeros(1)}}, shapes, keys=network.torch_keys
+        )
 
 
 def test_weights_of_one_change_nothing(mine):

@@ -135,7 +135,7 @@ def unwritable(folder: pathlib.Path, error: BaseException) -> UserError:
     """The message for a checkpoint that could not be written."""
     return UserError(
         f"Cannot write the checkpoint {folder}: {reason(error)}. Make room, or choose another "
-        "place; what was written before is whole."
+        "place. Earlier checkpoints are undamaged."
     )
 
 

@@ -39,7 +39,7 @@ def _paragraphs(doc: str, width: int) -> str:
 
 
 def _command(line: str, width: int) -> str:
-    """A command that goes on in the next line where it is too long."""
+    """A command, wrapped with backslashes if it is too long."""
     indent = " " * (len(line) - len(line.lstrip()))
     parts = textwrap.wrap(
         " ".join(line.split()),

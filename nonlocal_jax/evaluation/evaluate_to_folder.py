@@ -26,8 +26,8 @@ class Result:
 
     Attributes:
       scores: of the images that could be read.
-      left_out: why, for each of the others that this process was to read.
-      images: in the split.
+      left_out: the reason for each image that this process could not read.
+      images: number of images in the split.
     """
 
     scores: Scores
@@ -48,17 +48,17 @@ def evaluate_to_folder(
 ) -> Result:
     """Evaluates a checkpoint on the validation split of its config.
 
-    The folder gets scores.json and confusion.png, from the first process; and what is asked for of
-    each image, from the process that has it.
+    The first process writes scores.json and confusion.png. Each process writes the requested files
+    of its images.
 
     Args:
       restored: the checkpoint.
       output: the folder.
       mesh: the devices.
       tta: average over the config's scales and mirrored images.
-      limit: only so many images, the first ones.
-      images: only those of these names.
-      predictions: write PNGs that the benchmark's server takes.
+      limit: evaluate the first images only, this many.
+      images: evaluate the images of these names only.
+      predictions: write PNGs for the server of the benchmark.
       overlays: write images tinted by predicted class.
 
     Raises:
@@ -89,7 +89,7 @@ def evaluate_to_folder(
 def _writer(
     inputs: Inputs, output: pathlib.Path, predictions: bool, overlays: bool
 ) -> OnMask | None:
-    """What writes each image's prediction below `output`, or None if nothing is asked for."""
+    """The function that writes the files of an image to `output`; None if none are requested."""
     if not (predictions or overlays):
         return None
     dataset, source = inputs.dataset, inputs.open("val")

@@ -143,6 +143,6 @@ def _remedy(encoded: bytes) -> str:
         return "the file is empty. Copy or download it again."
     return (
         f"its {len(encoded)} bytes are damaged, cut short, too many pixels or of another format. "
-        "Copy or download it again, take it out of the data set, or go on without with "
+        "Copy or download it again, take it out of the data set, or skip it with "
         "--config.data.on_bad_example=skip."
     )

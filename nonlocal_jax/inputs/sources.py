@@ -175,7 +175,7 @@ class RecordSource(EncodedSource):
         except Exception as error:  # array_record raises bare ones for a damaged chunk
             raise UserError(
                 f"Record {index} of {self._folder} is damaged ({error}). Prepare the data set "
-                "again, or go on without with --config.data.on_bad_example=skip."
+                "again, or leave it out with --config.data.on_bad_example=skip."
             ) from error
         name = record["name"].decode()
         return Encoded(
@@ -358,6 +358,6 @@ def _read(path: pathlib.Path, limit: int = -1) -> bytes:
             return file.read(limit)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}). Check the file, or go on without with "
+            f"{path} cannot be read ({error.strerror}). Check the file, or leave it out with "
             "--config.data.on_bad_example=skip."
         ) from error

@@ -28,6 +28,7 @@ def build_segmentor(model: schema.Model, rngs: nnx.Rngs) -> Segmentor:
         param_dtype=jnp.dtype(model.param_dtype),
         remat=model.remat,
         rngs=rngs,
+        align_corners=model.align_corners,
     )
     backbone = build_backbone(model.backbone, numerics)
 

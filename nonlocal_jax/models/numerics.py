@@ -1,4 +1,4 @@
-"""What every part of a network is built with: dtypes, rematerialisation, random numbers."""
+"""What all parts of a network share: dtypes, rematerialisation, random numbers, resizing."""
 
 from dataclasses import dataclass
 from typing import TypedDict
@@ -20,7 +20,7 @@ class LayerNumerics(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Numerics:
-    """Dtypes, memory and random numbers."""
+    """Dtypes, memory, random numbers and resizing."""
 
     rngs: nnx.Rngs
     """For initial parameters."""
@@ -30,6 +30,8 @@ class Numerics:
     """Dtype of the parameters."""
     remat: Remat = "none"
     """What the backward pass computes again, see remat.py."""
+    align_corners: bool = False
+    """How a head that resizes feature maps does it bilinearly, as for the logits."""
 
     @property
     def of_layers(self) -> LayerNumerics:

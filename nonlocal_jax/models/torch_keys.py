@@ -24,6 +24,11 @@ class Row(NamedTuple):
     kind: Kind
 
 
+def describe_unknown(keys: Iterable[str]) -> str:
+    """The description of a backbone without names in PyTorch files."""
+    return "a backbone that PyTorch files do not have"
+
+
 @dataclass(frozen=True)
 class TorchKeys:
     """The rows of a whole network, or of its backbone.
@@ -35,7 +40,7 @@ class TorchKeys:
     """
 
     rows: tuple[Row, ...]
-    describe: Callable[[Iterable[str]], str]
+    describe: Callable[[Iterable[str]], str] = describe_unknown
     ignored: tuple[str, ...] = ()
 
 

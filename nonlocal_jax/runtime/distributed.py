@@ -84,7 +84,7 @@ def session(
         _leave(
             f"nonlocal_jax, {_me()}: lost the connection to another process; it, its machine or "
             "the network is gone, and its own output may say why. Start all of them again: the run "
-            f"goes on from its newest checkpoint. ({lost})",
+            f"resumes from its newest checkpoint. ({lost})",
             EXIT_ERROR,
         )
 

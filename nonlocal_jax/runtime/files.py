@@ -1,4 +1,4 @@
-"""Writing a file atomically (a reader sees the old content or the new), and where caches lie."""
+"""Writing a file atomically (a reader sees the old content or the new), and the cache folder."""
 
 import contextlib
 import json

@@ -1,8 +1,8 @@
-"""One run a workdir: a lock that its owner keeps fresh, and that a dead owner leaves to the next.
+"""A lock that allows one run in a workdir. It is free again once its owner has died.
 
-The file `.lock` says who the owner is. On the owner's machine its process is looked up. From
-another machine or container the file is watched: a living owner touches it every few seconds, also
-on a disk that is shared over a network, whose clocks may differ.
+The file `.lock` names the owner. On the same machine, its process is looked up. From another
+machine or container, the file is watched: a living owner touches it every few seconds. That works
+on a network disk, too, and if clocks differ.
 """
 
 import contextlib
@@ -20,17 +20,17 @@ from nonlocal_jax.runtime.console import say
 
 NAME = ".lock"
 TOUCH_SECONDS = 5.0
-WATCH_SECONDS = 30.0  # several touches, and what a network's disk takes to show them
+WATCH_SECONDS = 30.0  # time for several touches, and for a network disk to show them
 
 Owner = dict[str, Any]
 
 
 @contextlib.contextmanager
 def held(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps every other process out of a folder, for what happens inside.
+    """Locks a folder against other processes, inside the context.
 
     Raises:
-      UserError: another process that lives holds it, or nothing can be written there.
+      UserError: another living process holds the lock, or the folder can't be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def _me() -> Owner:
 
 
 def _machine() -> Owner:
-    """Where process numbers mean the same: this boot of this machine, and its container."""
+    """The scope of process numbers: this boot of this machine, and its container."""
     facts = {}
     with contextlib.suppress(OSError):
         facts["boot"] = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -72,7 +72,7 @@ def _machine() -> Owner:
 
 
 def _started(pid: int) -> str:
-    """When a process began, so that its number given to another is noticed; empty if it is gone."""
+    """The start time of a process, which shows if its number is reused; empty if it is gone."""
     try:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -80,7 +80,7 @@ def _started(pid: int) -> str:
 
 
 def _create(file: pathlib.Path) -> bool:
-    """Whether the lock is ours now; it appears with its content or not at all."""
+    """Creates the lock atomically. Returns whether it belongs to this process now."""
     mine = file.with_name(f"{NAME}.{platform.node()}.{threading.get_native_id()}")
     mine.write_text(json.dumps(_me()))
     try:
@@ -99,7 +99,7 @@ def _take_from_the_dead(file: pathlib.Path) -> None:
       UserError: the owner lives.
     """
     owner = _read(file)
-    if owner is None:  # it is gone, or damaged, and nobody's
+    if owner is None:  # it is gone, or damaged and without owner
         file.unlink(missing_ok=True)
         return
     here = _machine()
@@ -115,14 +115,14 @@ def _take_from_the_dead(file: pathlib.Path) -> None:
     aside = file.with_name(f"{NAME}.dead.{platform.node()}.{threading.get_native_id()}")
     with contextlib.suppress(FileNotFoundError):
         file.rename(aside)
-        if _read(aside) != owner:  # somebody else was faster, and it is theirs
+        if _read(aside) != owner:  # another process was faster
             with contextlib.suppress(FileExistsError):
                 os.link(aside, file)
         aside.unlink()
 
 
 def _is_touched(file: pathlib.Path) -> bool:
-    """Whether somebody keeps the lock fresh."""
+    """Whether the lock is touched."""
     say(f"{file.parent} has the lock of another machine: watching whether its owner lives ...")
     before, deadline = _touched(file), time.monotonic() + WATCH_SECONDS
     while time.monotonic() < deadline:

@@ -96,7 +96,7 @@ class Preemption:
 
 _LATE = (
     f"Told to stop {PATIENCE:.0f} seconds ago, and something still hangs: leaving. The same "
-    "command goes on from the newest checkpoint."
+    "command resumes from the newest checkpoint."
 )
 
 

@@ -1,1 +1,1 @@
-"""."""
+"""Training: the loop, one step, the loss, and a run's folder."""

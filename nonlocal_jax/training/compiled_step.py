@@ -28,10 +28,10 @@ class TrainProgram:
       optimizer: updates its parameters.
       loss: applied to its outputs.
       align_corners: how logits are resized to labels.
-      batch_size: the global one.
+      batch_size: the global batch size.
       crop_size: height and width of its images.
       accumulate_steps: parts of a batch that are computed one after another.
-      seed: of dropout.
+      seed: seed of dropout.
     """
 
     mesh: Mesh

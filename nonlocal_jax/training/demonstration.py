@@ -1,4 +1,4 @@
-"""What the non-local block is for: two networks, trained on scenes of inputs/datasets/scenes.py."""
+"""The demo: two networks, with and without the block, on scenes of inputs/datasets/scenes.py."""
 
 import pathlib
 
@@ -27,8 +27,8 @@ def demonstrate(config: Config, workdir: pathlib.Path) -> dict[str, Scores]:
     """Trains with and without the block, prints both results, and draws unseen scenes.
 
     Args:
-      config: of the network with the block.
-      workdir: gets a run's folder per head, and scene_0.png and so on.
+      config: the config of the network with the block.
+      workdir: gets the folders of both runs, and scene_0.png and so on.
 
     Returns:
       The scores on unseen scenes by the decode head's name.
@@ -51,7 +51,7 @@ def demonstrate(config: Config, workdir: pathlib.Path) -> dict[str, Scores]:
 
 
 def compare(scores: dict[str, Scores]) -> str:
-    """A table of both networks' IoU by class, in percent, and of their means."""
+    """A table of the IoU of both networks by class and on average, in percent."""
     titles = "".join(f"{HEADS[head]:>20}" for head in scores)
     lines = [f"{'IoU on unseen scenes':<24}{titles}"]
     names = next(iter(scores.values())).class_names
@@ -81,7 +81,7 @@ def draw(
     parts.append(pictures.legend(scenes.CLASS_NAMES, scenes.PALETTE, scenes.WIDTH))
     pictures.write_png(workdir / f"scene_{index}.png", pictures.stack(parts))
 
-    # How much of each position of the feature map is lamp.
+    # The share of each position of the feature map that is lamp.
     size = attention.shape[1], attention.shape[0]
     covered = cv2.resize(lamp.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     return float((attention * covered).sum() / attention.sum()), float(lamp.mean())

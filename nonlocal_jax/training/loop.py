@@ -1,4 +1,4 @@
-"""Training: the one loop, from the first batch to the last checkpoint."""
+"""The training loop, from the first batch to the last checkpoint."""
 
 import contextlib
 import functools
@@ -50,14 +50,14 @@ def train(config: Config, directory: pathlib.Path, preemption: Preemption | None
     """Trains `config` in the folder `directory`, or resumes the run that is there.
 
     Args:
-      config: of the run.
-      directory: its checkpoints and logs; all processes see the same one.
+      config: the config of the run.
+      directory: the folder for its checkpoints and log. All processes see the same one.
       preemption: says when to stop; by default it listens for signals from now on.
 
     Returns the scores of the last evaluation.
 
     Raises:
-      UserError: something is missing, does not fit, or belongs to another run.
+      UserError: something is missing or does not match, or the folder belongs to another run.
       SystemExit: once everything is saved, with 75 after a SIGTERM, with 130 after Ctrl-C.
     """
     preemption = preemption or Preemption()
@@ -112,7 +112,7 @@ def train(config: Config, directory: pathlib.Path, preemption: Preemption | None
                 told_to_stop = scores is None
             if told_to_stop:
                 _leave(saved, step, preemption.exit_code)
-    assert scores is not None  # the last step is evaluated
+    assert scores is not None  # the last step is always evaluated
     return scores
 
 
@@ -218,7 +218,7 @@ def _evaluate(
 
 def _leave(saved: RunCheckpoints, step: int, code: int) -> NoReturn:
     saved.wait()
-    say(f"Told to stop: saved step {step}. The same command goes on from there.")
+    say(f"Told to stop: saved step {step}. The same command resumes from there.")
     sys.exit(code)
 
 

@@ -74,7 +74,7 @@ class RunLog:
         except OSError as error:
             raise UserError(
                 f"Cannot write {self._name}: {error.strerror}. Make room, or choose another "
-                "--workdir; the checkpoints are whole."
+                "--workdir. The checkpoints are complete."
             ) from error
 
 

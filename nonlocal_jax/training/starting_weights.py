@@ -26,7 +26,7 @@ RETRAINED = (
 
 
 def check(path: str | os.PathLike[str]) -> None:
-    """Raises a UserError if `config.init_from` is not there, with the command that brings it."""
+    """Raises a UserError if `config.init_from` is not there, with the command that gets it."""
     if not path or pathlib.Path(path).exists():
         return
     name = pathlib.Path(path).name
@@ -45,9 +45,9 @@ def initial_variables(
     """All variables of `network`: those of `config.init_from`, the others random by `config.seed`.
 
     Args:
-      config: of the run.
-      network: its own.
-      class_names: of the data, by label. It is said if a checkpoint's classifier has others.
+      config: the config of the run.
+      network: its network.
+      class_names: classes of the data, by label. Different classes of a checkpoint are reported.
 
     Raises:
       UserError: the checkpoint is of another network, or of another number of classes and

@@ -97,7 +97,7 @@ def make_train_step(
 
 
 def _gradient_function(network: Network, loss: Loss, align_corners: bool) -> GradientFunction:
-    """Gradients, and beside them what the forward pass gives."""
+    """Gradients and results of the forward pass."""
 
     def loss_function(
         parameters: Variables, statistics: Variables, batch: Batch, key: jax.Array
@@ -120,7 +120,7 @@ def _gradient_function(network: Network, loss: Loss, align_corners: bool) -> Gra
 
 
 def _accumulated(gradient_function: GradientFunction, count: int) -> GradientFunction:
-    """The same over `count` parts of a batch, one after another: means of what the parts give."""
+    """The same for `count` parts of a batch, one after another: means over the parts."""
 
     def accumulated(
         parameters: Variables, statistics: Variables, batch: Batch, key: jax.Array
@@ -149,7 +149,7 @@ def _all_finite(gradients: Variables) -> Bool[Array, ""]:
 
 
 def _are_numbers(statistics: Variables) -> Bool[Array, ""]:
-    """Whether all running means and variances are: large activations overflow a variance alone."""
+    """Whether all running statistics are finite: large activations may overflow a variance only."""
     finite = [jnp.isfinite(leaf) for leaf in statistics.values() if leaf.ndim == 1]
     return jnp.all(jnp.concatenate(finite)) if finite else jnp.array(True)
 

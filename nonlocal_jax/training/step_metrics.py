@@ -79,8 +79,8 @@ class StepMetrics:
         what = f"The loss or a gradient of step {step} is not finite. {self._describe(step)}"
         if len(self._skipped) > self._tolerated:
             raise UserError(
-                f"{what} The last checkpoint is from before it. A lower "
-                "config.optimizer.learning_rate may help, or a look at these examples; "
-                f"config.skip_nonfinite_steps={len(self._skipped)} goes on without the step."
+                f"{what} The last checkpoint is from before it. Look at these examples, or "
+                "try a lower config.optimizer.learning_rate. "
+                f"config.skip_nonfinite_steps={len(self._skipped)} leaves the step out."
             )
         say(f"{what} Skipped: {len(self._skipped)} of {self._tolerated} that are tolerated.")

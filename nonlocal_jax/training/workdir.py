@@ -34,8 +34,8 @@ FREE = (
 CONFIG, ENVIRONMENT = "config.json", "environment.json"
 OF_A_RUN = ("metrics.jsonl", "checkpoints", "model")  # never there before config.json
 TOTAL_STEPS = (
-    "The learning rate falls over config.total_steps, so a run can't be made longer. To go on from "
-    "its weights, start another run: --config.init_from={folder}, and --workdir for its folder."
+    "The learning rate falls over config.total_steps, so a run can't be made longer. To continue "
+    "from its weights, start another run: --config.init_from={folder}, with another --workdir."
 )
 
 

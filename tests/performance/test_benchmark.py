@@ -22,9 +22,9 @@ def test_inference_and_training_in_one_table():
     ]
     assert [m.images for m in measured] == [2, 8]
     assert measured[0].size == (48, 64) and measured[1].size == (32, 40)
-    # Training is forward, and twice as much again backward.
+    # Training is forward, and twice as much again backward; it alone has the auxiliary head.
     per_pixel = [m.tflop / (m.images * m.size[0] * m.size[1]) for m in measured]
-    assert 2.5 < per_pixel[1] / per_pixel[0] < 4
+    assert 2.5 < per_pixel[1] / per_pixel[0] < 4.5
     lines = measure.table(measured, {"tiny_row": small().published}).splitlines()
     assert len(lines) == 4 and "inference" in lines[2] and "training" in lines[3]
     assert small().published.memory_gb == 9.1 and "| 9.1 |" in lines[3]

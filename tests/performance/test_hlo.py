@@ -22,7 +22,11 @@ from programs import (
     train_program,
 )
 
-from nonlocal_jax.evaluation import batching, predictor
+from nonlocal_jax.evaluation import programs
+from nonlocal_jax.evaluation.batching import EvaluationBatch
+from nonlocal_jax.evaluation.inference import Scaled
+from nonlocal_jax.evaluation.protocol import Protocol
+from nonlocal_jax.models.network import build_network, without_auxiliary_head
 from nonlocal_jax.ops.attention.softmax import softmax_attention
 from nonlocal_jax.training.losses.cross_entropy import segmentation_loss
 
@@ -33,24 +37,24 @@ def test_training(overrides):
     assert largest(program) < LIMIT
 
 
-@pytest.mark.parametrize("padded", [False, True])
-def test_evaluation(padded):
+@pytest.mark.parametrize(
+    ("make", "padded"), [("counting", False), ("counting", True), ("segmenting", False)]
+)
+def test_evaluation_and_prediction(make, padded):
     config = config_of()
-    network = inference_network(config)
-    count = evaluate._counting(evaluate._Same(network), predictor.protocol(config), CLASSES, True)
-    scales, sizes = scaled_batch()
-    batch = batching.Batch(scales, sizes, jax.ShapeDtypeStruct((1, *SIZE), np.uint8))
-    program = count.lower(network.shapes, batch, canvas=SIZE, padded=padded).compile()
-    assert largest(program) < LIMIT
-
-
-def test_inference():
-    config = config_of()
-    network = inference_network(config)
-    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), network.shapes)
-    model = predictor.Predictor(network, variables, config)
-    program = model._segment.lower(network.shapes, *scaled_batch(), canvas=SIZE).compile()
-    assert largest(program) < LIMIT
+    network = build_network(without_auxiliary_head(config.model))
+    protocol = Protocol.of(config.eval, config.model.align_corners)
+    function = {
+        "counting": lambda: programs.counting(network, protocol, CLASSES, keep_masks=True),
+        "segmenting": lambda: programs.segmenting(network, protocol),
+    }[make]()
+    sizes, image = (
+        jax.ShapeDtypeStruct(*like) for like in (((1, 2), "int32"), ((1, *SIZE, 3), "uint8"))
+    )
+    labels = jax.ShapeDtypeStruct((1, *SIZE), np.uint8)
+    batch = EvaluationBatch((Scaled(image, sizes),), sizes, labels)
+    lowered = function.lower(network.shapes, batch, canvas=SIZE, padded=padded)
+    assert largest(lowered.compile()) < LIMIT
 
 
 def test_a_plain_loss_would_be_seen():

@@ -255,19 +255,21 @@ def test_processes_that_share_images_feed_the_same_rows(monkeypatch):
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 1), (1, 4, 1)], ids=str)
 def test_a_checkpoint_of_eight_devices_goes_on_elsewhere(tmp_path, sizes):
-    config = files.override(sharded.config(), init_from="")
+    scenes = {"data.name": "scenes", "model.num_classes": 5}
+    config = files.override(sharded.config(), init_from="", **scenes)
+    inputs = Inputs.of(config)
     eight, program = (
         TrainProgram.of(config, mesh)
         for mesh in (sharded.mesh_of(2, 4, 1), sharded.mesh_of(*sizes))
     )
     run.prepare(tmp_path)
     with run.RunCheckpoints(tmp_path, keep=1) as saved:
-        state = loop._first_state(config, eight, saved, 0)
+        state = loop._first_state(config, inputs, eight, saved, 0)
         # A momentum of zeros would tell nothing.
         moved = jax.tree.map(lambda x: x + jnp.ones((), x.dtype), state)
         saved.save(7, moved.variables, moved.optimizer, Metadata(kind="training", config=config))
     with run.RunCheckpoints(tmp_path, keep=1) as found:
-        restored = loop._first_state(config, program, found, 7)
+        restored = loop._first_state(config, inputs, program, found, 7)
     assert int(restored.step) == 7
     expected = moved._replace(step=np.int32(7))
     jax.tree.map(np.testing.assert_array_equal, restored, expected)

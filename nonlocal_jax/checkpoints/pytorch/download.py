@@ -48,7 +48,7 @@ def fetch(url: str, directory: Path | None = None) -> Path:
     except OSError as error:
         reason = getattr(error, "reason", error)
         raise UserError(
-            f"{url} cannot be downloaded to {directory}: {reason}. Try again (it goes on where it "
+            f"{url} cannot be downloaded to {directory}: {reason}. Try again (it resumes where it "
             "stopped), or download it elsewhere and give it as --input=FILE.pth."
         ) from error
     problem = _hash_problem(part, target.name)

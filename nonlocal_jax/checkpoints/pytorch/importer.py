@@ -65,7 +65,12 @@ def import_checkpoint(
     ignored = [key for key in state if key.startswith(left_out)]
     prefix = "backbone." if backbone else ""
     state = {f"{prefix}{key}": state[key] for key in state if not key.startswith(left_out)}
-    entries = rules.torch_entries(expected, keys)
+    try:
+        entries = rules.torch_entries(expected, keys)
+    except KeyError as error:
+        raise UserError(
+            f"no PyTorch file has the network's variable {error}: its module has no torch_keys"
+        ) from error
     known_counters = {entry.counter for entry in entries.values() if entry.counter}
     counters = {key: _count(key, state[key]) for key in state if key in known_counters}
     weights = {key: value for key, value in state.items() if key not in counters}

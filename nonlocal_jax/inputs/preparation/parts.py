@@ -16,7 +16,7 @@ import tqdm
 from nonlocal_jax.errors import UserError
 
 Fetch = Callable[[str, pathlib.Path], pathlib.Path]
-"""Downloads an address into a folder, and goes on where it broke off; gives the file's path."""
+"""Downloads an address to a folder, resumes an earlier attempt, and returns the file's path."""
 
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError)
 

@@ -40,9 +40,9 @@ class Backbone(nnx.Module):
         """Channels and stride of each feature map, by name."""
 
     @property
-    @abc.abstractmethod
     def torch_keys(self) -> TorchKeys:
-        """The names of the layers in PyTorch files."""
+        """The names of the layers in PyTorch files; none if there is no PyTorch counterpart."""
+        return TorchKeys(())
 
     @abc.abstractmethod
     def __call__(self, images: Images, valid: Valid | None = None) -> FeatureMaps:

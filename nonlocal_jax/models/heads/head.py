@@ -52,9 +52,9 @@ class Head(nnx.Module):
     reads: tuple[str, ...]
 
     @property
-    @abc.abstractmethod
     def torch_keys(self) -> tuple[Row, ...]:
         """The names of this head's layers in PyTorch files; () if it has no PyTorch counterpart."""
+        return ()
 
     @abc.abstractmethod
     def __call__(

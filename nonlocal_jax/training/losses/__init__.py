@@ -1,1 +1,1 @@
-"""What training minimises: a file for each loss."""
+"""Losses, a file each."""

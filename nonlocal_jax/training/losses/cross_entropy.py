@@ -45,7 +45,7 @@ def segmentation_loss(logits: Logits, labels: Labels, align_corners: bool) -> Lo
     """Softmax cross entropy of logits that are resized bilinearly to their labels.
 
     The loss is the mean over *all* pixels. Pixels labelled 255 add nothing to the sum but count in
-    the denominator, as in the reference (`avg_non_ignore=False`). It is NaN where a label is
+    the denominator, as in the reference (`avg_non_ignore=False`). The loss is NaN if a label is
     neither 255 nor a class. Each device of a mesh resizes to its own rows of labels.
     """
     rows, columns = (Axis(logits.shape[axis], labels.shape[axis], align_corners) for axis in (1, 2))
@@ -110,7 +110,7 @@ def _one_pass(
         block: tuple[Float[Array, "n rows h"], UInt8[Array, "n rows W"]],
     ) -> tuple[tuple[Sums, Logits], None]:
         to_rows, labels = block
-        # Rows first: their result is small, and the second product is one large one.
+        # Rows first: their result is small, and the second product is a single large one.
         some = jnp.einsum("nrh,nhwc->nrcw", to_rows, logits, precision=PRECISION)
         scores = jnp.einsum("nrcw,Ww->nrcW", some, to_columns, precision=PRECISION)
         sums, gradient = _cross_entropy(scores, labels)

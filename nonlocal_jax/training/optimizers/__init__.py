@@ -1,1 +1,1 @@
-"""What changes the parameters: a file for each optimiser."""
+"""Optimisers, a file each."""

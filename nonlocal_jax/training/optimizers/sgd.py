@@ -17,7 +17,7 @@ class Options(OptimizerOptions):
 
 
 def build(options: Options, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """SGD: the decay of *every* parameter joins its gradient before the momentum."""
+    """SGD. The weight decay of *every* parameter is added to its gradient, before the momentum."""
     return optax.chain(
         optax.add_decayed_weights(options.weight_decay),
         optax.sgd(schedule, momentum=options.momentum),

@@ -1,1 +1,1 @@
-"""How the learning rate changes: a file for each schedule."""
+"""Learning-rate schedules, a file each."""

@@ -24,5 +24,5 @@ def build(options: Options, learning_rate: float, total_steps: int) -> optax.Sch
     schedule = optax.polynomial_schedule(
         learning_rate, options.min_learning_rate, options.power, total_steps
     )
-    # An integer step would be divided in float32 even where 64 bits are switched on.
+    # An integer step would be divided in float32, even with 64 bits enabled.
     return lambda step: schedule(jnp.asarray(step, jnp.result_type(float)))
