@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nonlocal_jax import inference
+from nonlocal_jax import inference, sharding
 from nonlocal_jax.inference import LowResolution, Protocol, Windows
-from nonlocal_jax.ops import cross_entropy_kernel, readout, readout_kernel
+from nonlocal_jax.ops import layout, readout, readout_kernel
 from nonlocal_jax.ops.cross_entropy import cross_entropy
 from nonlocal_jax.ops.resize import resize_matrix
 from nonlocal_jax.ops.taps import Axis
@@ -143,6 +143,8 @@ def scores_of(views, protocol):
             for axis in (0, 1)
         ]
         rows, columns = matrices
+        if views == 1:
+            return [LowResolution(logits[0], rows, columns, windows)]
         turned = inference._reverse_rows(columns, sizes[:, 1])
         return [
             LowResolution(logits[view], rows, (columns, turned)[view % 2], windows)
@@ -229,3 +231,31 @@ def test_the_first_of_equal_classes_wins_and_nan_is_no_class(form, interpreted):
     np.testing.assert_array_equal(masks(logits), [[[0, 0, 1, 1]]])
     logits[0, 0, 1, 2] = np.nan
     assert masks(logits)[0, 0, 1] == 3
+
+
+@pytest.mark.parametrize("form", ["taps", "kernel"])
+def test_each_device_of_a_mesh_has_its_own_rows(form, interpreted):
+    rng = np.random.default_rng(0)
+    logits, labels, axes = random_case(rng, np.float32, 4)
+    axes[0] = axes[0]._replace(target=22)  # rows that do not divide over four devices
+    labels = rng.integers(0, 4, (2, 22, axes[1].target), dtype=np.uint8)
+
+    def both(logits, labels):
+        def part(parts, logits):
+            labels, place = parts
+            sums, gradient = cross_entropy(logits, labels, place[0, 0], *axes, form)
+            return (*sums, jnp.sum(gradient**2))
+
+        place = jnp.broadcast_to(jnp.arange(22, dtype=jnp.int32), labels.shape[:2])
+        sums = layout.sum_over_devices(part, (labels, place), logits, fill=255)
+        matrices = (jnp.broadcast_to(resize_matrix(*a), (2, a.target, a.source)) for a in axes)
+        return sums[:3], readout.class_indices(
+            [readout.Resized(logits, *matrices)], [(1, 1)], form
+        )
+
+    expected = jax.jit(both)(logits, labels)
+    with jax.set_mesh(sharding.make_mesh(data=2, spatial=4)):
+        (loss, right, counted), masks = jax.jit(both)(logits, labels)
+    np.testing.assert_allclose(loss, expected[0][0], rtol=1e-6)
+    assert (right, counted) == expected[0][1:]
+    np.testing.assert_array_equal(masks, expected[1])
