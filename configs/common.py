@@ -29,7 +29,7 @@ def base() -> ConfigDict:
     config.model.dtype = "auto"
     config.model.param_dtype = "float32"
     # What the backward pass computes again to save memory: "none", "norms", or "blocks" (most, for
-    # larger crops and batches). "auto": norms on accelerators. See models/remat.py.
+    # larger crops and batches). "auto": norms on TPUs. See models/remat.py.
     config.model.remat = "auto"
 
     config.model.backbone = ConfigDict()

@@ -49,7 +49,8 @@ def check_loss(form, logits, labels, axes, tolerance):
     run = jax.jit(lambda x, y: cross_entropy(x, y, jnp.zeros((), jnp.int32), *axes, form))
     sums, gradient = run(logits, labels)
     loss, right, counted, expected = plain_loss(logits, labels, *axes)
-    np.testing.assert_allclose(sums.loss, loss, rtol=tolerance)
+    # float32 adds up a thousand losses: its own rounding is some 1e-6 of them.
+    np.testing.assert_allclose(sums.loss, loss, rtol=5 * tolerance)
     assert int(sums.right) == right and int(sums.counted) == counted
     assert gradient.dtype == logits.dtype
     assert np.abs(gradient - expected).max() <= tolerance * max(np.abs(expected).max(), 1e-30)
@@ -62,7 +63,7 @@ def test_the_loss_by_taps_is_that_of_whole_volumes(part):
     with jax.enable_x64(wide):
         for _ in range(LOSSES // 4):
             case = random_case(rng, np.float64 if wide else np.float32, int(rng.integers(2, 9)))
-            check_loss("taps", *case, 1e-13 if wide else 2e-6)
+            check_loss("taps", *case, 1e-13 if wide else 1e-6)
 
 
 @pytest.mark.parametrize("first", [0, 5, 11])

@@ -6,10 +6,8 @@ leave zeros beyond it, so that an image's result does not depend on the batch it
 
 import functools
 import itertools
-import os
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
@@ -22,7 +20,6 @@ from nonlocal_jax.ops.conv import conv2d
 from nonlocal_jax.ops.dtypes import float32_or_wider, wide
 from nonlocal_jax.ops.padding import Valid, zero_outside
 
-FUSED_RELU = os.environ.get("GPU_RELU", "1") == "1"
 KAIMING_FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 NORMAL_001 = nnx.initializers.normal(0.01)
 
@@ -124,21 +121,10 @@ class BatchNorm(nnx.Module):
             self._update(mean, var, count=x.size // x.shape[-1])
             arguments = x, mean, lax.rsqrt(var + self.epsilon), scale, bias
             if relu:
-                return self._normalize_relu(*arguments)
+                return normalize_batch_relu(*arguments, self.dtype)
             y = normalize_batch(*arguments)
         y = y.astype(self.dtype)
         return nnx.relu(y) if relu else y
-
-    def _normalize_relu(self, *arguments: jax.Array) -> Float[Array, "*batch c"]:
-        def fused(*arguments: jax.Array) -> jax.Array:
-            return normalize_batch_relu(*arguments, self.dtype)
-
-        def plain(*arguments: jax.Array) -> jax.Array:
-            return nnx.relu(normalize_batch(*arguments).astype(self.dtype))
-
-        if not FUSED_RELU:
-            return plain(*arguments)
-        return lax.platform_dependent(*arguments, cuda=fused, default=plain)
 
     def _statistics(self, x: Float[Array, "*batch c"]) -> tuple[Float[Array, "c"], ...]:
         """Mean and variance of the batch."""

@@ -51,29 +51,39 @@ def one_pass_statistics(x: Inputs, shift: PerChannel) -> tuple[PerChannel, PerCh
         return shifted, jnp.square(shifted)
 
     count = x.size // x.shape[-1]
-    if STATISTICS == "kernel" and column_sums_kernel.kernel_supports(x):
-        sums = column_sums_kernel.column_sums(terms, [x], [shift])
-    else:
-        sums = _sums(*terms(x, shift))
+    sums = _two_sums(terms, (x,), (shift,))
     mean, square = (total / count for total in sums)
     return mean + shift, jnp.maximum(square - jnp.square(mean), 0)
 
 
-def _sums(first: Inputs, second: Inputs) -> tuple[PerChannel, PerChannel]:
-    """Both sums over all axes but the last; on a GPU as one reduction, which XLA can't take apart."""
+def _two_sums(
+    terms: column_sums_kernel.Terms, arrays: tuple[Inputs, ...], vectors: tuple[PerChannel, ...]
+) -> tuple[PerChannel, PerChannel]:
+    """Sums of both results of `terms(*arrays, *vectors)` over all axes but the last."""
+    axes = tuple(range(arrays[0].ndim - 1))
 
-    def together(first: Inputs, second: Inputs) -> tuple[PerChannel, PerChannel]:
-        zero = jnp.zeros((), first.dtype)
-        one, two = lax.reduce((first, second), (zero, zero), _add_both, axes)
-        return one, two
-
-    def apart(first: Inputs, second: Inputs) -> tuple[PerChannel, PerChannel]:
+    def apart(arrays: tuple[Inputs, ...], vectors: tuple[PerChannel, ...]) -> tuple[Array, Array]:
+        first, second = terms(*arrays, *vectors)
         return jnp.sum(first, axes), jnp.sum(second, axes)
 
-    axes = tuple(range(first.ndim - 1))
+    def together(
+        arrays: tuple[Inputs, ...], vectors: tuple[PerChannel, ...]
+    ) -> tuple[Array, Array]:
+        both = terms(*arrays, *vectors)
+        zero = jnp.zeros((), both[0].dtype)
+        one, two = lax.reduce(both, (zero, zero), _add_both, axes)
+        return one, two
+
+    def by_kernel(
+        arrays: tuple[Inputs, ...], vectors: tuple[PerChannel, ...]
+    ) -> tuple[Array, Array]:
+        return column_sums_kernel.column_sums(terms, arrays, vectors)
+
     on_gpu = together if TOGETHER else apart
-    one, two = lax.platform_dependent(first, second, cuda=on_gpu, default=apart)
-    return one, two
+    if STATISTICS == "kernel" and column_sums_kernel.kernel_supports(arrays[0]):
+        on_gpu = by_kernel
+    first, second = lax.platform_dependent(arrays, vectors, cuda=on_gpu, default=apart)
+    return first, second
 
 
 def _add_both(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -117,8 +127,14 @@ def _backward(
 ) -> tuple[Inputs, None, None, PerChannel, PerChannel]:
     x, mean, inverse, scale = residuals
     count = x.size // x.shape[-1]
+
+    def terms(
+        x: Inputs, grad: Inputs, mean: PerChannel, inverse: PerChannel
+    ) -> tuple[Inputs, Inputs]:
+        return grad, grad * ((float32_or_wider(x) - mean) * inverse)
+
+    of_bias, of_scale = _two_sums(terms, (x, grad), (mean, inverse))
     normalized = (float32_or_wider(x) - mean) * inverse
-    of_bias, of_scale = _sums(grad, grad * normalized)
     of_x = (inverse * scale) * (grad - of_bias / count - normalized * (of_scale / count))
     return of_x.astype(x.dtype), None, None, of_scale, of_bias
 
@@ -135,9 +151,9 @@ def normalize_batch_relu(
     bias: PerChannel,
     dtype: DTypeLike,
 ) -> Inputs:
-    """max(normalize_batch(...), 0) in `dtype`, for a GPU.
+    """max(normalize_batch(...), 0) in `dtype`.
 
-    The gradient needs `x` alone: where the result is 0 is computed again, in both of its passes.
+    Its gradient needs `x` alone: where the result is 0 is computed again.
     """
     y = normalize_batch(x, mean, inverse, scale, bias).astype(dtype)
     return jnp.maximum(y, jnp.zeros((), dtype))
@@ -158,32 +174,35 @@ def _relu_forward(
 def _relu_backward(
     dtype: DTypeLike, residuals: tuple[jax.Array, ...], grad: Inputs
 ) -> tuple[Inputs, None, None, PerChannel, PerChannel]:
-    x, mean, inverse, scale, bias = residuals
+    x, *vectors = residuals
+    _, inverse, scale, _ = vectors
     count = x.size // x.shape[-1]
-
-    def gradient_and_normalized(x: Inputs, grad: Inputs) -> tuple[Inputs, Inputs]:
-        y = normalize_batch(x, mean, inverse, scale, bias).astype(dtype)
-        grad = jnp.where(y > 0, float32_or_wider(grad), jnp.zeros((), mean.dtype))
-        return grad, (float32_or_wider(x) - mean) * inverse
-
-    def terms(x: Inputs, grad: Inputs, *vectors: PerChannel) -> tuple[Inputs, Inputs]:
-        mean, inverse, scale, bias = vectors
-        normalized = (float32_or_wider(x) - mean) * inverse
-        y = (float32_or_wider(x) - mean) * (inverse * scale) + bias
-        of_y = jnp.where(y > 0, float32_or_wider(grad), jnp.zeros((), mean.dtype))
-        return of_y, of_y * normalized
-
-    if STATISTICS == "kernel" and column_sums_kernel.kernel_supports(x):
-        vectors = [mean, inverse, scale, bias]
-        of_bias, of_scale = column_sums_kernel.column_sums(terms, [x, grad], vectors)
-    else:
-        of_y, normalized = gradient_and_normalized(x, grad)
-        of_bias, of_scale = _sums(of_y, of_y * normalized)
-    # Behind the barrier it is computed again: kept, it would be written and read once more.
-    x, grad, of_bias, of_scale = lax.optimization_barrier((x, grad, of_bias, of_scale))
-    of_y, normalized = gradient_and_normalized(x, grad)
+    of_bias, of_scale = _two_sums(_relu_terms, (x, grad), tuple(vectors))
+    # Behind the barrier all is computed again: kept, it would be written and read once more.
+    x, grad, of_bias, of_scale = lax.platform_dependent(
+        *(x, grad, of_bias, of_scale),
+        cuda=lambda *arrays: lax.optimization_barrier(arrays),
+        default=lambda *arrays: arrays,
+    )
+    of_y, _ = _relu_terms(x, grad, *vectors)
+    normalized = (float32_or_wider(x) - vectors[0]) * inverse
     of_x = (inverse * scale) * (of_y - of_bias / count - normalized * (of_scale / count))
     return of_x.astype(x.dtype), None, None, of_scale, of_bias
+
+
+def _relu_terms(
+    x: Inputs,
+    grad: Inputs,
+    mean: PerChannel,
+    inverse: PerChannel,
+    scale: PerChannel,
+    bias: PerChannel,
+) -> tuple[Inputs, Inputs]:
+    """The gradient of what the ReLU is applied to, and that times what is normalised."""
+    centred = float32_or_wider(x) - mean
+    positive = centred * (inverse * scale) + bias > 0
+    of_y = jnp.where(positive, float32_or_wider(grad), jnp.zeros((), centred.dtype))
+    return of_y, of_y * (centred * inverse)
 
 
 normalize_batch_relu.defvjp(_relu_forward, _relu_backward)
