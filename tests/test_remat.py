@@ -72,12 +72,19 @@ def test_norms_keep_convolutions_in_the_compute_dtype_and_blocks_keep_less(monke
     monkeypatch.setattr(
         layers, "normalize_batch", lambda x, mean, inverse, *more: defined(x.astype("f4"), *more)
     )
+    monkeypatch.setattr(
+        layers,
+        "normalize_batch_relu",
+        lambda x, mean, inverse, *more: nnx.relu(
+            defined(x.astype("f4"), *more[:-1]).astype(more[-1])
+        ),
+    )
     step_by_step = sum(kept_bytes("none").values())  # as JAX differentiates batch norms itself
     total = sum(norms.values())
     # What is left of float32 is around the non-local block's own norm, and logits.
     assert norms["float32"] < 0.05 * total
     assert total < 0.3 * step_by_step
-    assert total < 0.5 * sum(none.values()) < 0.3 * step_by_step  # written out, it keeps half
+    assert total < 0.6 * sum(none.values()) < 0.3 * step_by_step  # written out, it keeps half
     assert sum(blocks.values()) < 0.5 * total
 
 
