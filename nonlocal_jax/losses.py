@@ -50,9 +50,7 @@ def segmentation_loss(logits: Logits, labels: Labels, align_corners: bool) -> Lo
 
     Each device of a mesh resizes to its own rows of labels, from logits that are few before.
     """
-    rows, columns = (
-        Axis(logits.shape[axis], labels.shape[axis], align_corners) for axis in (1, 2)
-    )
+    rows, columns = (Axis(logits.shape[axis], labels.shape[axis], align_corners) for axis in (1, 2))
 
     def sums(parts: tuple[Labels, Int[Array, "n H"]], logits: Logits) -> Sums:
         labels, place = parts
@@ -77,7 +75,9 @@ def _forward(
     """The sums, and the gradient of the losses'; `place` says which of all rows each is."""
 
     def by_blocks(logits: Logits, labels: Labels, place: Int[Array, "n H"]) -> tuple[Sums, Logits]:
-        to_rows, to_columns = (resize_matrix(*axis).astype(logits.dtype) for axis in (rows, columns))
+        to_rows, to_columns = (
+            resize_matrix(*axis).astype(logits.dtype) for axis in (rows, columns)
+        )
         return _one_pass(logits, labels, jnp.take(to_rows, place, axis=0, mode="clip"), to_columns)
 
     def by_taps(logits: Logits, labels: Labels, place: Int[Array, "n H"]) -> tuple[Sums, Logits]:

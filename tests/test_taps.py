@@ -250,9 +250,7 @@ def test_each_device_of_a_mesh_has_its_own_rows(form, interpreted):
         place = jnp.broadcast_to(jnp.arange(22, dtype=jnp.int32), labels.shape[:2])
         sums = layout.sum_over_devices(part, (labels, place), logits, fill=255)
         matrices = (jnp.broadcast_to(resize_matrix(*a), (2, a.target, a.source)) for a in axes)
-        return sums[:3], readout.class_indices(
-            [readout.Resized(logits, *matrices)], [(1, 1)], form
-        )
+        return sums[:3], readout.class_indices([readout.Resized(logits, *matrices)], [(1, 1)], form)
 
     expected = jax.jit(both)(logits, labels)
     with jax.set_mesh(sharding.make_mesh(data=2, spatial=4)):

@@ -107,7 +107,9 @@ class BatchNorm(nnx.Module):
         """Whether a call normalises by the batch, and moves the running statistics."""
         return not (self.use_running_average or self.frozen)
 
-    def __call__(self, x: Float[Array, "*batch c"], *, relu: bool = False) -> Float[Array, "*batch c"]:
+    def __call__(
+        self, x: Float[Array, "*batch c"], *, relu: bool = False
+    ) -> Float[Array, "*batch c"]:
         """Returns the normalised array in the compute dtype; updates the statistics in training.
 
         With `relu`, a ReLU follows.

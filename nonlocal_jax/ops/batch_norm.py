@@ -4,7 +4,6 @@ Differentiated step by step, the mean and the variance each send a gradient of t
 the whole array. Together they are two sums, those that the bias and the scale need anyway.
 """
 
-import os
 from functools import partial
 
 import jax
@@ -13,17 +12,11 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from nonlocal_jax.ops import column_sums_kernel
 from nonlocal_jax.ops.dtypes import float32_or_wider
 
 Inputs = Float[Array, "*batch c"]
 PerChannel = Float[Array, "c"]
 Residuals = tuple[Inputs, PerChannel, PerChannel, PerChannel]
-
-
-TOGETHER = os.environ.get("GPU_SUMS", "together") == "together"
-STATISTICS = os.environ.get("GPU_STATISTICS", "xla")
-PASSES = int(os.environ.get("GPU_PASSES", "1"))  # over the array, for its statistics, on a GPU
 
 
 def batch_statistics(x: Inputs, shift: PerChannel) -> tuple[PerChannel, PerChannel]:
@@ -35,8 +28,7 @@ def batch_statistics(x: Inputs, shift: PerChannel) -> tuple[PerChannel, PerChann
       x: of any float dtype.
       shift: something near the mean, such as the running one; it changes rounding only.
     """
-    one_pass = one_pass_statistics if PASSES == 1 else _two_passes
-    mean, var = lax.platform_dependent(x, shift, cuda=one_pass, default=_two_passes)
+    mean, var = lax.platform_dependent(x, shift, cuda=one_pass_statistics, default=_two_passes)
     return mean, var
 
 
@@ -46,48 +38,17 @@ def one_pass_statistics(x: Inputs, shift: PerChannel) -> tuple[PerChannel, PerCh
     Their difference keeps as many digits as `shift` is near the mean: where that is d standard
     deviations away, the variance's relative error is some d^2 roundings.
     """
-    def terms(x: Inputs, shift: PerChannel) -> tuple[Inputs, Inputs]:
-        shifted = float32_or_wider(x) - shift
-        return shifted, jnp.square(shifted)
-
+    shifted = float32_or_wider(x) - shift
     count = x.size // x.shape[-1]
-    sums = _two_sums(terms, (x,), (shift,))
+    sums = _two_sums(shifted, jnp.square(shifted))
     mean, square = (total / count for total in sums)
     return mean + shift, jnp.maximum(square - jnp.square(mean), 0)
 
 
-def _two_sums(
-    terms: column_sums_kernel.Terms, arrays: tuple[Inputs, ...], vectors: tuple[PerChannel, ...]
-) -> tuple[PerChannel, PerChannel]:
-    """Sums of both results of `terms(*arrays, *vectors)` over all axes but the last."""
-    axes = tuple(range(arrays[0].ndim - 1))
-
-    def apart(arrays: tuple[Inputs, ...], vectors: tuple[PerChannel, ...]) -> tuple[Array, Array]:
-        first, second = terms(*arrays, *vectors)
-        return jnp.sum(first, axes), jnp.sum(second, axes)
-
-    def together(
-        arrays: tuple[Inputs, ...], vectors: tuple[PerChannel, ...]
-    ) -> tuple[Array, Array]:
-        both = terms(*arrays, *vectors)
-        zero = jnp.zeros((), both[0].dtype)
-        one, two = lax.reduce(both, (zero, zero), _add_both, axes)
-        return one, two
-
-    def by_kernel(
-        arrays: tuple[Inputs, ...], vectors: tuple[PerChannel, ...]
-    ) -> tuple[Array, Array]:
-        return column_sums_kernel.column_sums(terms, arrays, vectors)
-
-    on_gpu = together if TOGETHER else apart
-    if STATISTICS == "kernel" and column_sums_kernel.kernel_supports(arrays[0]):
-        on_gpu = by_kernel
-    first, second = lax.platform_dependent(arrays, vectors, cuda=on_gpu, default=apart)
-    return first, second
-
-
-def _add_both(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
-    return a[0] + b[0], a[1] + b[1]
+def _two_sums(first: Inputs, second: Inputs) -> tuple[PerChannel, PerChannel]:
+    """Both sums over all axes but the last; XLA takes them in one pass."""
+    axes = tuple(range(first.ndim - 1))
+    return jnp.sum(first, axes), jnp.sum(second, axes)
 
 
 def _two_passes(x: Inputs, _: PerChannel) -> tuple[PerChannel, PerChannel]:
@@ -127,14 +88,8 @@ def _backward(
 ) -> tuple[Inputs, None, None, PerChannel, PerChannel]:
     x, mean, inverse, scale = residuals
     count = x.size // x.shape[-1]
-
-    def terms(
-        x: Inputs, grad: Inputs, mean: PerChannel, inverse: PerChannel
-    ) -> tuple[Inputs, Inputs]:
-        return grad, grad * ((float32_or_wider(x) - mean) * inverse)
-
-    of_bias, of_scale = _two_sums(terms, (x, grad), (mean, inverse))
     normalized = (float32_or_wider(x) - mean) * inverse
+    of_bias, of_scale = _two_sums(grad, grad * normalized)
     of_x = (inverse * scale) * (grad - of_bias / count - normalized * (of_scale / count))
     return of_x.astype(x.dtype), None, None, of_scale, of_bias
 
@@ -177,7 +132,7 @@ def _relu_backward(
     x, *vectors = residuals
     _, inverse, scale, _ = vectors
     count = x.size // x.shape[-1]
-    of_bias, of_scale = _two_sums(_relu_terms, (x, grad), tuple(vectors))
+    of_bias, of_scale = _two_sums(*_relu_terms(x, grad, *vectors))
     # Behind the barrier all is computed again: kept, it would be written and read once more.
     x, grad, of_bias, of_scale = lax.platform_dependent(
         *(x, grad, of_bias, of_scale),

@@ -7,7 +7,6 @@ goes over its phases (see ops/dilated.py), because XLA's is not cuDNN's but a co
 window as large as the image. Everything else is XLA's.
 """
 
-import os
 from functools import partial
 
 import jax
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from nonlocal_jax.ops import dilated
+from nonlocal_jax.ops import dilated, layout
 from nonlocal_jax.ops.dtypes import wide
 from nonlocal_jax.ops.winograd import winograd_conv2d, winograd_weight_gradient
 
@@ -30,9 +29,7 @@ WINOGRAD_CHANNELS, WINOGRAD_PIXELS = 64, 1024
 GPU_CHANNELS = 8
 # A convolution of cuDNN's is launched by itself, which takes the time that moving so much takes;
 # products are launched together, as a graph.
-LAUNCH_BYTES = int(float(os.environ.get("GPU_LAUNCH_MB", "40")) * 1e6)
-PAD_STEM = os.environ.get("GPU_STEM", "1") == "1"
-CUDNN_1X1 = os.environ.get("GPU_CUDNN_1X1", "1") == "1"
+LAUNCH_BYTES = 40_000_000
 
 
 def conv2d(
@@ -50,11 +47,11 @@ def conv2d(
         def product(x: Images, kernel: Kernel) -> Images:
             return jnp.einsum("nhwi,io->nhwo", x[:, ::stride, ::stride], kernel[0, 0])
 
-        if not biased or not CUDNN_1X1 or not _suits_cudnn(x, kernel, stride):
+        if not biased or not _suits_cudnn(x, kernel, stride):
             return product(x, kernel)
         return lax.platform_dependent(x, kernel, cuda=direct, default=product)
     convolve = partial(_conv2d, stride=stride, dilation=dilation)
-    if x.shape[-1] >= GPU_CHANNELS or x.dtype.itemsize > 2 or not PAD_STEM:
+    if x.shape[-1] >= GPU_CHANNELS or x.dtype.itemsize > 2:
         return convolve(x, kernel)
 
     def padded(x: Images, kernel: Kernel) -> Images:
@@ -151,7 +148,12 @@ def _backward(
         return of_input(x, kernel, grad), of_kernel
 
     on_cpu = winograd if _suits_winograd(x, kernel, stride) else by_taps
-    on_gpu = by_phases if dilation > 1 and stride == 1 else native
+
+    def on_gpu(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
+        form = by_phases if dilation > 1 and stride == 1 else native
+        of_x, of_kernel = form(x, kernel, grad)
+        return of_x, layout.in_rows(of_kernel)
+
     return lax.platform_dependent(x, kernel, grad, cpu=on_cpu, cuda=on_gpu, default=native)
 
 
