@@ -118,7 +118,7 @@ class Model:
     """Dtype of the parameters."""
     remat: Literal["auto", "none", "norms", "blocks"] = "auto"
     """What the backward pass computes again instead of storing it: nothing, norms, or whole
-    residual blocks. auto: norms on accelerators, none on a CPU."""
+    residual blocks. auto: norms on TPUs, none elsewhere."""
     backbone: BackboneOptions = chosen("backbones", "resnet")
     """The backbone: from images to feature maps."""
     decode_head: HeadOptions = chosen("heads", "nonlocal")

@@ -119,7 +119,7 @@ def low_resolution_scores(
             )
             for axis in (0, 1)
         )
-        windows = protocol.windows_of(images.shape[1:3])
+        windows = protocol.windows_of((images.shape[1], images.shape[2]))
         results.append(LowResolution(views[0], rows, columns, windows))
         if protocol.flip:
             reverse = _reverse_rows(columns, sizes[:, 1])
@@ -133,7 +133,7 @@ def class_indices(scores: list[LowResolution]) -> UInt8[Array, "n H W"]:
     If scores are not finite, the result is the number of classes, which is no class. Pixels outside
     of an image have no meaning.
     """
-    windows = [score.windows for score in scores]
+    windows = [score.windows for score in scores if score.windows is not None]
 
     def by_blocks(scores: list[readout.Resized]) -> UInt8[Array, "n H W"]:
         blocks = _by_row_blocks(scores, _first_largest)
@@ -144,7 +144,7 @@ def class_indices(scores: list[LowResolution]) -> UInt8[Array, "n H W"]:
         return readout.class_indices(scores, windows)
 
     resized = [readout.Resized(score.logits, score.rows, score.columns) for score in scores]
-    if None in windows:
+    if len(windows) < len(scores):
         masks = by_blocks(resized)
     else:
         masks = lax.platform_dependent(resized, cuda=by_taps, default=by_blocks)

@@ -124,20 +124,10 @@ class BatchNorm(nnx.Module):
             self._update(mean, var, count=x.size // x.shape[-1])
             arguments = x, mean, lax.rsqrt(var + self.epsilon), scale, bias
             if relu:
-                return self._normalize_relu(*arguments)
+                return normalize_batch_relu(*arguments, self.dtype)
             y = normalize_batch(*arguments)
         y = y.astype(self.dtype)
         return nnx.relu(y) if relu else y
-
-    def _normalize_relu(self, *arguments: jax.Array) -> Float[Array, "*batch c"]:
-        def fused(*arguments: jax.Array) -> jax.Array:
-            return normalize_batch_relu(*arguments, self.dtype)
-
-        def plain(*arguments: jax.Array) -> jax.Array:
-            return nnx.relu(normalize_batch(*arguments).astype(self.dtype))
-
-        y: jax.Array = lax.platform_dependent(*arguments, cuda=fused, default=plain)
-        return y
 
     def _statistics(self, x: Float[Array, "*batch c"]) -> tuple[Float[Array, "c"], ...]:
         """Mean and variance of the batch."""

@@ -1,10 +1,9 @@
-"""Batch normalisation by the statistics of the batch, with its gradient in closed form.
+"""Batch normalisation by the batch's own statistics, with the gradient written out.
 
-JAX's derivative adds a gradient over the whole array for the mean and another one for the variance.
-In closed form both are two sums, which the gradients of bias and scale need anyway.
+Differentiated step by step, the mean and the variance each send a gradient of their own back over
+the whole array. Together they are two sums, those that the bias and the scale need anyway.
 """
 
-import os
 from functools import partial
 
 import jax
@@ -13,17 +12,11 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from nonlocal_jax.ops import column_sums_kernel
 from nonlocal_jax.ops.dtypes import float32_or_wider
 
 Inputs = Float[Array, "*batch c"]
 PerChannel = Float[Array, "c"]
 Residuals = tuple[Inputs, PerChannel, PerChannel, PerChannel]
-
-
-TOGETHER = os.environ.get("GPU_SUMS", "together") == "together"
-STATISTICS = os.environ.get("GPU_STATISTICS", "xla")
-PASSES = int(os.environ.get("GPU_PASSES", "1"))  # over the array, for its statistics, on a GPU
 
 
 def batch_statistics(x: Inputs, shift: PerChannel) -> tuple[PerChannel, PerChannel]:
@@ -35,8 +28,7 @@ def batch_statistics(x: Inputs, shift: PerChannel) -> tuple[PerChannel, PerChann
       x: of any float dtype.
       shift: something near the mean, such as the running one; it changes rounding only.
     """
-    one_pass = one_pass_statistics if PASSES == 1 else _two_passes
-    mean, var = lax.platform_dependent(x, shift, cuda=one_pass, default=_two_passes)
+    mean, var = lax.platform_dependent(x, shift, cuda=one_pass_statistics, default=_two_passes)
     return mean, var
 
 
@@ -46,39 +38,17 @@ def one_pass_statistics(x: Inputs, shift: PerChannel) -> tuple[PerChannel, PerCh
     Their difference keeps as many digits as `shift` is near the mean: where that is d standard
     deviations away, the variance's relative error is some d^2 roundings.
     """
-
-    def terms(x: Inputs, shift: PerChannel) -> tuple[Inputs, Inputs]:
-        shifted = float32_or_wider(x) - shift
-        return shifted, jnp.square(shifted)
-
+    shifted = float32_or_wider(x) - shift
     count = x.size // x.shape[-1]
-    if STATISTICS == "kernel" and column_sums_kernel.kernel_supports(x):
-        sums = column_sums_kernel.column_sums(terms, [x], [shift])
-    else:
-        sums = _sums(*terms(x, shift))
+    sums = _two_sums(shifted, jnp.square(shifted))
     mean, square = (total / count for total in sums)
     return mean + shift, jnp.maximum(square - jnp.square(mean), 0)
 
 
-def _sums(first: Inputs, second: Inputs) -> tuple[PerChannel, PerChannel]:
-    """Both sums over all axes but the last; on a GPU as one reduction, which XLA can't take apart."""
-
-    def together(first: Inputs, second: Inputs) -> tuple[PerChannel, PerChannel]:
-        zero = jnp.zeros((), first.dtype)
-        one, two = lax.reduce((first, second), (zero, zero), _add_both, axes)
-        return one, two
-
-    def apart(first: Inputs, second: Inputs) -> tuple[PerChannel, PerChannel]:
-        return jnp.sum(first, axes), jnp.sum(second, axes)
-
+def _two_sums(first: Inputs, second: Inputs) -> tuple[PerChannel, PerChannel]:
+    """Both sums over all axes but the last; XLA takes them in one pass."""
     axes = tuple(range(first.ndim - 1))
-    on_gpu = together if TOGETHER else apart
-    one, two = lax.platform_dependent(first, second, cuda=on_gpu, default=apart)
-    return one, two
-
-
-def _add_both(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
-    return a[0] + b[0], a[1] + b[1]
+    return jnp.sum(first, axes), jnp.sum(second, axes)
 
 
 def _two_passes(x: Inputs, _: PerChannel) -> tuple[PerChannel, PerChannel]:
@@ -101,8 +71,8 @@ def normalize_batch(
       scale, bias: parameters.
 
     Returns:
-      an array in float32 or wider. Its gradient by `x` includes those through `mean` and `inverse`,
-      which have no gradient of their own.
+      float32 or wider. Its gradient for `x` includes what goes through `mean` and `inverse`, which
+      have none themselves.
     """
     return (float32_or_wider(x) - mean) * (inverse * scale) + bias
 
@@ -119,7 +89,7 @@ def _backward(
     x, mean, inverse, scale = residuals
     count = x.size // x.shape[-1]
     normalized = (float32_or_wider(x) - mean) * inverse
-    of_bias, of_scale = _sums(grad, grad * normalized)
+    of_bias, of_scale = _two_sums(grad, grad * normalized)
     of_x = (inverse * scale) * (grad - of_bias / count - normalized * (of_scale / count))
     return of_x.astype(x.dtype), None, None, of_scale, of_bias
 
@@ -136,9 +106,9 @@ def normalize_batch_relu(
     bias: PerChannel,
     dtype: DTypeLike,
 ) -> Inputs:
-    """max(normalize_batch(...), 0) in `dtype`, for a GPU.
+    """max(normalize_batch(...), 0) in `dtype`.
 
-    The gradient needs `x` alone: where the result is 0 is computed again, in both of its passes.
+    Its gradient needs `x` alone: where the result is 0 is computed again.
     """
     y = normalize_batch(x, mean, inverse, scale, bias).astype(dtype)
     return jnp.maximum(y, jnp.zeros((), dtype))
@@ -159,32 +129,35 @@ def _relu_forward(
 def _relu_backward(
     dtype: DTypeLike, residuals: tuple[jax.Array, ...], grad: Inputs
 ) -> tuple[Inputs, None, None, PerChannel, PerChannel]:
-    x, mean, inverse, scale, bias = residuals
+    x, *vectors = residuals
+    _, inverse, scale, _ = vectors
     count = x.size // x.shape[-1]
-
-    def gradient_and_normalized(x: Inputs, grad: Inputs) -> tuple[Inputs, Inputs]:
-        y = normalize_batch(x, mean, inverse, scale, bias).astype(dtype)
-        grad = jnp.where(y > 0, float32_or_wider(grad), jnp.zeros((), mean.dtype))
-        return grad, (float32_or_wider(x) - mean) * inverse
-
-    def terms(x: Inputs, grad: Inputs, *vectors: PerChannel) -> tuple[Inputs, Inputs]:
-        mean, inverse, scale, bias = vectors
-        normalized = (float32_or_wider(x) - mean) * inverse
-        y = (float32_or_wider(x) - mean) * (inverse * scale) + bias
-        of_y = jnp.where(y > 0, float32_or_wider(grad), jnp.zeros((), mean.dtype))
-        return of_y, of_y * normalized
-
-    if STATISTICS == "kernel" and column_sums_kernel.kernel_supports(x):
-        vectors = [mean, inverse, scale, bias]
-        of_bias, of_scale = column_sums_kernel.column_sums(terms, [x, grad], vectors)
-    else:
-        of_y, normalized = gradient_and_normalized(x, grad)
-        of_bias, of_scale = _sums(of_y, of_y * normalized)
-    # Behind the barrier it is computed again: kept, it would be written and read once more.
-    x, grad, of_bias, of_scale = lax.optimization_barrier((x, grad, of_bias, of_scale))
-    of_y, normalized = gradient_and_normalized(x, grad)
+    of_bias, of_scale = _two_sums(*_relu_terms(x, grad, *vectors))
+    # Behind the barrier all is computed again: kept, it would be written and read once more.
+    x, grad, of_bias, of_scale = lax.platform_dependent(
+        *(x, grad, of_bias, of_scale),
+        cuda=lambda *arrays: lax.optimization_barrier(arrays),
+        default=lambda *arrays: arrays,
+    )
+    of_y, _ = _relu_terms(x, grad, *vectors)
+    normalized = (float32_or_wider(x) - vectors[0]) * inverse
     of_x = (inverse * scale) * (of_y - of_bias / count - normalized * (of_scale / count))
     return of_x.astype(x.dtype), None, None, of_scale, of_bias
+
+
+def _relu_terms(
+    x: Inputs,
+    grad: Inputs,
+    mean: PerChannel,
+    inverse: PerChannel,
+    scale: PerChannel,
+    bias: PerChannel,
+) -> tuple[Inputs, Inputs]:
+    """The gradient of what the ReLU is applied to, and that times what is normalised."""
+    centred = float32_or_wider(x) - mean
+    positive = centred * (inverse * scale) + bias > 0
+    of_y = jnp.where(positive, float32_or_wider(grad), jnp.zeros((), centred.dtype))
+    return of_y, of_y * (centred * inverse)
 
 
 normalize_batch_relu.defvjp(_relu_forward, _relu_backward)

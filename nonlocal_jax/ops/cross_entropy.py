@@ -5,7 +5,6 @@ there is one number a pixel: the logarithm of the sum of its exponentials. The g
 the same way: each logit is the sum over the pixels that it is a tap of.
 """
 
-import os
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -26,7 +25,7 @@ from nonlocal_jax.ops.taps import (
 )
 
 Form = Literal["kernel", "taps"]
-FORM: Form = os.environ.get("GPU_LOSS", "kernel")
+FORM: Form = "kernel"
 
 Logits = Float[Array, "n h w classes"]
 Labels = UInt8[Array, "n H W"]
@@ -87,9 +86,9 @@ def _picked(
     image, row = jnp.ogrid[: labels.shape[0], : labels.shape[1]]
     index = jnp.minimum(labels, classes - 1).astype(jnp.int32)
     total = jnp.zeros(labels.shape, some.dtype)
-    for tap in range(columns.index.shape[1]):
+    for tap in range(columns.place.shape[1]):
         weight = jnp.asarray(columns.weight[:, tap]).astype(some.dtype)
-        total += weight * some[image[..., None], row[..., None], columns.index[:, tap], index]
+        total += weight * some[image[..., None], row[..., None], columns.place[:, tap], index]
     return jnp.where(labels < classes, total, jnp.nan)
 
 
@@ -112,9 +111,9 @@ def _column_gradient(
     ]
     classes = jnp.arange(some.shape[-1], dtype=jnp.int32)
     total = jnp.zeros_like(some)
-    for tap in range(back.index.shape[1]):
-        pixel, weight = back.index[:, tap], back.weight[:, tap]
-        lower, upper = columns.index[pixel].T
+    for tap in range(back.place.shape[1]):
+        pixel, weight = back.place[:, tap], back.weight[:, tap]
+        lower, upper = columns.place[pixel].T
         of_lower, of_upper = columns.weight[pixel].T
         score = jnp.zeros_like(some)
         for offset, x in zip((-1, 0, 1), neighbours, strict=True):
@@ -132,9 +131,9 @@ def _column_gradient(
 def _row_gradient(
     some: Float[Array, "n rows w classes"], first: Int[Array, ""], rows: Taps, height: int
 ) -> Logits:
-    """Each row of logits is the sum over the rows that it is a tap of, among those that are here."""
+    """Each row of logits is the sum over the rows here that it is a tap of."""
     back = reversed_taps(rows, height)
-    place = back.index - first
+    place = back.place - first
     here = (place >= 0) & (place < some.shape[1])
     weight = jnp.where(here, jnp.asarray(back.weight), 0.0)
     return interpolate_rows(some, Taps(jnp.clip(place, 0, some.shape[1] - 1), weight))

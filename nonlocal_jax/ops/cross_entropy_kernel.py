@@ -5,7 +5,6 @@ exponentials of each pixel. The second walks along a few rows of pixels, a class
 adds each pixel's gradient to those of the two columns of logits that it lies between.
 """
 
-import os
 from typing import Any
 
 import jax
@@ -23,9 +22,7 @@ from nonlocal_jax.ops.taps import Axis, Taps, resize_taps
 from nonlocal_jax.ops.triton_math import LN_2, LOG2_E
 
 # Of the gradient's programs: rows of pixels, classes of a tile, and tiles at most.
-GRADIENT_ROWS, GRADIENT_CLASSES, GRADIENT_TILES = map(
-    int, os.environ.get("GPU_GRADIENT", "4,32,5").split(",")
-)
+GRADIENT_ROWS, GRADIENT_CLASSES, GRADIENT_TILES = 4, 32, 5
 
 Logits = Float[Array, "n h w classes"]
 Labels = UInt8[Array, "n H W"]
@@ -58,7 +55,7 @@ def loss_and_gradient(
 def _matrix(axis: Axis) -> Float[np.ndarray, "target source"]:
     taps = resize_taps(axis)
     matrix = np.zeros((axis.target, axis.source), np.float32)
-    np.add.at(matrix, (np.arange(axis.target)[:, None], taps.index), taps.weight)
+    np.add.at(matrix, (np.arange(axis.target)[:, None], taps.place), taps.weight)
     return matrix
 
 
@@ -129,7 +126,7 @@ def _reach(rows: Axis, whole: bool) -> tuple[int, int]:
 
     `whole` says that programs begin with row 0, not with any.
     """
-    lower, upper = resize_taps(rows).index.T
+    lower, upper = resize_taps(rows).place.T
     logits_rows, programs = 1, np.ones(rows.source, int)
     for start in range(1 if whole else GRADIENT_ROWS):
         begins = np.arange(start - GRADIENT_ROWS if start else 0, rows.target, GRADIENT_ROWS)
@@ -183,7 +180,7 @@ def _gradient_parts(
     """What each program's rows add to the rows of logits from `first` on."""
     n, height, width, classes = logits.shape
     taps = resize_taps(columns)
-    ends = np.searchsorted(taps.index[:, 0], np.arange(width + 1)).astype(np.int32)
+    ends = np.searchsorted(taps.place[:, 0], np.arange(width + 1)).astype(np.int32)
     count = -(-classes // GRADIENT_CLASSES)
     groups = -(-count // GRADIENT_TILES)
     per_group = -(-count // groups)

@@ -4,8 +4,6 @@ XLA's own gradient on a GPU scatters, one addition after the other in memory. He
 reads the windows that it may be the largest of: four at most.
 """
 
-import os
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -18,7 +16,10 @@ PADDING = ((0, 0), (1, 1), (1, 1), (0, 0))
 
 @jax.custom_vjp
 def max_pool(x: Input) -> Output:
-    """The largest of each 3x3 window; h' = ceil(h / 2). The gradient goes to the first of equals."""
+    """The largest of each 3x3 window; h' = ceil(h / 2).
+
+    The gradient goes to the first of equals.
+    """
     return _pool(x)
 
 
@@ -30,15 +31,12 @@ def _forward(x: Input) -> tuple[Output, Input]:
     return max_pool(x), x
 
 
-GATHERED = os.environ.get("GPU_POOL", "gathered") == "gathered"
-
-
 def _backward(x: Input, grad: Output) -> tuple[Input]:
     def scattered(x: Input, grad: Output) -> Input:
         return jax.vjp(_pool, x)[1](grad)[0]
 
-    on_gpu = gathered_gradient if GATHERED else scattered
-    return (lax.platform_dependent(x, grad, cuda=on_gpu, default=scattered),)
+    gradient = lax.platform_dependent(x, grad, cuda=gathered_gradient, default=scattered)
+    return (gradient,)
 
 
 max_pool.defvjp(_forward, _backward)
@@ -51,7 +49,8 @@ def gathered_gradient(x: Input, grad: Output) -> Input:
     for index in range(9):
         here = jnp.where(place == index, grad, jnp.zeros((), grad.dtype))
         total += _spread(here, index, x.shape)
-    return total
+    # Written once: what reads it, a norm's sums, would compute it again and again.
+    return lax.optimization_barrier(total)
 
 
 def _place_of_largest(x: Input, shape: tuple[int, ...]) -> UInt8[Array, "n h/2 w/2 c"]:

@@ -4,7 +4,6 @@ Each pixel's scores are made where they are compared: no array holds them all. A
 in one pass (see ops/readout_kernel.py); XLA's own form reads rows that are interpolated before.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -29,7 +28,7 @@ COMPOSED = 3
 BLOCK_BYTES = 2**30
 
 Form = Literal["kernel", "taps"]
-FORM: Form = os.environ.get("GPU_READOUT", "kernel")
+FORM: Form = "kernel"
 
 
 class Resized(NamedTuple):
@@ -81,7 +80,7 @@ def _by_row_blocks(
     logits: list[Float[Array, "n a b classes"]], rows: list[Taps], columns: list[Taps]
 ) -> UInt8[Array, "n H W"]:
     """As many rows at a time as BLOCK_BYTES allow: in most cases all of them."""
-    height = rows[0].index.shape[1]
+    height = rows[0].place.shape[1]
     bytes_per_row = sum(4 * x.shape[0] * x.shape[2] * x.shape[3] for x in logits)
     length = max(min(BLOCK_BYTES // bytes_per_row, height), 1)
     if length == height:

@@ -8,7 +8,6 @@ by a kernel of the same form.
 """
 
 import functools
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,9 +22,8 @@ from nonlocal_jax.ops import triton_math
 from nonlocal_jax.ops.taps import Taps
 
 # Of a tile, and how many classes are looked at together.
-BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_CLASSES, WARPS = map(
-    int, os.environ.get("GPU_TILE", "4,128,8,4").split(",")
-)
+BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_CLASSES = 4, 128, 8
+WARPS = 4
 # Classes beyond the last fill the last chunk up with this: they are never the largest.
 NEVER = -1e30
 INTERPRET = False  # tests run the kernels on a CPU
@@ -70,7 +68,7 @@ def prepare(
     first = jnp.min(jnp.where(used, place, a), axis=-1)
     last = jnp.max(jnp.where(used, place, -1), axis=-1)
     runs = jnp.stack([first, last + 1], axis=-1)
-    taps = (jnp.moveaxis(pad(x, 1, BLOCK_COLUMNS), 2, 1) for x in columns)
+    taps = (jnp.moveaxis(pad(jnp.asarray(x), 1, BLOCK_COLUMNS), 2, 1) for x in columns)
     logits = jnp.transpose(pad(logits, 3, BLOCK_CLASSES, NEVER), (0, 3, 1, 2))
     return [logits, rows, runs, *taps]
 
@@ -166,7 +164,7 @@ def read_out(
     """The first class of the largest score, or of the largest mean softmax of several views."""
     several, classes = len(logits) > 1, logits[0].shape[3]
     rows = [x.astype(jnp.float32) for x in rows]
-    columns = [Taps(taps.index, taps.weight.astype(jnp.float32)) for taps in columns]
+    columns = [Taps(taps.place, taps.weight.astype(jnp.float32)) for taps in columns]
     if several:  # their softmaxes are computed by powers of two
         rows = [triton_math.LOG2_E * x for x in rows]
     views = [prepare(*parts) for parts in zip(logits, rows, columns, windows, strict=True)]
@@ -179,31 +177,27 @@ def read_out(
         image, tile, column = (pl.program_id(axis) for axis in (0, 1, 2))
         here, lanes = tile_of(tile, column)
         before = [x[image, here, lanes] for x in log_sums]
+        zero = jnp.zeros((BLOCK_ROWS, BLOCK_COLUMNS), jnp.float32)
 
         def look_at_chunk(step: Any, carry: tuple[Array, ...]) -> tuple[Array, ...]:
             largest, first, finite = carry
             made = [pixel_scores(view, image, tile, column, step) for view in parts]
             for i in range(BLOCK_CLASSES):
+                score = made[0][i]
                 if several:
-                    score = sum(exp2(s[i] - b) for s, b in zip(made, before, strict=True))
-                else:
-                    score = made[0][i]
+                    powers = [exp2(s[i] - b) for s, b in zip(made, before, strict=True)]
+                    score = functools.reduce(jnp.add, powers)
                 first = jnp.where(score > largest, step * BLOCK_CLASSES + i, first)
                 largest = jnp.maximum(score, largest)
-                finite = fma(score, 0.0, finite)
+                finite = fma(score, zero, finite)
             return largest, first, finite
 
-        shape = BLOCK_ROWS, BLOCK_COLUMNS
-        start = (
-            jnp.full(shape, -jnp.inf, jnp.float32),
-            jnp.zeros(shape, jnp.int32),
-            jnp.zeros(shape, jnp.float32),
-        )
+        start = jnp.full_like(zero, -jnp.inf), jnp.zeros(zero.shape, jnp.int32), zero
         # Zero times each score adds up to zero, unless one is infinite or NaN.
         _, first, finite = loop(parts[0].chunks, look_at_chunk, start)
         out[image, here, lanes] = jnp.where(finite == 0, first, classes).astype(jnp.uint8)
 
-    height, width = rows[0].shape[1], columns[0].index.shape[1]
+    height, width = rows[0].shape[1], columns[0].place.shape[1]
     return _call(kernel, [*arrays, *sums], jnp.uint8, "readout")[:, :height, :width]
 
 

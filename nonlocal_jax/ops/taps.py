@@ -26,12 +26,12 @@ class Taps(NamedTuple):
     """The pixels that each pixel of the result is the weighted sum of.
 
     Attributes:
-      index: along the axis that is resized.
+      place: along the axis that is resized.
       weight: 0 where a pixel has fewer taps than others.
     """
 
-    index: Int[Array, "*n length taps"]
-    weight: Float[Array, "*n length taps"]
+    place: Int[Array, "*n length taps"] | Int[np.ndarray, "*n length taps"]
+    weight: Float[Array, "*n length taps"] | Float[np.ndarray, "*n length taps"]
 
 
 def resize_taps(axis: Axis) -> Taps:
@@ -52,8 +52,8 @@ def resize_taps(axis: Axis) -> Taps:
 
 def reversed_taps(taps: Taps, source: int) -> Taps:
     """The targets that each source is a tap of, and its weight in each; NumPy arrays."""
-    matrix = np.zeros((len(taps.index), source), taps.weight.dtype)
-    np.add.at(matrix, (np.arange(len(taps.index))[:, None], taps.index), taps.weight)
+    matrix = np.zeros((len(taps.place), source), taps.weight.dtype)
+    np.add.at(matrix, (np.arange(len(taps.place))[:, None], taps.place), taps.weight)
     used = matrix != 0
     first, counts = np.argmax(used, axis=0), np.count_nonzero(used, axis=0)
     index = np.minimum(first[:, None] + np.arange(max(counts.max(), 1)), len(matrix) - 1)
@@ -73,7 +73,7 @@ def matrix_taps(matrix: Float[Array, "n length source"], count: int, windows: in
     parts = jnp.split(matrix, windows, axis=-1)
     width = matrix.shape[-1] // windows
     found = [_neighbours(part, min(count, width)) for part in parts]
-    index = [taps.index + width * window for window, taps in enumerate(found)]
+    index = [taps.place + width * window for window, taps in enumerate(found)]
     weight = [taps.weight for taps in found]
     return Taps(jnp.concatenate(index, axis=-1), jnp.concatenate(weight, axis=-1))
 
@@ -89,7 +89,8 @@ def _neighbours(matrix: Float[Array, "n length source"], count: int) -> Taps:
 def compose(second: Float[Array, "C B"], first: Float[Array, "B A"]) -> Float[Array, "C A"]:
     """second @ first, for a `second` that interpolates: each row is the sum of two of `first`."""
     taps = _neighbours(second, min(2, second.shape[1]))
-    rows = [weight[:, None] * first[index] for index, weight in zip(*map(jnp.transpose, taps))]
+    index, weight = map(jnp.asarray, taps)
+    rows = [weight[:, tap, None] * first[index[:, tap]] for tap in range(index.shape[1])]
     return functools.reduce(jnp.add, rows)
 
 
@@ -105,7 +106,7 @@ def interpolate_columns(x: Float[Array, "n H b c"], taps: Taps) -> Float[Array, 
 
 def _interpolate(x: Float[Array, "n a b c"], taps: Taps, axis: int) -> Float[Array, "n A B c"]:
     def one_tap(tap: int) -> Float[Array, "n A B c"]:
-        index, weight = taps.index[..., tap], taps.weight[..., tap].astype(x.dtype)
+        index, weight = taps.place[..., tap], taps.weight[..., tap].astype(x.dtype)
         if index.ndim == 1:
             taken = jnp.take(x, index, axis=axis, mode="clip")
         else:
@@ -115,7 +116,7 @@ def _interpolate(x: Float[Array, "n a b c"], taps: Taps, axis: int) -> Float[Arr
         return taken * jnp.reshape(weight, shape)
 
     total = one_tap(0)
-    for tap in range(1, taps.index.shape[-1]):
+    for tap in range(1, taps.place.shape[-1]):
         total += one_tap(tap)
     return total
 

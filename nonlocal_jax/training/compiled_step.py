@@ -111,7 +111,9 @@ class TrainProgram:
     def compile(self) -> jax.stages.Compiled:
         """The compiled step for local devices: (state, batch) -> (state, metrics)."""
         platform = self.mesh.devices.flat[0].platform
-        compiled: jax.stages.Compiled = self.trace().lower().compile(compiler_options(platform))
+        compiled: jax.stages.Compiled = (
+            self.trace().lower().compile(compiler_options(platform, training=True))
+        )
         return compiled
 
 

@@ -76,19 +76,26 @@ def test_norms_keep_convolutions_in_the_compute_dtype_and_blocks_keep_less(monke
         "normalize_batch",
         lambda x, mean, inverse, *more: normalize_batch(x.astype("f4"), *more),
     )
+    monkeypatch.setattr(
+        layers,
+        "normalize_batch_relu",
+        lambda x, mean, inverse, *more: nnx.relu(
+            normalize_batch(x.astype("f4"), *more[:-1]).astype(more[-1])
+        ),
+    )
     step_by_step = sum(kept_bytes("none").values())  # as JAX differentiates batch norms itself
     total = sum(norms.values())
     # What is left of float32 is around the non-local block's own norm, and logits.
     assert norms["float32"] < 0.05 * total
     assert total < 0.3 * step_by_step
-    assert total < 0.5 * sum(none.values()) < 0.3 * step_by_step  # written out, it keeps half
+    assert total < 0.6 * sum(none.values()) < 0.3 * step_by_step  # written out, it keeps half
     assert sum(blocks.values()) < 0.5 * total
 
 
-def test_accelerators_keep_less_than_a_cpu():
+def test_a_tpu_keeps_less_than_a_cpu_or_a_gpu():
     model = tiny_config().model
-    assert for_platform(model, "cpu").remat == "none"
-    assert for_platform(model, "tpu").remat == for_platform(model, "gpu").remat == "norms"
+    assert for_platform(model, "cpu").remat == for_platform(model, "gpu").remat == "none"
+    assert for_platform(model, "tpu").remat == "norms"
     blocks = dataclasses.replace(model, remat="blocks")
     assert for_platform(blocks, "cpu").remat == "blocks"
 

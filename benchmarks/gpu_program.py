@@ -1,0 +1,131 @@
+"""What a train or an inference program does on a GPU that need not be here.
+
+    JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 python benchmarks/gpu_program.py TARGET --kind=infer
+
+compiles it ahead of time for the GPU that the file TARGET describes (XLA's GpuTargetConfigProto, as
+text). It prints how many kernels there are of each kind, what they move, and how long that takes at
+--bandwidth; then what a fast program has none of, and how many convolutions end with their ReLU.
+It needs JAX's CUDA plugin, but neither a GPU nor CUDA's libraries.
+"""
+
+import argparse
+import collections
+import pathlib
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax._src import xla_bridge
+from jax._src.cudnn import fused_attention_stablehlo as attention
+from jax.experimental import topologies
+
+from nonlocal_jax import api, cli, inference, programs, sharding
+from nonlocal_jax.inference import Scaled
+from nonlocal_jax.models.build import build_network
+from nonlocal_jax.models.fold import fold
+from nonlocal_jax.planning import hlo
+
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", *hlo.FREE}
+BYTES = {"f64": 8, "s64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
+
+
+def device(target: pathlib.Path) -> jax.Device:
+    """The GPU that a file describes. It must be one that cuDNN has attention for."""
+    attention.check_cudnn_version = lambda: 91000
+    attention.check_compute_capability = lambda *_: True
+    canonical = xla_bridge.canonicalize_platform
+    xla_bridge.canonicalize_platform = lambda name: "cuda" if name == "gpu" else canonical(name)
+    described = topologies.get_topology_desc(
+        platform="cuda", topology_name="1x1x1", target_config=target.read_text(), topology="1x1x1"
+    )
+    return described.devices[0]
+
+
+def lower(config: Any, kind: str, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+    """The train step, or the program from images to masks of a folded network."""
+    if kind == "train":
+        network, optimizer = programs.network_on(config, mesh), programs.make_optimizer(config)
+        return programs.lower_train_step(config, network, optimizer, mesh)
+    config.model.auxiliary_head.loss_weight = 0.0
+    network = build_network(config.model, platform="gpu")
+    zeros = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in network.shapes.items()}
+    network, variables = fold(network, zeros, platform="gpu")
+    size, protocol = tuple(config.data.crop_size), api.protocol(config)
+
+    def masks(variables: Any, images: jax.Array, sizes: jax.Array) -> jax.Array:
+        model = network.bind_for_inference(variables)
+        scaled = (Scaled(images, sizes),)
+        return inference.class_indices(
+            inference.low_resolution_scores(model, scaled, sizes, size, protocol, padded=False)
+        )
+
+    here = sharding.replicated(mesh)
+    arguments = (
+        {name: (value.shape, value.dtype) for name, value in variables.items()},
+        ((config.batch_size, *size, 3), np.uint8),
+        ((config.batch_size, 2), np.int32),
+    )
+    shapes = jax.tree.map(
+        lambda pair: jax.ShapeDtypeStruct(*pair, sharding=here),
+        arguments,
+        is_leaf=lambda x: isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], tuple),
+    )
+    return jax.jit(masks).lower(*shapes)
+
+
+def kernels(program: hlo.Program) -> list[tuple[str, int, int]]:
+    """(what, bytes read and written, times) of everything that is launched."""
+    found = []
+    for computation, instruction, times in program.executed():
+        if instruction.operation in FREE:
+            continue
+        shapes = [instruction.shape]
+        shapes += [computation[name].shape for name in instruction.operands if name in computation]
+        target = re.search(r'custom_call_target="([^"]+)"', instruction.rest)
+        kind = re.search(r"kind=(\w+)", instruction.rest)
+        detail = target or kind
+        what = f"{instruction.operation} {detail[1]}" if detail else instruction.operation
+        found.append((what, sum(map(size_of, shapes)), times))
+    return found
+
+
+def size_of(shape: str) -> int:
+    """Bytes of the arrays that a shape names."""
+    return sum(
+        BYTES.get(dtype, 1) * int(np.prod([int(n) for n in lengths.split(",") if n]))
+        for dtype, lengths in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shape)
+    )
+
+
+def main() -> None:
+    """Compiles a program and prints what it does."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    add("target", type=pathlib.Path)
+    add("--config", default="configs/ade20k_r50_80k.py")
+    add("--kind", choices=("train", "infer"), default="train")
+    add("--batch", type=int, default=16)
+    add("--bandwidth", type=float, default=4.3e12, help="bytes a second")
+    options = parser.parse_args()
+    jax.config.update("jax_enable_compilation_cache", False)
+    named = {"model.decode_head.implementation": "cudnn", "model.dtype": "bfloat16"}
+    config = cli.load_config(options.config, batch_size=options.batch, **named)
+    mesh = sharding.make_mesh(devices=[device(options.target)])
+    text = lower(config, options.kind, mesh).compile().as_text()
+    rows: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+    for what, size, times in kernels(hlo.Program(text)):
+        rows[what][0] += times
+        rows[what][1] += size * times
+    for what, (count, size) in sorted(rows.items(), key=lambda row: -row[1][1]):
+        milliseconds = 1e3 * size / options.bandwidth
+        print(f"{what:60}{count:6}{size / 1e9:9.2f} GB{milliseconds:8.2f} ms")
+    count, size = (sum(row[i] for row in rows.values()) for i in (0, 1))
+    print(f"{'all':60}{count:6}{size / 1e9:9.2f} GB{1e3 * size / options.bandwidth:8.2f} ms")
+    print("loops:", len(re.findall(r" while\(", text)))
+    print("float32 products of highest precision:", text.count("operand_precision={highest"))
+    print("closed by a ReLU inside of a convolution:", text.count('"activation_mode":"kRelu"'))
+
+
+if __name__ == "__main__":
+    main()
