@@ -46,7 +46,7 @@ def main(options: Options) -> None:
     traced = program.trace()
     tracing = time.perf_counter() - start
     platform = "tpu" if options.flags.tpu else devices[0].platform
-    compiled = traced.lower().compile(compiler_options(platform))
+    compiled = traced.lower().compile(compiler_options(platform, training=True))
     took, busy = time.perf_counter() - start, time.process_time() - busy
     memory = compiled.memory_analysis()
     assert memory is not None  # all platforms here tell it

@@ -238,7 +238,8 @@ def _axis_matrices(
             starts = windows.starts(axis, input_size, input_length)
             to_input = _average_windows(enlarge, starts, input_length)
         product = functools.partial(jnp.matmul, precision=PRECISION)
-        return lax.platform_dependent(to_output, to_input, cuda=compose, default=product)
+        both: Array = lax.platform_dependent(to_output, to_input, cuda=compose, default=product)
+        return both
 
     return jax.vmap(one_image)(input_sizes, output_sizes)
 

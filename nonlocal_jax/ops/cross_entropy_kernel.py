@@ -244,7 +244,7 @@ def _gradient_parts(
     programs = matrix.shape[0] // GRADIENT_ROWS
     arrays = [logits, labels, log_sum, matrix, first, jnp.asarray(taps.weight.T, jnp.float32)]
     arrays.append(jnp.asarray(ends))
-    return pl.pallas_call(
+    result: Array = pl.pallas_call(
         kernel,
         out_shape=jax.ShapeDtypeStruct((n, programs, reach, width, classes), jnp.float32),
         grid=(n, programs, groups),
@@ -252,3 +252,4 @@ def _gradient_parts(
         interpret=tiles.INTERPRET,
         name="cross_entropy_gradient",
     )(*arrays)
+    return result

@@ -53,7 +53,8 @@ def in_rows(x: Array) -> Array:
     """
     if _axes():
         return x
-    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+    laid_out: Array = with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+    return laid_out
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))

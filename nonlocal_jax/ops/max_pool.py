@@ -24,7 +24,8 @@ def max_pool(x: Input) -> Output:
 
 
 def _pool(x: Input) -> Output:
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), PADDING)
+    pooled: Array = lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), PADDING)
+    return pooled
 
 
 def _forward(x: Input) -> tuple[Output, Input]:
@@ -33,7 +34,8 @@ def _forward(x: Input) -> tuple[Output, Input]:
 
 def _backward(x: Input, grad: Output) -> tuple[Input]:
     def scattered(x: Input, grad: Output) -> Input:
-        return jax.vjp(_pool, x)[1](grad)[0]
+        gradient: Array = jax.vjp(_pool, x)[1](grad)[0]
+        return gradient
 
     gradient = lax.platform_dependent(x, grad, cuda=gathered_gradient, default=scattered)
     return (gradient,)
@@ -50,7 +52,8 @@ def gathered_gradient(x: Input, grad: Output) -> Input:
         here = jnp.where(place == index, grad, jnp.zeros((), grad.dtype))
         total += _spread(here, index, x.shape)
     # Written once: what reads it, a norm's sums, would compute it again and again.
-    return lax.optimization_barrier(total)
+    written: Array = lax.optimization_barrier(total)
+    return written
 
 
 def _place_of_largest(x: Input, shape: tuple[int, ...]) -> UInt8[Array, "n h/2 w/2 c"]:

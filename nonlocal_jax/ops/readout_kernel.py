@@ -210,7 +210,7 @@ def _call(kernel: Any, arrays: list[Array], dtype: Any, name: str) -> Array:
     """One program for each tile; the result has a number for each pixel."""
     logits, rows, _, index, *_ = arrays
     shape = logits.shape[0], rows.shape[1], index.shape[2]
-    return pl.pallas_call(
+    result: Array = pl.pallas_call(
         kernel,
         out_shape=jax.ShapeDtypeStruct(shape, dtype),
         grid=grid_of(*shape),
@@ -218,6 +218,7 @@ def _call(kernel: Any, arrays: list[Array], dtype: Any, name: str) -> Array:
         interpret=INTERPRET,
         name=name,
     )(*arrays)
+    return result
 
 
 def grid_of(images: int, height: int, width: int) -> tuple[int, int, int]:

@@ -182,7 +182,8 @@ def _measure(
     start = time.perf_counter()
     with working(f"{name}: compiling {what}"):
         traced = trace()
-        compiled = traced.lower().compile(compiler_options(device.platform))
+        options = compiler_options(device.platform, training=what == "training")
+        compiled = traced.lower().compile(options)
     compile_seconds = time.perf_counter() - start
     seconds = []
     for _ in range(runs + 1):
