@@ -1,16 +1,17 @@
 """Eight simulated devices, quick compilation, strict dtype promotion, and real images if any.
 
 With NONLOCAL_JAX_TEST_DEVICE=gpu (`make test-gpu`) the tests run on the GPU that is there. A GPU
-rounds the factors of float32 products to TF32 unless told otherwise, so that there the suite runs
-in float32 at precision "highest", and its bounds are `ROUNDING` times as wide. What the default
-precision may be off by is in tests/test_gpu_arithmetic.py.
+rounds the factors of float32 products to TF32 unless told otherwise. So there the suite runs in
+float32 at precision "highest", and its bounds are wider (support/device.py). What the default
+precision may be off by is in ops/test_gpu_arithmetic.py.
 """
 
 import functools
 import os
 import pathlib
 
-ON_GPU = os.environ.get("NONLOCAL_JAX_TEST_DEVICE") == "gpu"
+from device import ON_GPU, ROUNDING
+
 # Most of the suite's time is XLA's compiler: machine code that is made fast, not run fast.
 if ON_GPU:
     QUICK = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
@@ -21,16 +22,12 @@ else:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}"
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from absl import flags  # noqa: E402
+import jax
+import numpy as np
+import pytest
+from absl import flags
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-# A GPU adds up in other orders, and by algorithms that round more (Winograd's among cuDNN's).
-ROUNDING = 5 if ON_GPU else 1
-# What --config.precision=highest makes of a config's `model` section.
-EXACT = {"dtype": "float32"} if ON_GPU else {}
 
 
 def _assert_allclose(plain, actual, desired, rtol=1e-7, atol=0, **options):
@@ -43,6 +40,36 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 if ON_GPU:
     jax.config.update("jax_default_matmul_precision", "highest")
     np.testing.assert_allclose = functools.partial(_assert_allclose, np.testing.assert_allclose)
+
+
+# Modules whose tests compile much or start processes; `make quick` leaves them out.
+SLOW = {
+    "checkpoints": (
+        "convert",
+        "convert_command",
+        "run",
+        "torch_file",
+        "torch_file_fuzz",
+        "versions",
+    ),
+    "commands": ("commands", "demo", "package"),
+    "evaluation": ("evaluate", "inference", "predict"),
+    "inputs": ("data_prepare", "loader", "scenes"),
+    "models": ("fold", "model", "non_local", "padding", "precision", "remat", "scanning"),
+    "ops": ("attention", "attention_kernels", "conv2d", "dilated", "gpu_arithmetic", "taps"),
+    "performance": ("benchmark", "benchmarks_gpu", "hlo", "memory", "plan"),
+    "runtime": ("compilation", "distributed", "launch", "sharding"),
+    "tests": ("docs", "extending"),
+    "training": ("faults", "starting_weights", "train", "train_step", "workdir"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of slow modules."""
+    slow = {(room, f"test_{name}") for room, names in SLOW.items() for name in names}
+    for item in items:
+        if (item.path.parent.name, item.path.stem) in slow:
+            item.add_marker("slow")
 
 
 def pytest_configure() -> None:

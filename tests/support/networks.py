@@ -6,7 +6,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-from conftest import EXACT, ROUNDING
+from device import EXACT, ROUNDING
 
 from nonlocal_jax.checkpoints.pytorch import rules
 from nonlocal_jax.config import files

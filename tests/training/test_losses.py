@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import plain
 import pytest
-from conftest import ROUNDING
+from device import ROUNDING
 
 from nonlocal_jax.training.losses import cross_entropy
 from nonlocal_jax.training.losses.cross_entropy import segmentation_loss
