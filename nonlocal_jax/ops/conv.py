@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from nonlocal_jax.ops import dilated, layout
+from nonlocal_jax.ops import dilated
 from nonlocal_jax.ops.dtypes import wide
 from nonlocal_jax.ops.winograd import winograd_conv2d, winograd_weight_gradient
 
@@ -148,12 +148,7 @@ def _backward(
         return of_input(x, kernel, grad), of_kernel
 
     on_cpu = winograd if _suits_winograd(x, kernel, stride) else by_taps
-
-    def on_gpu(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
-        form = by_phases if dilation > 1 and stride == 1 else native
-        of_x, of_kernel = form(x, kernel, grad)
-        return of_x, layout.in_rows(of_kernel)
-
+    on_gpu = by_phases if dilation > 1 and stride == 1 else native
     return lax.platform_dependent(x, kernel, grad, cpu=on_cpu, cuda=on_gpu, default=native)
 
 
