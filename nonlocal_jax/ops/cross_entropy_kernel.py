@@ -181,9 +181,8 @@ def _gradient_parts(
     n, height, width, classes = logits.shape
     taps = resize_taps(columns)
     ends = np.searchsorted(taps.place[:, 0], np.arange(width + 1)).astype(np.int32)
-    count = -(-classes // GRADIENT_CLASSES)
-    groups = -(-count // GRADIENT_TILES)
-    per_group = -(-count // groups)
+    groups = -(-classes // (GRADIENT_CLASSES * GRADIENT_TILES))
+    per_group = -(-classes // (GRADIENT_CLASSES * groups))
 
     def kernel(*refs: Any) -> None:
         logits, labels, log_sums, matrix, first, weights, ends, out = refs
@@ -224,15 +223,12 @@ def _gradient_parts(
         def add_cell(column: Any, carry: tuple[list[Array], ...]) -> tuple[list[Array], ...]:
             left, of_left = carry
             right = column_of(jnp.minimum(column + 1, width - 1))
-            zeros = [jnp.zeros((GRADIENT_ROWS, GRADIENT_CLASSES), jnp.float32)] * per_group
-            begin, end = ends[column], ends[column + 1]
             _, _, of_left, of_right = lax.fori_loop(
-                begin, end, add_pixel, (left, right, of_left, zeros)
+                ends[column], ends[column + 1], add_pixel, (left, right, of_left, zeros)
             )
             # The last column is its own right neighbour.
-            last = column == width - 1
             for a, b, i in zip(of_left, of_right, index, strict=True):
-                done = jnp.where(last, a + b, a)
+                done = jnp.where(column == width - 1, a + b, a)
                 for q in range(reach):
                     part = LN_2 * jnp.sum(share[q] * done, axis=0)[None, :]
                     plgpu.store(out.at[image, program, q, column, i], part, mask=i < classes)
@@ -242,8 +238,7 @@ def _gradient_parts(
         tiles.loop(width, add_cell, (column_of(0), zeros))
 
     programs = matrix.shape[0] // GRADIENT_ROWS
-    arrays = [logits, labels, log_sum, matrix, first, jnp.asarray(taps.weight.T, jnp.float32)]
-    arrays.append(jnp.asarray(ends))
+    weights = jnp.asarray(taps.weight.T, jnp.float32)
     result: Array = pl.pallas_call(
         kernel,
         out_shape=jax.ShapeDtypeStruct((n, programs, reach, width, classes), jnp.float32),
@@ -251,5 +246,5 @@ def _gradient_parts(
         compiler_params=plgpu.CompilerParams(num_warps=1, num_stages=1),
         interpret=tiles.INTERPRET,
         name="cross_entropy_gradient",
-    )(*arrays)
+    )(logits, labels, log_sum, matrix, first, weights, jnp.asarray(ends))
     return result

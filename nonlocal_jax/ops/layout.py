@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
@@ -42,19 +41,6 @@ def whole_rows(images: Array) -> Array:
     if not axes:
         return images
     return gather(images, P(_image_axes(axes, images)), _split_spec(axes, images))
-
-
-def in_rows(x: Array) -> Array:
-    """`x` with its last axis contiguous in memory, as arguments of programs are.
-
-    A GPU's convolutions give a kernel's gradient in another order. Left alone, XLA takes over that
-    order for the update, and copies the kernel and its momentum there and back. On a mesh it is
-    left alone: what asks for an order is not split over devices.
-    """
-    if _axes():
-        return x
-    laid_out: Array = with_layout_constraint(x, Layout(tuple(range(x.ndim))))
-    return laid_out
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))

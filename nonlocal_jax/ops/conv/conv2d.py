@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nonlocal_jax.ops import layout
 from nonlocal_jax.ops.conv import dilated
 from nonlocal_jax.ops.conv.direct import Images, Kernel, Results, direct_conv2d
 from nonlocal_jax.ops.conv.products import weight_gradient_by_taps
@@ -140,11 +139,7 @@ def _backward(
 
     on_cpu = winograd if _suits_winograd(x, kernel, stride) else by_taps
 
-    def on_gpu(x: Images, kernel: Kernel, grad: Results) -> tuple[Images, Kernel]:
-        form = by_phases if dilation > 1 and stride == 1 else native
-        of_x, of_kernel = form(x, kernel, grad)
-        return of_x, layout.in_rows(of_kernel)
-
+    on_gpu = by_phases if dilation > 1 and stride == 1 else native
     gradients: tuple[Images, Kernel] = lax.platform_dependent(
         x, kernel, grad, cpu=on_cpu, cuda=on_gpu, default=native
     )
