@@ -163,7 +163,7 @@ def probabilities(scores: list[LowResolution]) -> Float[Array, "n classes H W"]:
 
 def mirror(images: Float[Array, "n h w c"], sizes: Int[Array, "n 2"]) -> Float[Array, "n h w c"]:
     """Mirrors each image left to right within its own width. The padding stays on the right."""
-    column = jnp.arange(images.shape[2])[None, :]
+    column = jnp.arange(images.shape[2], dtype=sizes.dtype)[None, :]
     source = jnp.where(column < sizes[:, 1:], sizes[:, 1:] - 1 - column, column)
     return jnp.take_along_axis(images, source[:, None, :, None], axis=2)
 
