@@ -26,7 +26,7 @@ GRADIENT_ROWS, GRADIENT_CLASSES, GRADIENT_TILES = 4, 32, 5
 
 Logits = Float[Array, "n h w classes"]
 Labels = UInt8[Array, "n H W"]
-Pixels = Float[Array, "n H W"]
+Pixels = Float[Array, "n rows columns"]  # H and W, padded to whole tiles
 
 
 def kernel_supports(logits: Logits) -> bool:
@@ -64,7 +64,7 @@ def _forward(
 ) -> tuple[Float[Array, ""], Int[Array, ""], Pixels]:
     """The losses' sum, how many pixels are right, and log-sum-exp, to base 2.
 
-    That of a pixel that does not count is infinite.
+    Log-sum-exp is infinite where a pixel does not count.
     """
     index, weight = resize_taps(columns)
     taps = Taps(jnp.asarray(index)[None], jnp.asarray(weight, jnp.float32)[None])
@@ -170,7 +170,7 @@ def _gradient(
 
 def _gradient_parts(
     logits: Logits,
-    labels: Labels,
+    labels: Int[Array, "n padded W"] | UInt8[Array, "n padded W"],
     log_sum: Pixels,
     matrix: Float[Array, "H h"],
     first: Int[Array, "programs"],

@@ -57,7 +57,7 @@ class View:
 
 
 def prepare(
-    logits: Logits, rows: Float[Array, "n H a"], columns: Taps, windows: int
+    logits: Logits, rows: Float[Array, "#n H a"], columns: Taps, windows: int
 ) -> list[Array]:
     """The arrays of a `View`; pixels beyond H and W have no weight."""
     rows = pad(rows, 1, BLOCK_ROWS)

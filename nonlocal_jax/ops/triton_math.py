@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 LOG2_E, LN_2 = 1.4426950408889634, 0.6931471805599453
 
-Tile = Float[Array, "*tile"]
+Tile = Float[Array, "*#tile"]
 
 
 def multiply_add(a: Tile, b: Tile, c: Tile, *, interpret: bool) -> Tile:
