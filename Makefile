@@ -1,4 +1,4 @@
-# Two commands set everything up: `make demo` and `make test`. Python 3.11+ is all they need.
+# Two commands set everything up: `make demo` and `make test`. They need Python 3.11, 3.12 or 3.13.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

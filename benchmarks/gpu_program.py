@@ -12,7 +12,6 @@ import argparse
 import collections
 import pathlib
 import re
-from typing import Any
 
 import jax
 import numpy as np
@@ -20,11 +19,17 @@ from jax._src import xla_bridge
 from jax._src.cudnn import fused_attention_stablehlo as attention
 from jax.experimental import topologies
 
-from nonlocal_jax import api, cli, inference, programs, sharding
-from nonlocal_jax.inference import Scaled
-from nonlocal_jax.models.build import build_network
+from nonlocal_jax.config import files, schema
+from nonlocal_jax.evaluation import programs
+from nonlocal_jax.evaluation.batching import EvaluationBatch
+from nonlocal_jax.evaluation.inference import Scaled
+from nonlocal_jax.evaluation.protocol import Protocol
 from nonlocal_jax.models.fold import fold
-from nonlocal_jax.planning import hlo
+from nonlocal_jax.models.network import build_network, without_auxiliary_head
+from nonlocal_jax.performance import hlo
+from nonlocal_jax.runtime import sharding
+from nonlocal_jax.runtime.compilation import compiler_options
+from nonlocal_jax.training.compiled_step import TrainProgram
 
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", *hlo.FREE}
 BYTES = {"f64": 8, "s64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
@@ -42,36 +47,24 @@ def device(target: pathlib.Path) -> jax.Device:
     return described.devices[0]
 
 
-def lower(config: Any, kind: str, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+def compile_for(config: schema.Config, kind: str, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
     """The train step, or the program from images to masks of a folded network."""
     if kind == "train":
-        network, optimizer = programs.network_on(config, mesh), programs.make_optimizer(config)
-        return programs.lower_train_step(config, network, optimizer, mesh)
-    config.model.auxiliary_head.loss_weight = 0.0
-    network = build_network(config.model, platform="gpu")
+        lowered = TrainProgram.of(config, mesh).trace().lower()
+        return lowered.compile(compiler_options("gpu", training=True))
+    network = build_network(without_auxiliary_head(config.model), platform="gpu")
     zeros = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in network.shapes.items()}
     network, variables = fold(network, zeros, platform="gpu")
-    size, protocol = tuple(config.data.crop_size), api.protocol(config)
-
-    def masks(variables: Any, images: jax.Array, sizes: jax.Array) -> jax.Array:
-        model = network.bind_for_inference(variables)
-        scaled = (Scaled(images, sizes),)
-        return inference.class_indices(
-            inference.low_resolution_scores(model, scaled, sizes, size, protocol, padded=False)
-        )
-
-    here = sharding.replicated(mesh)
-    arguments = (
-        {name: (value.shape, value.dtype) for name, value in variables.items()},
-        ((config.batch_size, *size, 3), np.uint8),
-        ((config.batch_size, 2), np.int32),
-    )
+    protocol = Protocol.of(config.eval, config.model.align_corners)
+    segment = programs.segmenting(network, protocol, probabilities=False)
+    count, size = config.batch_size, config.data.crop_size
+    images = np.zeros((count, *size, 3), np.uint8)
+    sizes, labels = np.full((count, 2), size, np.int32), np.zeros((count, *size), np.uint8)
     shapes = jax.tree.map(
-        lambda pair: jax.ShapeDtypeStruct(*pair, sharding=here),
-        arguments,
-        is_leaf=lambda x: isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], tuple),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)),
+        (variables, EvaluationBatch((Scaled(images, sizes),), sizes, labels)),
     )
-    return jax.jit(masks).lower(*shapes)
+    return segment.lower(*shapes, canvas=size, padded=False).compile()
 
 
 def kernels(program: hlo.Program) -> list[tuple[str, int, int]]:
@@ -110,9 +103,9 @@ def main() -> None:
     options = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)
     named = {"model.decode_head.implementation": "cudnn", "model.dtype": "bfloat16"}
-    config = cli.load_config(options.config, batch_size=options.batch, **named)
-    mesh = sharding.make_mesh(devices=[device(options.target)])
-    text = lower(config, options.kind, mesh).compile().as_text()
+    config = files.load(options.config, batch_size=options.batch, **named)
+    mesh = sharding.make_mesh(schema.Mesh(), [device(options.target)])
+    text = compile_for(config, options.kind, mesh).as_text()
     rows: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
     for what, size, times in kernels(hlo.Program(text)):
         rows[what][0] += times

@@ -19,7 +19,6 @@ COMMANDS = {
     "plan": "Plan a config for a TPU slice: memory, time, chip hours.",
     "demo": "Train a small network with and without the non-local block.",
 }
-MODULES = {"train": "main"}  # of commands whose module has another name
 USAGE = "nonlocal-jax COMMAND [FLAGS]    or    python -m nonlocal_jax COMMAND [FLAGS]"
 
 
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"nonlocal_jax: {name!r} is no command; there are {', '.join(COMMANDS)}.\n"
         )
         return 2
-    module = importlib.import_module(f"nonlocal_jax.{MODULES.get(name, name)}")
+    module = importlib.import_module(f"nonlocal_jax.{name}")
     return int(module.run(rest))
 
 

@@ -25,8 +25,10 @@ os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}"
 import jax
 import numpy as np
 import pytest
+import typechecked
 from absl import flags
 
+typechecked.install()
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 

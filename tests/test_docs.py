@@ -14,7 +14,7 @@ import sys
 import pytest
 from conftest import REPOSITORY
 
-from nonlocal_jax.__main__ import COMMANDS, MODULES
+from nonlocal_jax.__main__ import COMMANDS
 from nonlocal_jax.config import command_line, files
 from nonlocal_jax.errors import UserError
 
@@ -31,7 +31,7 @@ SCRIPTS = sorted(REPOSITORY.glob("launch/*.sh"))
 CALL = re.compile(r"(?:nonlocal-jax|python -m nonlocal_jax)[ .](\w+)((?:\\\n|[^\n`|])*)")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 PATH = re.compile(r"`([\w./-]+/[\w.-]+\.(?:py|md|sh|toml|txt|env))`")
-MODULE_OF_COMMAND = {name: MODULES.get(name, name) for name in COMMANDS} | {"main": "main"}
+MODULE_OF_COMMAND = {name: name for name in COMMANDS} | {"train": "main", "main": "main"}
 # Files that are no part of the repository: a reader's own, and those of a data set.
 ELSEWHERE = (
     "my/config.py",

@@ -23,15 +23,15 @@ A config is a Python file with a function `get_config()` that returns an
 the defaults of this page. `--config` takes the name of an installed config, or a path:
 
 ```
-python -m nonlocal_jax.main --config=ade20k_r50_80k
-python -m nonlocal_jax.main --config=my/config.py
-python -m nonlocal_jax.main --config=runs/ade20k_r50_80k/config.json --workdir=runs/again
+nonlocal-jax train --config=ade20k_r50_80k
+nonlocal-jax train --config=my/config.py
+nonlocal-jax train --config=runs/ade20k_r50_80k/config.json --workdir=runs/again
 ```
 
 `--config.KEY=VALUE` changes a value:
 
 ```
-python -m nonlocal_jax.main --config=camvid --config.optimizer.learning_rate=0.005 \\
+nonlocal-jax train --config=camvid --config.optimizer.learning_rate=0.005 \\
     --config.data.crop_size=120,160 --config.data.photometric_distortion=False
 ```
 

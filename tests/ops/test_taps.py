@@ -236,6 +236,7 @@ def test_the_first_of_equal_classes_wins_and_nan_is_no_class(form, interpreted):
     assert masks(logits)[0, 0, 1] == 3
 
 
+@pytest.mark.devices(8)
 @pytest.mark.parametrize("form", ["taps", "kernel"])
 def test_each_device_of_a_mesh_has_its_own_rows(form, interpreted):
     rng = np.random.default_rng(0)
