@@ -150,8 +150,8 @@ def _all_finite(gradients: Variables) -> Bool[Array, ""]:
 
 def _are_numbers(statistics: Variables) -> Bool[Array, ""]:
     """Whether all running statistics are finite: large activations may overflow a variance only."""
-    finite = [jnp.isfinite(leaf) for leaf in statistics.values() if leaf.ndim == 1]
-    return jnp.all(jnp.concatenate(finite)) if finite else jnp.array(True)
+    vectors = [leaf.astype(jnp.float32) for leaf in statistics.values() if leaf.ndim == 1]
+    return jnp.all(jnp.isfinite(jnp.concatenate(vectors))) if vectors else jnp.array(True)
 
 
 def _split(batch: Batch, parts: int) -> Batch:
