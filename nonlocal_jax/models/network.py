@@ -164,8 +164,8 @@ def init_variables(model: schema.Model, seed: int) -> dict[str, jax.Array]:
     return variables
 
 
-def flat_variables(module: nnx.Module) -> dict[str, jax.Array]:
-    """Every parameter and statistic of `module` by name."""
+def flat_variables(module: nnx.Module) -> dict[str, Any]:
+    """Every parameter and statistic of `module` by name; of an abstract module, their shapes."""
     leaves = nnx.to_flat_state(nnx.state(module))
     return {_name(path): leaf.get_value() for path, leaf in leaves}
 

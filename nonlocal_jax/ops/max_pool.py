@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 Input = Float[Array, "n h w c"]
-Output = Float[Array, "n (h+1)//2 (w+1)//2 c"]
+Output = Float[Array, "n H W c"]
 PADDING = ((0, 0), (1, 1), (1, 1), (0, 0))
 
 
@@ -56,7 +56,7 @@ def gathered_gradient(x: Input, grad: Output) -> Input:
     return written
 
 
-def _place_of_largest(x: Input, shape: tuple[int, ...]) -> UInt8[Array, "n (h+1)//2 (w+1)//2 c"]:
+def _place_of_largest(x: Input, shape: tuple[int, ...]) -> UInt8[Array, "n H W c"]:
     """Which of a window's nine places is the first of the largest: 3 * row + column."""
     x = jnp.pad(x, ((0, 0), (1, 2), (1, 2), (0, 0)), constant_values=-jnp.inf)
     _, rows, columns, _ = shape

@@ -78,7 +78,7 @@ def matrix_taps(matrix: Float[Array, "n length source"], count: int, windows: in
     return Taps(jnp.concatenate(index, axis=-1), jnp.concatenate(weight, axis=-1))
 
 
-def _neighbours(matrix: Float[Array, "n length source"], count: int) -> Taps:
+def _neighbours(matrix: Float[Array, "*n length source"], count: int) -> Taps:
     first = jnp.argmax(matrix != 0, axis=-1).astype(jnp.int32)
     # The last place that `count` neighbours have: nothing is read twice.
     first = jnp.minimum(first, matrix.shape[-1] - count)

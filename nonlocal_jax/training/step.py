@@ -34,8 +34,11 @@ class TrainState(NamedTuple):
     optimizer: Any
 
     @property
-    def variables(self) -> Variables:
-        """Parameters and statistics in one dict, as `Network.bind` takes them."""
+    def variables(self) -> dict[str, Any]:
+        """Parameters and statistics in one dict, as `Network.bind` takes them.
+
+        Of an abstract state, these are shapes and dtypes.
+        """
         return {**self.parameters, **self.statistics}
 
 

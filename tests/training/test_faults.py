@@ -70,6 +70,12 @@ class Numbers:
         label = np.full((64, 64), 255, np.uint8)
         return Example(np.full((64, 64, 3), index, np.uint8), label, str(index))
 
+    def name(self, index):
+        return str(index)
+
+    def image_size(self, index):
+        return 64, 64
+
 
 def test_the_examples_of_a_batch_are_known_by_index(monkeypatch):
     monkeypatch.setattr(Inputs, "open", lambda *_: Numbers())

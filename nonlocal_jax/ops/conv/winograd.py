@@ -30,6 +30,7 @@ Images = Float[Array, "n h w i"]
 Kernel = Float[Array, "3 3 i o"]
 # The phases of a dilated convolution, as separate images.
 Phases = Float[Array, "n rows phase columns phase c"]
+Block = Float[Array, "n some_rows phase columns phase c"]
 
 
 def _bases() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -126,11 +127,11 @@ def _phases(x: Images, dilation: int, rows: int, *, margin: int) -> Phases:
     return padded.reshape(x.shape[0], tall, dilation, wide, dilation, x.shape[3])
 
 
-def _block(padded: Phases, block: Array, rows: int, *, margin: int) -> Phases:
+def _block(padded: Phases, block: Array, rows: int, *, margin: int) -> Block:
     return lax.dynamic_slice_in_dim(padded, block * rows * TILE, rows * TILE + 2 * margin, axis=1)
 
 
-def _tile_values(matrix: np.ndarray, block: Phases) -> Float[Array, "values tiles c"]:
+def _tile_values(matrix: np.ndarray, block: Block) -> Float[Array, "values tiles c"]:
     """Changes the basis of both axes of each tile's window to values."""
     size = matrix.shape[1]
     last_row, last_column = block.shape[1] - size, block.shape[3] - size
