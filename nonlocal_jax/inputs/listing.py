@@ -62,7 +62,7 @@ def tell_left_out(folder: pathlib.Path, count: int) -> None:
     """Logs how many entries of a folder are not used, once."""
     if count:
         logging.warning(
-            "Not used below %s: %d that are hidden, no image, or a link to a folder in use already.",
+            "Not used below %s: %d that are hidden, no image, or links to folders in use already.",
             folder,
             count,
         )
