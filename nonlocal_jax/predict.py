@@ -63,7 +63,8 @@ def main(options: Options) -> None:
     restored = restore(found, config, departing=options.overridden)
     if point is not None and not restored.network.has_attention:
         raise UserError("--attend needs a network with config.model.decode_head.name=nonlocal.")
-    files, mesh = segment_files.ImageFiles(images), sharding.make_mesh(config.mesh)
+    files = segment_files.ImageFiles(images, config.data.max_pixels)
+    mesh = sharding.make_mesh(config.mesh)
     segment_files.segment_files(
         files, output, restored, mesh=mesh, tta=given.tta, probabilities=given.probabilities
     )

@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 from pydantic import BeforeValidator
 
 IGNORED = 255  # the label of pixels that neither loss nor scores count
+MOST_PIXELS = 100_000_000  # of an image, unless config.data.max_pixels says otherwise
 
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
@@ -181,6 +182,8 @@ class Data:
     num_workers: AutoCount = -1
     """Worker processes that load and augment examples. 0: threads alone. -1: chosen by the kind of
     files and the number of cores."""
+    max_pixels: Count = MOST_PIXELS
+    """Images and masks with more pixels are refused before they are decoded, in `predict`, too."""
     on_bad_example: Literal["raise", "skip"] = "raise"
     """What to do about an example that cannot be read. raise: stop. skip: take another one, and log
     it."""

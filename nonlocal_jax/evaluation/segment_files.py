@@ -11,12 +11,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from nonlocal_jax.config.schema import MOST_PIXELS
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation import batching, programs
 from nonlocal_jax.evaluation.batching import Image, Size
 from nonlocal_jax.evaluation.protocol import Protocol
 from nonlocal_jax.evaluation.restore import Restored
 from nonlocal_jax.inputs import decode
+from nonlocal_jax.inputs.listing import files_below
 from nonlocal_jax.reporting import outputs, pictures
 from nonlocal_jax.runtime import sharding
 from nonlocal_jax.runtime.console import say
@@ -28,19 +30,25 @@ LONGEST_NAME = 200  # bytes; file systems allow 255, and the suffix is added
 class ImageFiles:
     """Image files by number. Files that can't be read are listed apart, with the reason.
 
+    Args:
+      paths: the files.
+      most_pixels: an image with more is not read.
+
     Attributes:
       paths: the files whose size is known.
       sizes: height and width of each.
       bad: the reason by path.
     """
 
-    def __init__(self, paths: list[pathlib.Path]):
+    def __init__(self, paths: list[pathlib.Path], most_pixels: int = MOST_PIXELS):
+        self._most_pixels = most_pixels
+        self._read: dict[int, Image] = {}
         self.paths: list[pathlib.Path] = []
         self.sizes: list[Size] = []
         self.bad: dict[pathlib.Path, str] = {}
         for path in paths:
             try:
-                size = decode.image_size(_read(path), str(path))
+                size = decode.image_size(_read(path), str(path), most_pixels)
             except UserError as error:
                 self.report(path, _first_sentence(error))
                 continue
@@ -50,18 +58,27 @@ class ImageFiles:
     def read(self, index: int) -> tuple[Image, None] | None:
         """An image by number, without labels; None if it can't be decoded."""
         try:
-            return self.image(self.paths[index]), None
+            image = self._decode(index)
         except UserError as error:
             self.report(self.paths[index], _first_sentence(error))
             return None
+        self._read[index] = image
+        return image, None
 
-    def image(self, path: pathlib.Path) -> Image:
-        """An image.
+    def take(self, index: int) -> Image | None:
+        """The image that `read` returned, once: the file may have changed. None for a bad one."""
+        image = self._read.pop(index, None)
+        return None if self.paths[index] in self.bad else image
 
-        Raises:
-          UserError: it can't be decoded.
-        """
-        return decode.decode_image(_read(path), str(path))
+    def _decode(self, index: int) -> Image:
+        path, (height, width) = self.paths[index], self.sizes[index]
+        image = decode.decode_image(_read(path), str(path), self._most_pixels)
+        if image.shape[:2] != (height, width):
+            raise UserError(
+                f"{path} was {width}x{height} at first and is {image.shape[1]}x{image.shape[0]} "
+                "now: it was written meanwhile, or its header is damaged."
+            )
+        return image
 
     def report(self, path: pathlib.Path, reason: str) -> None:
         """Adds a file to `bad`, and prints why."""
@@ -72,6 +89,9 @@ class ImageFiles:
 def find_images(pattern: str) -> list[pathlib.Path]:
     """The image files of a pattern: a file, all files below a folder, or the files of a glob.
 
+    A folder is listed as a data set is (inputs/listing.py). A file that several names of a glob
+    lead to is used once. How much was left out is printed.
+
     Raises:
       UserError: there is none.
     """
@@ -79,15 +99,24 @@ def find_images(pattern: str) -> list[pathlib.Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not found:
+        listed = files_below(path, SUFFIXES)
+        if not listed.files:
             raise UserError(f"{path} holds no image ({', '.join(SUFFIXES)}).")
-        return found
-    found = sorted(pathlib.Path(p) for p in glob.glob(pattern, recursive=True))
-    found = [p for p in found if p.is_file()]
-    if not found:
+        _say_left_out(listed.left_out, path)
+        return [path / name for name in listed.files]
+    if path.exists():
+        raise UserError(f"{path} is neither a file nor a folder. Give an image.")
+    matches = sorted(pathlib.Path(p) for p in glob.glob(pattern, recursive=True))
+    files = {p.resolve(): p for p in reversed(matches) if p.is_file()}
+    if not files:
         raise UserError(f"There is no image {pattern}; give a file, a folder, or a quoted pattern.")
-    return found
+    _say_left_out(len(matches) - len(files), pattern)
+    return sorted(files.values())
+
+
+def _say_left_out(count: int, where: object) -> None:
+    if count:
+        say(f"Of {where}, {count} more are not used: hidden, no image, or found twice.")
 
 
 def segment_files(
@@ -121,19 +150,19 @@ def segment_files(
         masks, finite = np.asarray(result.masks), np.asarray(result.finite)
         volumes = None if result.probabilities is None else np.asarray(result.probabilities)
         for row, index in enumerate(members):
-            path, name, (height, width) = files.paths[index], names[index], files.sizes[index]
-            if path in files.bad:
+            image, name, (height, width) = files.take(index), names[index], files.sizes[index]
+            if image is None:
                 continue
             if not finite[row]:
                 raise UserError(
-                    f"The network's scores for {path} are not finite: the checkpoint holds NaN or "
-                    "infinite values."
+                    f"The network's scores for {files.paths[index]} are not finite: the checkpoint "
+                    "holds NaN or infinite values."
                 )
             mask = masks[row, :height, :width]
             outputs.write_mask(output / "masks" / f"{name}.png", mask, restored.palette)
             outputs.write_overlay(
                 output / "overlays" / f"{name}.png",
-                files.image(path),
+                image,
                 mask,
                 restored.class_names,
                 restored.palette,
@@ -168,15 +197,15 @@ def write_attention(
     for members, attention in results:
         weights, sizes = np.asarray(attention.weights), np.asarray(attention.sizes)
         for row, index in enumerate(members):
-            path, (height, width) = files.paths[index], files.sizes[index]
-            if path in files.bad:
+            image, path, (height, width) = files.take(index), files.paths[index], files.sizes[index]
+            if image is None:
                 continue
             if not (point[0] < height and point[1] < width):
                 files.report(path, f"{path} has no row {point[0]}, column {point[1]}.")
                 continue
             rows, columns = sizes[row]
             seen = weights[row, :rows, :columns]
-            picture = pictures.attention_overlay(files.image(path), seen, point)
+            picture = pictures.attention_overlay(image, seen, point)
             pictures.write_png(folder / f"{names[index]}.png", picture)
 
 

@@ -92,7 +92,11 @@ class Inputs:
           UserError: the data set is not there; the message has the command that gets it.
         """
         return sources.open_source(
-            self.dataset, split, data_dir=self.data_dir, kind=self.data.source
+            self.dataset,
+            split,
+            data_dir=self.data_dir,
+            kind=self.data.source,
+            most_pixels=self.data.max_pixels,
         )
 
     def check(self) -> None:

@@ -23,7 +23,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from jaxtyping import UInt8
 
-from nonlocal_jax.config.schema import IGNORED
+from nonlocal_jax.config.schema import IGNORED, MOST_PIXELS
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs import decode
 from nonlocal_jax.inputs.datasets.dataset import Dataset, Pair
@@ -57,18 +57,19 @@ class EncodedSource(abc.ABC):
 
     Args:
       num_classes: labels from this number on, other than 255, are an error.
+      most_pixels: an image or mask with more is an error.
 
     Raises:
       UserError: from `__getitem__`, for an image or mask that is damaged, of another size than its
         mate, or with labels out of range.
     """
 
-    def __init__(self, num_classes: int):
-        self._num_classes = num_classes
+    def __init__(self, num_classes: int, most_pixels: int = MOST_PIXELS):
+        self._num_classes, self._most_pixels = num_classes, most_pixels
 
     def __getitem__(self, index: int) -> Example:
         encoded = self.encoded(index)
-        image = decode.decode_image(encoded.image, encoded.image_at)
+        image = self.decode_image(encoded)
         return Example(image, self.decode_label(encoded, image), encoded.name)
 
     @abc.abstractmethod
@@ -87,11 +88,15 @@ class EncodedSource(abc.ABC):
     def image_size(self, index: int) -> tuple[int, int]:
         """Height and width of an image, from its header if that is enough."""
 
+    def decode_image(self, encoded: Encoded) -> UInt8[np.ndarray, "h w 3"]:
+        """The image of an example."""
+        return decode.decode_image(encoded.image, encoded.image_at, self._most_pixels)
+
     def decode_label(
         self, encoded: Encoded, image: UInt8[np.ndarray, "h w 3"]
     ) -> UInt8[np.ndarray, "h w"]:
         """The train labels of an example, checked against its image."""
-        stored = decode.decode_label(encoded.label, encoded.label_at)
+        stored = decode.decode_label(encoded.label, encoded.label_at, self._most_pixels)
         label = stored
         if encoded.label_table is not None:
             label = cv2.LUT(stored, encoded.label_table)
@@ -104,11 +109,11 @@ class FolderSource(EncodedSource):
 
     Args:
       pairs: what `Dataset.pairs` gives.
-      num_classes: see EncodedSource.
+      num_classes: see EncodedSource, as for `most_pixels`.
     """
 
-    def __init__(self, pairs: Sequence[Pair], num_classes: int):
-        super().__init__(num_classes)
+    def __init__(self, pairs: Sequence[Pair], num_classes: int, most_pixels: int = MOST_PIXELS):
+        super().__init__(num_classes, most_pixels)
         self._pairs = pairs
 
     def __len__(self) -> int:
@@ -134,9 +139,9 @@ class FolderSource(EncodedSource):
         """See EncodedSource."""
         path = self._pairs[index].image_path
         try:
-            return decode.image_size(_read(path, HEADER_BYTES), str(path))
+            return decode.image_size(_read(path, HEADER_BYTES), str(path), self._most_pixels)
         except UserError:  # the header is longer, or EXIF may rotate the image
-            return decode.image_size(_read(path), str(path))
+            return decode.image_size(_read(path), str(path), self._most_pixels)
 
 
 class RecordSource(EncodedSource):
@@ -145,15 +150,17 @@ class RecordSource(EncodedSource):
     Args:
       folder: holds TFDS's dataset_info.json and the records.
       split: "train" or "val".
-      num_classes: see EncodedSource.
+      num_classes: see EncodedSource, as for `most_pixels`.
 
     Raises:
       UserError: the folder is none, or has no such split; from `__getitem__` also for a damaged
         record.
     """
 
-    def __init__(self, folder: pathlib.Path, split: str, num_classes: int):
-        super().__init__(num_classes)
+    def __init__(
+        self, folder: pathlib.Path, split: str, num_classes: int, most_pixels: int = MOST_PIXELS
+    ):
+        super().__init__(num_classes, most_pixels)
         self._folder = folder
         raw = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
         try:
@@ -190,7 +197,7 @@ class RecordSource(EncodedSource):
     def image_size(self, index: int) -> tuple[int, int]:
         """See EncodedSource."""
         encoded = self.encoded(index)
-        return decode.image_size(encoded.image, encoded.image_at)
+        return decode.image_size(encoded.image, encoded.image_at, self._most_pixels)
 
 
 class SkippingSource:
@@ -280,7 +287,14 @@ def check_example(
         )
 
 
-def open_source(dataset: Dataset, split: str, *, data_dir: str = "", kind: str = "auto") -> Source:
+def open_source(
+    dataset: Dataset,
+    split: str,
+    *,
+    data_dir: str = "",
+    kind: str = "auto",
+    most_pixels: int = MOST_PIXELS,
+) -> Source:
     """The examples of a data set's split, prepared or raw.
 
     Args:
@@ -288,6 +302,7 @@ def open_source(dataset: Dataset, split: str, *, data_dir: str = "", kind: str =
       split: "train" or "val".
       data_dir: where it is; empty for its default folders.
       kind: "array_record", "folder", or "auto" for prepared if it is there, else raw.
+      most_pixels: an image or mask with more is an error.
 
     Raises:
       UserError: it is not there, with the command that brings it.
@@ -297,10 +312,10 @@ def open_source(dataset: Dataset, split: str, *, data_dir: str = "", kind: str =
         return dataset.generate(split)
     prepared = find_prepared(dataset, data_dir) if kind != "folder" else None
     if prepared is not None:
-        return RecordSource(prepared, split, dataset.num_classes)
+        return RecordSource(prepared, split, dataset.num_classes, most_pixels)
     root = find_tree(dataset, data_dir) if kind != "array_record" else None
     if root is not None:
-        return FolderSource(dataset.pairs(root, split), dataset.num_classes)
+        return FolderSource(dataset.pairs(root, split), dataset.num_classes, most_pixels)
     raise UserError(_missing(dataset, data_dir, kind))
 
 

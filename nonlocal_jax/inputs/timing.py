@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import grain
 import numpy as np
 
-from nonlocal_jax.inputs import decode, sources, transforms
+from nonlocal_jax.inputs import sources, transforms
 
 
 def stage_seconds(
@@ -38,7 +38,7 @@ def stage_seconds(
         with timed("read"):
             encoded = source.encoded(index)
         with timed("decode image"):
-            image = decode.decode_image(encoded.image, encoded.image_at)
+            image = source.decode_image(encoded)
         with timed("decode mask"):
             label = source.decode_label(encoded, image)
         element = {"image": image, "label": label}

@@ -1,6 +1,7 @@
 """Predicting images from files and in notebooks: what is written, and what is refused."""
 
 import gc
+import os
 import pathlib
 
 import jax
@@ -319,6 +320,24 @@ def test_input_is_a_file_a_folder_or_a_pattern(tmp_path):
         "*.jpg": ["a.jpg"],
         "**/*.jp*g": ["a.jpg", "d.jpeg"],
     }
+
+
+def test_input_is_listed_as_data_sets_are(tmp_path, capsys):
+    (tmp_path / "real").mkdir()
+    for name in ("real/a.jpg", ".hidden.png", "note.txt", "b.png"):
+        (tmp_path / name).touch()
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "real" / "loop").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    names = [tmp_path / "b.png", tmp_path / "real" / "a.jpg"]
+    assert segment_files.find_images(str(tmp_path)) == names
+    assert f"Of {tmp_path}, 6 more are not used" in capsys.readouterr().out
+    found = segment_files.find_images(str(tmp_path / "**" / "*.[jp]*g"))
+    assert [path.resolve() for path in found] == names
+    for name in ("pipe.png", "zero.png"):
+        with pytest.raises(UserError, match="is neither a file nor a folder"):
+            segment_files.find_images(str(tmp_path / name))
 
 
 def test_results_of_images_with_equal_names_are_kept_apart():

@@ -161,7 +161,7 @@ def test_settings_that_a_data_set_does_not_read_are_refused(name, setting):
         describe(name, **setting)
 
 
-def test_folders_are_listed_recursively_in_plain_order(tmp_path):
+def test_folders_are_listed_recursively_in_plain_order(tmp_path, caplog):
     names = ["b/2.jpg", "B.png", "a.jpeg", "b/10.JPG"]
     for name in names:
         touch(tmp_path / "images" / "train" / name)
@@ -171,12 +171,23 @@ def test_folders_are_listed_recursively_in_plain_order(tmp_path):
     os.mkfifo(images / "pipe.png")
     (images / "device.png").symlink_to("/dev/zero")
     (images / "b" / "loop").symlink_to(images)
-    (images / "c").symlink_to(images / "b")
-    (tmp_path / "labels" / "train" / "c").symlink_to(tmp_path / "labels" / "train" / "b")
+    (images / "a").symlink_to(images / "b")  # is used already, and so is left out
+    touch(tmp_path / "elsewhere" / "3.jpg", tmp_path / "other" / "3.png")
+    (images / "c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "labels" / "train" / "c").symlink_to(tmp_path / "other")
     (tmp_path / "classes.txt").write_text("a\nb\n")
     dataset = describe("folder", tmp_path)
     listed = [pair.name for pair in dataset.pairs(tmp_path, "train")]
-    assert listed == sorted([*names, "c/2.jpg", "c/10.JPG"])
+    assert listed == sorted([*names, "c/3.jpg"])
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith(f"Not used below {images}: 7 that are")
+
+
+def test_two_images_that_share_a_mask_are_named(tmp_path):
+    images = tmp_path / "images" / "train"
+    touch(images / "1.jpg", images / "1.png", tmp_path / "labels" / "train" / "1.png")
+    with pytest.raises(UserError, match=r"1\.jpg and .*1\.png share one mask"):
+        describe("camvid").pairs(tmp_path, "train")
 
 
 def test_suffixes_may_be_in_upper_case(tmp_path):

@@ -1,130 +1,20 @@
-"""Decoding equals the reference's decoders; bad data is named; both sources are found."""
+"""Bad examples are named or skipped; both sources are found, and give the same."""
 
-import io
 import pathlib
 import pickle
 import shutil
-import struct
-import zlib
 
 import cv2
 import numpy as np
 import pytest
 import synthetic_trees
-from PIL import Image, ImageOps
+from PIL import Image
 
 from nonlocal_jax.config.schema import Data
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs import datasets, decode, sources
+from nonlocal_jax.inputs import datasets, sources
 from nonlocal_jax.inputs.datasets.dataset import Pair
 from nonlocal_jax.inputs.preparation.prepare import prepare
-
-RNG = np.random.default_rng(0)
-PHOTO = cv2.resize(RNG.integers(0, 256, (9, 11, 3), dtype=np.uint8), (61, 47))
-TURNED = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00\x06" + bytes(
-    7
-)
-
-
-def encoded(array, kind, mode=None, **options):
-    picture = Image.fromarray(array)
-    file = io.BytesIO()
-    (picture.convert(mode) if mode else picture).save(file, kind, **options)
-    return file.getvalue()
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        encoded(PHOTO, "JPEG", quality=92),
-        encoded(PHOTO, "JPEG", subsampling=0),
-        encoded(PHOTO, "JPEG", progressive=True),
-        encoded(PHOTO, "JPEG", mode="L"),
-        encoded(PHOTO, "JPEG", mode="CMYK"),
-        encoded(PHOTO, "JPEG", exif=TURNED),
-        encoded(PHOTO, "PNG"),
-        encoded(PHOTO, "PNG", mode="L"),
-        encoded(PHOTO, "PNG", mode="P"),
-        encoded(PHOTO, "PNG", mode="RGBA"),
-        encoded(PHOTO[..., 0].astype(np.uint16) * 257, "PNG"),
-        encoded(PHOTO, "BMP"),
-    ],
-)
-def test_images_decode_as_opencv_decodes_them(data):
-    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    np.testing.assert_array_equal(decode.decode_image(data, "it"), expected)
-    assert decode.image_size(data, "it") == expected.shape[:2]
-
-
-def palette_png(mask, colours=None):
-    picture = Image.fromarray(mask)
-    picture.putpalette(colours or list(range(255, -1, -1)) * 3)
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
-
-
-@pytest.mark.parametrize("top", [2, 14, 255])  # Pillow packs few colours into fewer bits
-def test_masks_decode_to_their_numbers_whatever_their_palette(top):
-    mask = RNG.integers(0, top, (13, 17), dtype=np.uint8)
-    for data in (encoded(mask, "PNG"), palette_png(mask)):
-        np.testing.assert_array_equal(decode.decode_label(data, "it"), mask)
-        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), mask)
-    wide = encoded(mask.astype(np.uint16), "PNG")
-    np.testing.assert_array_equal(decode.decode_label(wide, "it"), mask)
-
-
-def test_masks_that_are_none():
-    with pytest.raises(UserError, match="it is a colour picture with 3 channels"):
-        decode.decode_label(encoded(PHOTO, "PNG"), "it")
-    with pytest.raises(UserError, match="it holds 300"):
-        decode.decode_label(encoded(np.full((2, 2), 300, np.uint16), "PNG"), "it")
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_damaged_files_are_named(kind):
-    whole = encoded(PHOTO, kind)
-    for data in (b"", b"junk", whole[: len(whole) // 2], whole[:20]):
-        with pytest.raises(UserError, match=r"^that\.file cannot be decoded as an image"):
-            decode.decode_image(data, "that.file")
-    mask = encoded(PHOTO[..., 0], "PNG")
-    for data in (b"", b"junk", mask[: len(mask) // 2], mask[:20]):
-        with pytest.raises(UserError, match=r"^that\.file cannot be decoded as a mask"):
-            decode.decode_label(data, "that.file")
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_images_are_turned_as_exif_says(kind):
-    for orientation in range(1, 9):
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        data = encoded(PHOTO, kind, exif=exif)
-        expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-        np.testing.assert_array_equal(decode.decode_image(data, "it"), expected)
-        assert decode.image_size(data, "it") == expected.shape[:2]
-
-
-def png(width, height, *, crc_is_right=True):
-    """A PNG of a header alone, more or less."""
-
-    def chunk(kind, content):
-        crc = zlib.crc32(kind + content) ^ (not crc_is_right)
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = chunk(b"IDAT", zlib.compress(bytes(100)))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
-
-
-@pytest.mark.parametrize(
-    "data",
-    [png(40_000, 40_000), png(2**31 - 1, 2**31 - 1), png(0, 5), png(60, 48, crc_is_right=False)],
-    ids=["too large", "absurd", "empty", "damaged"],
-)
-def test_a_header_that_cannot_be_true_is_refused_before_memory_is_taken(data):
-    for function in (decode.image_size, decode.decode_image, decode.decode_label):
-        with pytest.raises(UserError, match=r"^it cannot be decoded as"):
-            function(data, "it")
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def list_pairs(root: pathlib.Path, split: str) -> Iterator[Pair]:
       UserError: an image has neither.
     """
     images, labels, table = root / "leftImg8bit" / split, root / "gtFine" / split, label_table()
-    for name in files_below(images, (IMAGE_ENDING.lower(),)):
+    for name in files_below(images, (IMAGE_ENDING.lower(),)).files:
         stem = labels / name[: -len(IMAGE_ENDING)]
         train_ids = stem.with_name(stem.name + "_gtFine_labelTrainIds.png")
         ids = stem.with_name(stem.name + "_gtFine_labelIds.png")

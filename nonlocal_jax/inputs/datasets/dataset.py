@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from nonlocal_jax.config.schema import IGNORED
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs.example import Source
-from nonlocal_jax.inputs.listing import files_below
+from nonlocal_jax.inputs.listing import files_below, tell_left_out
 
 SPLITS = ("train", "val")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -110,12 +110,21 @@ def tree_pairs(
     Raises:
       UserError: a folder is missing, or an image has no mask.
     """
-    below = files_below(labels, (".png",))
+    below = files_below(labels, (".png",)).files
     masks = {pathlib.PurePosixPath(name).with_suffix(""): name for name in below}
-    for name in files_below(images, IMAGE_SUFFIXES):
+    listed = files_below(images, IMAGE_SUFFIXES)
+    tell_left_out(images, listed.left_out)
+    stems: dict[pathlib.PurePosixPath, str] = {}
+    for name in listed.files:
         stem = pathlib.PurePosixPath(name).with_suffix("")
         if stem not in masks:
             raise no_mask(images / name, str(labels / f"{stem}.png"))
+        if stem in stems:
+            raise UserError(
+                f"{images / stems[stem]} and {images / name} share one mask, "
+                f"{labels / masks[stem]}. Take one of the images away, or rename it and its mask."
+            )
+        stems[stem] = name
         yield Pair(name, images / name, labels / masks[stem], label_table)
 
 
