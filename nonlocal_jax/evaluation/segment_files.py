@@ -1,7 +1,6 @@
 """Segments image files of any sizes: masks, overlays, probabilities, attention maps."""
 
 import collections
-import glob
 import hashlib
 import pathlib
 from collections.abc import Iterator
@@ -106,12 +105,28 @@ def find_images(pattern: str) -> list[pathlib.Path]:
         return [path / name for name in listed.files]
     if path.exists():
         raise UserError(f"{path} is neither a file nor a folder. Give an image.")
-    matches = sorted(pathlib.Path(p) for p in glob.glob(pattern, recursive=True))
+    matches = _expand(path)
     files = {p.resolve(): p for p in reversed(matches) if p.is_file()}
     if not files:
         raise UserError(f"There is no image {pattern}; give a file, a folder, or a quoted pattern.")
     _say_left_out(len(matches) - len(files), pattern)
     return sorted(files.values())
+
+
+def _expand(pattern: pathlib.Path) -> list[pathlib.Path]:
+    """What a pattern stands for, sorted; ** does not follow links, which may lead in a circle.
+
+    Raises:
+      UserError: it is no pattern.
+    """
+    first = next((i for i, part in enumerate(pattern.parts) if set(part) & set("*?[")), None)
+    if first is None:
+        return []
+    folder = pathlib.Path(*pattern.parts[:first])
+    try:
+        return sorted(folder.glob(str(pathlib.PurePath(*pattern.parts[first:]))))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{pattern} is no pattern of files: {error}.") from error
 
 
 def _say_left_out(count: int, where: object) -> None:
