@@ -228,7 +228,9 @@ def _is_due(config: Config, step: int) -> bool:
 
 
 def _say_progress(step: int, total: int, scalars: dict[str, float], eta: str) -> None:
+    formats = {"loss": ".4f", "accuracy": ".3f"}  # unless no pixel had a label, or all were skipped
+    told = [f"{name} {scalars[name]:{form}}  " for name, form in formats.items() if name in scalars]
     say(
-        f"step {step}/{total}  loss {scalars['loss']:.4f}  accuracy {scalars['accuracy']:.3f}  "
+        f"step {step}/{total}  {''.join(told)}"
         f"lr {scalars['learning_rate']:.2e}  {scalars['images_per_second']:.1f} images/s  ETA {eta}"
     )

@@ -139,7 +139,8 @@ def _accumulated(gradient_function: GradientFunction, count: int) -> GradientFun
         parts = _split(batch, count), jax.random.split(key, count)
         (total, statistics), metrics = lax.scan(part, (zeros, statistics), parts)
         gradients = jax.tree.map(lambda g: g / count, total)
-        return gradients, (statistics, jax.tree.map(jnp.mean, metrics))
+        means = {k: (jnp.nanmean if k == "accuracy" else jnp.mean)(v) for k, v in metrics.items()}
+        return gradients, (statistics, means)
 
     return accumulated
 

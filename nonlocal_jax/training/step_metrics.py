@@ -5,6 +5,7 @@ one that was not interrupted.
 """
 
 import collections
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,12 +58,11 @@ class StepMetrics:
             self._fetch()
 
     def means(self) -> dict[str, float]:
-        """Means over the finite steps since the last call; NaN if there was none."""
+        """Means over the finite steps since the last call that have a value; empty without any."""
         self.settle()
         values, self._values = self._values, []
-        if not values:
-            return dict.fromkeys(("loss", "accuracy"), float("nan"))
-        return {name: float(np.mean([v[name] for v in values], dtype=float)) for name in values[0]}
+        names = dict.fromkeys(name for value in values for name in value)
+        return {n: float(np.mean([v[n] for v in values if n in v], dtype=float)) for n in names}
 
     def state(self) -> dict[str, Any]:
         """What a run needs to resume after the last step, as JSON can hold it."""
@@ -73,7 +73,8 @@ class StepMetrics:
         step, metrics = self._running.popleft()
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if values.pop("finite"):
-            self._values.append(values)
+            # Where no pixel is labelled, there is no accuracy.
+            self._values.append({k: v for k, v in values.items() if not math.isnan(v)})
             return
         self._skipped.append(step)
         what = f"The loss or a gradient of step {step} is not finite. {self._describe(step)}"

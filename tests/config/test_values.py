@@ -4,10 +4,9 @@ import dataclasses
 import json
 import math
 import re
-import typing
 
 import pytest
-from annotated_types import Ge, Gt, Le, Lt
+import values
 
 from nonlocal_jax.config import describe, files, ranges, schema
 from nonlocal_jax.errors import UserError
@@ -54,51 +53,11 @@ def test_a_value_out_of_its_range_is_named_with_the_range(key, value, message):
         files.override(DEFAULTS, **{key: value})
 
 
-def bounds(hint):
-    """The outermost legal and the first illegal values of a number's type."""
-    base, *constraints = typing.get_args(hint)
-    legal, illegal = [], []
-    for constraint in constraints:
-        match constraint:
-            case Ge(edge) | Le(edge):
-                legal.append(edge)
-                illegal.append(beyond(base, edge, -1 if isinstance(constraint, Ge) else 1))
-            case Gt(edge) | Lt(edge):
-                illegal.append(edge)
-                legal.append(beyond(base, edge, 1 if isinstance(constraint, Gt) else -1))
-    return [base(value) for value in legal], [base(value) for value in illegal]
-
-
-def beyond(base, edge, direction):
-    """The next number after `edge`; of those that are not whole, one that is near."""
-    return edge + direction * (1 if base is int else 1e-6 * max(1, abs(edge)))
-
-
-def numbers():
-    """Every setting that is a number, or a pair of them, with its type."""
-    for key, hint in hints(DEFAULTS):
-        pair = typing.get_origin(hint) is tuple
-        inner = typing.get_args(hint)[0] if pair else hint
-        if typing.get_origin(inner) is typing.Annotated and typing.get_args(inner)[0] in (
-            int,
-            float,
-        ):
-            yield key, inner, pair
-
-
-def hints(section, prefix=""):
-    """Every setting's type, by its key."""
-    for name, hint in typing.get_type_hints(type(section), include_extras=True).items():
-        value = getattr(section, name)
-        if dataclasses.is_dataclass(value):
-            yield from hints(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", hint
-
-
-@pytest.mark.parametrize(("key", "hint", "pair"), numbers(), ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("key", "hint", "pair"), values.numbers(DEFAULTS), ids=lambda value: str(value)[:40]
+)
 def test_the_smallest_and_the_largest_value_and_those_beyond(key, hint, pair):
-    legal, illegal = bounds(hint)
+    legal, illegal = values.bounds(hint)
     assert legal and illegal
     refusal = re.compile(re.escape(f"config.{key} is ") + r".*; it must be (a |one )")
     for value in legal:

@@ -57,7 +57,7 @@ def segmentation_loss(logits: Logits, labels: Labels, align_corners: bool) -> Lo
     place = jnp.broadcast_to(jnp.arange(labels.shape[1], dtype=jnp.int32), labels.shape[:2])
     total = layout.sum_over_devices(sums, (labels, place), layout.whole_rows(logits), fill=IGNORED)
     right, counted = (count.astype(total.loss.dtype) for count in (total.right, total.counted))
-    return LossAndAccuracy(total.loss / labels.size, right / jnp.maximum(counted, 1))
+    return LossAndAccuracy(total.loss / labels.size, right / counted)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))

@@ -18,7 +18,7 @@ class LossAndAccuracy(NamedTuple):
     Attributes:
       loss: what training minimises.
       accuracy: share of the labelled pixels whose label has the largest score; among equal scores
-        the first class counts. 0 if no pixel is labelled.
+        the first class counts. NaN if no pixel is labelled.
     """
 
     loss: Float[Array, ""]
