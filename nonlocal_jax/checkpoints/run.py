@@ -362,10 +362,12 @@ class _QuietFailures:
         self._before = sys.unraisablehook
         sys.unraisablehook = self._hook
         standard_logging.getLogger("absl").addFilter(_is_no_stack_of_orbax)
+        standard_logging.getLogger("asyncio").addFilter(_is_no_lost_write)
 
     def end(self) -> None:
         """Lets everything be printed again."""
         standard_logging.getLogger("absl").removeFilter(_is_no_stack_of_orbax)
+        standard_logging.getLogger("asyncio").removeFilter(_is_no_lost_write)
         if sys.unraisablehook == self._hook:  # else somebody else has replaced it
             sys.unraisablehook = self._before
 
@@ -377,3 +379,9 @@ class _QuietFailures:
 
 def _is_no_stack_of_orbax(record: standard_logging.LogRecord) -> bool:
     return not (record.exc_info and "orbax" in record.pathname)
+
+
+def _is_no_lost_write(record: standard_logging.LogRecord) -> bool:
+    """Whether this is not about an array that failed after another one: nobody asks for it."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, OSError | ValueError)

@@ -77,7 +77,7 @@ def class_indices(
 
 
 def _by_row_blocks(
-    logits: list[Float[Array, "n a b classes"]], rows: list[Taps], columns: list[Taps]
+    logits: list[Float[Array, "n _ _ classes"]], rows: list[Taps], columns: list[Taps]
 ) -> UInt8[Array, "n H W"]:
     """As many rows at a time as BLOCK_BYTES allow: in most cases all of them."""
     height = rows[0].place.shape[1]
@@ -97,7 +97,7 @@ def _by_row_blocks(
 
 
 def _masks(
-    logits: list[Float[Array, "n a b classes"]], rows: list[Taps], columns: list[Taps]
+    logits: list[Float[Array, "n _ _ classes"]], rows: list[Taps], columns: list[Taps]
 ) -> UInt8[Array, "n H W"]:
     # The barrier keeps the rows out of what follows, which would make them for each column anew.
     some = [

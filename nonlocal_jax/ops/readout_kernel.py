@@ -156,8 +156,8 @@ def add_exponentials(peak: Array, total: Array, scores: list[Array]) -> tuple[Ar
 
 
 def read_out(
-    logits: Sequence[Logits],
-    rows: Sequence[Float[Array, "n H a"]],
+    logits: Sequence[Float[Array, "n _ _ classes"]],
+    rows: Sequence[Float[Array, "n H _"]],
     columns: Sequence[Taps],
     windows: Sequence[int],
 ) -> UInt8[Array, "n H W"]:

@@ -210,7 +210,8 @@ def test_attention_of_padded_images_is_that_of_each_alone(tiny, model, tmp_path,
         return network.attention_map(image, relative).weights[0]
 
     expected = []
-    for image in map(images.image, paths):
+    for path in paths:
+        image = decode.decode_image(path.read_bytes(), str(path))
         relative = (np.array([point], np.float32) + 0.5) / np.array(image.shape[:2], np.float32)
         expected.append(np.asarray(attend(whole.variables, seen(image, whole.config), relative)))
     np.testing.assert_allclose(

@@ -199,7 +199,7 @@ WRONG = [
     (
         "ade20k",
         cut_short(f"{ADE}/images/training/ADE_train_00000001.jpg"),
-        ["ADE_train_00000001.jpg is damaged"],
+        ["ADE_train_00000001.jpg cannot be decoded"],
     ),
     (
         "ade20k",

@@ -177,7 +177,7 @@ def test_a_jpeg_that_its_decoder_warns_of_is_refused(options):
     data = encoded(PHOTO, "JPEG", **options)
     right = decode.decode_image(data, "it")
     cut = data[: 3 * len(data) // 4] + b"\xff\xd9"
-    with pytest.raises(UserError, match=r"^it cannot be decoded .* damaged \(.*[Pp]remature end"):
+    with pytest.raises(UserError, match=r"^it cannot be decoded .* damaged \("):
         decode.decode_image(cut, "it")
     found = [outcome(decode.decode_image, damaged, right) for damaged in flips(data, 300)]
     tolerated = [cv2.imdecode(np.frombuffer(d, np.uint8), 1) is not None for d in flips(data, 300)]

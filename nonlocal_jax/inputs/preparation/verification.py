@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from nonlocal_jax.config.schema import IGNORED
+from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs import decode, sources
 
 
@@ -51,7 +52,11 @@ def check(image: bytes, label: UInt8[np.ndarray, "h w"], num_classes: int, name:
     Raises:
       UserError: the image is damaged, the label has another size or a value that is no class.
     """
-    decoded = decode.decode_image(image, name)
+    try:
+        decoded = decode.decode_image(image, name)
+    except UserError as error:
+        reason = str(error).partition(". ")[0].removesuffix(".")
+        raise UserError(f"{reason}. Download or copy it again.") from error
     sources.check_example(decoded, label, num_classes, f"the mask of {name}")
 
 
