@@ -34,6 +34,7 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation import predictor, segment_files
 from nonlocal_jax.evaluation.protocol import Protocol
 from nonlocal_jax.evaluation.restore import restore
+from nonlocal_jax.inputs import decode
 from nonlocal_jax.inputs.transforms import resize_image
 from nonlocal_jax.models.network import build_network
 from nonlocal_jax.ops.normalize import normalize
