@@ -9,6 +9,7 @@ from networks import GOLDEN, assert_close, fingerprint, golden_variables, images
 from plain import resize_bilinear
 
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.models.backbones.resnet import average_pool
 from nonlocal_jax.models.network import build_network, build_segmentor, flat_variables
 
 OVERRIDES = {
@@ -144,3 +145,13 @@ def test_images_that_are_not_normalised_are_refused():
     images = jax.ShapeDtypeStruct((1, 33, 33, 3), jnp.uint8)
     with pytest.raises((UserError, TypeError)):  # a TypeError where annotations are checked
         jax.eval_shape(lambda v, x: network.bind_for_inference(v)(x), network.shapes, images)
+
+
+def test_average_pooling_has_the_gradient_of_a_mean():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 6, 3)), jnp.float32)
+    weights = jnp.arange(2 * 3 * 3 * 3, dtype=jnp.float32).reshape(2, 3, 3, 3)
+    found = jax.jit(jax.grad(lambda x: jnp.sum(weights * average_pool(x, None))))(x)
+    counts = np.full((3, 1, 1), 4.0)
+    counts[2] = 2.0  # of the last row, windows hold one row only
+    expected = np.repeat(np.repeat(np.asarray(weights) / counts, 2, axis=1)[:, :5], 2, axis=2)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

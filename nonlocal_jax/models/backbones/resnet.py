@@ -14,6 +14,7 @@ from functools import partial
 from typing import Annotated, Literal
 
 import jax.numpy as jnp
+import numpy as np
 from annotated_types import Ge, Le
 from flax import nnx
 from jax import lax
@@ -360,7 +361,7 @@ def average_pool(x: Features, valid: Valid | None) -> Halved:
 
 
 def _sum_windows(x: Features) -> Halved:
-    zero = jnp.zeros((), x.dtype)
+    zero = np.zeros((), x.dtype)  # a constant: JAX has no gradient of sums that begin otherwise
     padding = ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0))
     sums: Halved = lax.reduce_window(x, zero, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), padding)
     return sums
