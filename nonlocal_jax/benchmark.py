@@ -2,7 +2,7 @@
 
     python -m nonlocal_jax.benchmark --config=configs/ade20k_r50_80k.py --what=inference,training
 
-Images, labels and weights are random, which does not affect the speed. --what=input and
+Images or clips, labels and weights are random, which does not affect the speed. --what=input and
 --what=evaluation read the data set of the config. --all_rows measures the sixteen published rows,
 with the published number of images for each device, beside the published figures. Timings vary from
 run to run, so compare figures of the same run only.
@@ -10,14 +10,14 @@ run to run, so compare figures of the same run only.
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 from absl import flags
 
 from nonlocal_jax.config import command_line, files
 from nonlocal_jax.config.command_line import Options
-from nonlocal_jax.config.schema import Config, Size
+from nonlocal_jax.config.schema import Config, Published, Run, Size
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.performance import measure
 from nonlocal_jax.runtime import startup
@@ -33,7 +33,7 @@ def define(values: flags.FlagValues) -> None:
     listed = ", ".join(KINDS)
     flags.DEFINE_list("what", ["inference", "training"], f"Some of {listed}.", flag_values=values)
     flags.DEFINE_integer(
-        "batch", 1, "Images a step of inference.", lower_bound=1, flag_values=values
+        "batch", 1, "Images or views a step of inference.", lower_bound=1, flag_values=values
     )
     flags.DEFINE_string(
         "size", None, "HEIGHT,WIDTH of inference, other than the usual.", flag_values=values
@@ -65,8 +65,9 @@ def main(options: Options) -> None:
     startup.use_jax(
         "default" if options.flags.all_rows else options.config.precision, log_kernels=True
     )
+    alone = not options.flags.all_rows
     size, runs = parse_size(options.flags.size), options.flags.runs
-    configs = rows() if options.flags.all_rows else {options.config_name: options.config}
+    configs: Mapping[str, Run] = {options.config_name: options.config} if alone else rows()
     measured: list[measure.Measured] = []
     for name, config in configs.items():
         if "inference" in options.flags.what:
@@ -81,7 +82,12 @@ def main(options: Options) -> None:
             say(measure.evaluation_report(name, config, options.flags.samples))
     if measured:
         say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}")
-        say(measure.table(measured, {name: c.published for name, c in configs.items()}))
+        published = {
+            name: config.published
+            for name, config in configs.items()
+            if isinstance(config.published, Published)
+        }
+        say(measure.table(measured, published))
     if options.flags.json:
         numbers = [dataclasses.asdict(one) for one in measured]
         write_json(options.flags.json, numbers)
@@ -102,8 +108,13 @@ def parse_size(text: str | None) -> Size | None:
 
 
 def rows() -> dict[str, Config]:
-    """The configs with published results, by name, with the published batch of a device."""
-    found = {name: config for name in files.names() if (config := files.load(name)).published.url}
+    """The published rows of segmentation, by name, with the published batch of a device."""
+    configs = {name: files.load(name) for name in files.names()}
+    found = {
+        name: config
+        for name, config in configs.items()
+        if isinstance(config, Config) and config.published.url
+    }
     return {
         name: dataclasses.replace(
             config, batch_size=config.batch_size // PUBLISHED_GPUS * jax.device_count()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from nonlocal_jax.config import command_line
+from nonlocal_jax.config import command_line, schema
 from nonlocal_jax.config.command_line import Options
 from nonlocal_jax.inputs import frequencies
 from nonlocal_jax.inputs.loader import Inputs
@@ -29,7 +29,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(options: Options) -> None:
     """Prints the frequencies and writes the sheet."""
-    inputs, own = Inputs.of(options.config), options.flags
+    inputs, own = Inputs.of(schema.for_segmentation(options.config)), options.flags
     print(frequencies.report(inputs, own.masks))
     pictures.write_png(own.output, sheet.contact_sheet(inputs, own.count))
     print(f"Wrote {own.count} augmented examples to {own.output}.")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from nonlocal_jax.config import command_line, files
+from nonlocal_jax.config import command_line, files, schema
 from nonlocal_jax.config.command_line import Options
 from nonlocal_jax.runtime import console, startup
 from nonlocal_jax.runtime.console import say
@@ -29,7 +29,7 @@ def define(values: flags.FlagValues) -> None:
 def main(options: Options) -> None:
     """Runs the demonstration."""
     start = time.perf_counter()
-    config = options.config_over(files.load("demo"))
+    config = schema.for_segmentation(options.config_over(files.load("demo")))
     startup.use_jax(config.precision)
     demonstrate(config, pathlib.Path(options.flags.workdir))
     say(f"\nAll of it took {console.clock(time.perf_counter() - start)}.")

@@ -1,12 +1,13 @@
-"""Scores a checkpoint on its validation images, by the published protocol.
+"""Scores a checkpoint on its validation images or videos, by the published protocol.
 
     python -m nonlocal_jax.evaluate --checkpoint=RUN [--step=best|latest|N] [--tta]
 
-prints the scores and writes them, with a picture of the confusion matrix, to --output, by default
-RUN/evaluation. Classes, data and protocol are those of the checkpoint's config. --config and
---config.KEY=VALUE depart from it. --save_predictions adds PNGs for the server of the benchmark,
---save_overlays pictures. With --config.data.on_bad_example=skip, images that can't be read are left
-out and listed, and the exit code is 1.
+prints the scores and writes them to --output, by default RUN/evaluation: of images, with a picture
+of the confusion matrix; of videos, with the first five classes of each. Classes, data and protocol
+are those of the checkpoint's config. --config and --config.KEY=VALUE depart from it.
+--save_predictions adds PNGs for the server of the benchmark, --save_overlays pictures. With
+--config.data.on_bad_example=skip, what can't be read is left out and listed, and the exit code is
+1.
 """
 
 import pathlib
@@ -18,11 +19,16 @@ from absl import flags
 
 from nonlocal_jax.checkpoints import locate
 from nonlocal_jax.checkpoints.folder import read_metadata
+from nonlocal_jax.checkpoints.locate import Found
 from nonlocal_jax.config import command_line
 from nonlocal_jax.config.command_line import Options
+from nonlocal_jax.config.schema import Config, for_segmentation
+from nonlocal_jax.config.video import VideoConfig
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.evaluation.evaluate_to_folder import evaluate_to_folder
+from nonlocal_jax.evaluation import evaluate_to_folder as images
 from nonlocal_jax.evaluation.restore import default_output, restore
+from nonlocal_jax.evaluation.video import evaluate_to_folder as videos
+from nonlocal_jax.evaluation.video.restore import restore as restore_video
 from nonlocal_jax.reporting.outputs import check_folder
 from nonlocal_jax.runtime import distributed, sharding, startup
 from nonlocal_jax.runtime.console import say
@@ -35,10 +41,10 @@ def define(values: flags.FlagValues) -> None:
         "output", None, "Folder to write to; by default RUN/evaluation.", flag_values=values
     )
     flags.DEFINE_integer(
-        "limit", None, "Only so many images, the first ones.", 1, flag_values=values
+        "limit", None, "Only so many images or videos, the first ones.", 1, flag_values=values
     )
     flags.DEFINE_string(
-        "images", None, "A text file with the names of images, a line each: only those.",
+        "images", None, "A text file with the names of images or videos, a line each: only those.",
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_bool(
@@ -67,20 +73,54 @@ def main(options: Options) -> None:
     startup.use_jax(config.precision)
     with distributed.session(**options.processes):
         say(f"The checkpoint is {found}.")
-        result = evaluate_to_folder(
-            restore(found, config, departing=options.overridden),
-            output,
-            mesh=sharding.make_mesh(config.mesh),
-            tta=given.tta,
-            limit=given.limit,
-            images=names,
-            predictions=given.save_predictions,
-            overlays=given.save_overlays,
-        )
+        result: images.Result | videos.Result
+        if isinstance(config, VideoConfig):
+            result = _evaluate_videos(options, found, config, output, names)
+        else:
+            result = _evaluate_images(options, found, for_segmentation(config), output, names)
         if jax.process_index() == 0:
             sys.stdout.write(f"{result.scores.table()}\n")
         say(f"Written to {output}.")
-    command_line.exit_for_bad_images(result.left_out, result.images)
+    command_line.exit_for_bad_images(result.left_out, result.total, result.unit)
+
+
+def _evaluate_images(
+    options: Options, found: Found, config: Config, output: pathlib.Path, names: list[str] | None
+) -> images.Result:
+    given = options.flags
+    return images.evaluate_to_folder(
+        restore(found, config, departing=options.overridden),
+        output,
+        mesh=sharding.make_mesh(config.mesh),
+        tta=given.tta,
+        limit=given.limit,
+        images=names,
+        predictions=given.save_predictions,
+        overlays=given.save_overlays,
+    )
+
+
+def _evaluate_videos(
+    options: Options,
+    found: Found,
+    config: VideoConfig,
+    output: pathlib.Path,
+    names: list[str] | None,
+) -> videos.Result:
+    given = options.flags
+    if given.save_predictions or given.save_overlays:
+        raise UserError(
+            "--save_predictions and --save_overlays are for images: leave them out. The classes of "
+            "each video are in scores.json."
+        )
+    return videos.evaluate_to_folder(
+        restore_video(found, config, departing=options.overridden),
+        output,
+        mesh=sharding.make_mesh(config.mesh),
+        mirrored=given.tta,
+        limit=given.limit,
+        videos=names,
+    )
 
 
 def run(argv: Sequence[str] | None = None) -> int:

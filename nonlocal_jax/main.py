@@ -11,11 +11,11 @@ from absl import flags
 
 from nonlocal_jax.config import command_line, files
 from nonlocal_jax.config.command_line import Options
-from nonlocal_jax.inputs.loader import Inputs
 from nonlocal_jax.runtime import distributed, startup
 from nonlocal_jax.runtime.console import say
 from nonlocal_jax.runtime.preemption import Preemption
 from nonlocal_jax.training.loop import train
+from nonlocal_jax.training.tasks import task as tasks
 
 
 def define(values: flags.FlagValues) -> None:
@@ -37,9 +37,9 @@ def main(options: Options) -> None:
     with distributed.session(**options.processes):
         distributed.check_shared(workdir)
         settings = files.flatten(files.to_tree(config))
-        distributed.check_agreement(settings, Inputs.of(config).open)
+        distributed.check_agreement(settings, tasks.of(config).inputs.open)
         scores = train(config, workdir, preemption)
-        say(f"Finished: mIoU {100 * scores.miou:.2f}. Everything is in {workdir}.")
+        say(f"Finished: {scores.headline}. Everything is in {workdir}.")
 
 
 def run(argv: Sequence[str] | None = None) -> int:

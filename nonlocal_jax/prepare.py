@@ -3,7 +3,7 @@
     python -m nonlocal_jax.prepare ade20k --download
     python -m nonlocal_jax.prepare cityscapes --source=FOLDER
 
-The name is cityscapes, ade20k, voc12aug or camvid. TensorFlow is not needed.
+The name is cityscapes, ade20k, voc12aug, camvid or kinetics. TensorFlow is not needed.
 """
 
 import pathlib

@@ -47,6 +47,8 @@ if ON_GPU:
 # Modules whose tests compile much or start processes; `make quick` leaves them out.
 SLOW = {
     "checkpoints": (
+        "caffe2",
+        "caffe2_fuzz",
         "convert",
         "convert_command",
         "run",
@@ -55,14 +57,40 @@ SLOW = {
         "versions",
     ),
     "commands": ("commands", "demo", "package"),
-    "evaluation": ("evaluate", "inference", "predict"),
+    "evaluation": ("evaluate", "inference", "predict", "video"),
     "inputs": ("data_prepare", "loader", "scenes"),
-    "models": ("fold", "model", "non_local", "padding", "precision", "remat", "scanning"),
-    "ops": ("attention", "attention_kernels", "conv2d", "dilated", "gpu_arithmetic", "taps"),
-    "performance": ("benchmark", "benchmarks_gpu", "hlo", "memory", "plan"),
+    "models": (
+        "fold",
+        "model",
+        "non_local",
+        "padding",
+        "precision",
+        "recognizer",
+        "remat",
+        "scanning",
+        "video",
+    ),
+    "ops": (
+        "attention",
+        "attention_kernels",
+        "conv2d",
+        "conv3d",
+        "dilated",
+        "gpu_arithmetic",
+        "taps",
+    ),
+    "performance": ("benchmark", "benchmarks_gpu", "hlo", "memory", "plan", "video"),
     "runtime": ("compilation", "distributed", "launch", "sharding"),
     "tests": ("docs", "extending"),
-    "training": ("faults", "starting_weights", "train", "train_step", "workdir"),
+    "training": (
+        "caffe2_sgd",
+        "faults",
+        "starting_weights",
+        "train",
+        "train_step",
+        "video_training",
+        "workdir",
+    ),
 }
 
 

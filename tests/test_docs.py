@@ -140,7 +140,11 @@ def test_the_readme_has_every_row_with_its_published_numbers():
     lines = (REPOSITORY / "README.md").read_text().splitlines()
     rows = {m[1]: line for line in lines if (m := re.match(r"\| \[`(\w+)`\]", line))}
     published = {name: files.load(name) for name in files.names()}
-    published = {name: config for name, config in published.items() if config.published.url}
+    published = {
+        name: config
+        for name, config in published.items()
+        if config.task == "segmentation" and config.published.url
+    }
     assert set(rows) == set(published) and len(rows) == 16
     for name, config in published.items():
         cells = [cell.strip() for cell in rows[name].strip("|").split("|")]
@@ -151,6 +155,20 @@ def test_the_readme_has_every_row_with_its_published_numbers():
         assert mode == config.eval.mode and row.url in link
         expected = (row.miou, row.miou_tta, row.memory_gb, row.fps)
         assert [None if cell == "–" else float(cell) for cell in numbers] == list(expected)
+
+
+def test_the_page_on_videos_has_every_row_with_its_published_numbers():
+    lines = (DOCS / "video.md").read_text().splitlines()
+    rows = {m[1]: line for line in lines if (m := re.match(r"\| \[`(\w+)`\]", line))}
+    assert len(rows) == 15
+    for name, line in rows.items():
+        _, clip, norm, steps, batch, top1, top5, link = line.strip("| ").split(" | ")
+        config = files.load(name)
+        row, data = config.published, config.data
+        assert clip == f"{data.frames}x{data.frame_stride}"
+        assert norm == config.model.backbone.norm
+        assert steps == f"{config.total_steps // 1000}k" and int(batch) == config.batch_size
+        assert (float(top1), float(top5)) == (row.top1, row.top5) and row.url in link
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)

@@ -14,7 +14,10 @@ from nonlocal_jax.config import describe, files, ranges, tables
 
 PAGE = pathlib.Path(__file__).resolve().parents[1] / "configuration.md"
 HEAD = "| key | default | may be | meaning |\n|---|---|---|---|"
-ABOVE = ("resnet", "nonlocal", "fcn", "cross_entropy", "sgd", "polynomial")  # in the defaults
+ABOVE = (  # in the defaults
+    *("resnet", "nonlocal", "fcn", "cross_entropy", "sgd", "polynomial"),
+    *("video_resnet", "classification", "caffe2_sgd", "steps"),
+)
 INTRODUCTION = """\
 # Configuration
 
@@ -70,24 +73,39 @@ The sections `model.backbone`, `model.decode_head`, `model.auxiliary_head`, `opt
 `optimizer.schedule` and `loss` have a `name`. It selects a module, and the module decides which
 other keys the section has. `--help` of a command lists the keys of the config in `--config`.
 """
+VIDEOS = """
+## Videos
+
+A config with `task = "video"` starts from `kinetics.base()` or `kinetics.row(...)` of
+`nonlocal_jax.config`. The keys below are its own. It has the keys above, too, but for those of
+`data`, `eval`, `published`, `model.align_corners`, and the sections `model.decode_head` and
+`model.auxiliary_head`."""
 
 
 def page() -> str:
     """The text of the page."""
-    return "\n".join([INTRODUCTION, *_defaults(), *_choices()]) + "\n"
+    images, videos = (
+        describe.settings(files.validate(files.complete({"task": task}))) for task in files.TASKS
+    )
+    others = [setting for setting in videos if setting.is_section or setting not in images]
+    parts = [*_tables(images, ""), VIDEOS, *_tables(others, " of videos"), *_choices()]
+    return "\n".join([INTRODUCTION, *parts]) + "\n"
 
 
-def _defaults() -> Iterator[str]:
-    """Every key at its default, a table for each section."""
-    settings = describe.settings(files.validate(files.complete({})))
+def _tables(settings: list[describe.Setting], of: str) -> Iterator[str]:
+    """A table of keys at their defaults for each section that has any."""
     sections = {"": "Keys outside of any section."}
     sections |= {s.key: s.doc for s in settings if s.is_section}
     for section, meaning in sections.items():
-        title = f"`{section}`" if section else "The run"
-        yield f"\n## {title}\n\n{meaning}\n\n{HEAD}"
-        for setting in settings:
-            if not setting.is_section and setting.key.rpartition(".")[0] == section:
-                yield _row(setting.key, setting.value, setting.allowed, setting.doc)
+        rows = [
+            _row(setting.key, setting.value, setting.allowed, setting.doc)
+            for setting in settings
+            if not setting.is_section and setting.key.rpartition(".")[0] == section
+        ]
+        if rows:
+            title = f"`{section}`" if section else "The run"
+            yield f"\n## {title}{of}\n\n{meaning}\n\n{HEAD}"
+            yield from rows
 
 
 def _choices() -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.config import files
 from nonlocal_jax.config.schema import Model
+from nonlocal_jax.config.video import VideoModel
 from nonlocal_jax.errors import UserError
 
 Array = Any  # an array, a jax.ShapeDtypeStruct, or a shape
@@ -15,6 +16,7 @@ SHOWN = 20
 # Settings of the network, by the last part of their key, that do not change its outputs.
 FREE = (
     *("dtype", "param_dtype", "remat", "frozen_stages", "norm_eval", "scan_blocks"),
+    "norm_group",
     *("dropout", "loss_weight", "implementation"),
 )
 
@@ -35,7 +37,9 @@ def difference(found: Mapping[str, Array], expected: Mapping[str, Array]) -> lis
     ]
 
 
-def meaning(metadata: Metadata, model: Model, *, auxiliary_head: bool = True) -> dict[str, str]:
+def meaning(
+    metadata: Metadata, model: Model | VideoModel, *, auxiliary_head: bool = True
+) -> dict[str, str]:
     """Settings of a network that change the function of a checkpoint's arrays.
 
     Args:
@@ -68,7 +72,7 @@ def check(
     where: object,
     metadata: Metadata,
     found: Mapping[str, Array],
-    model: Model,
+    model: Model | VideoModel,
     expected: Mapping[str, Array],
     *,
     auxiliary_head: bool = True,

@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nonlocal_jax.config import files, versions
-from nonlocal_jax.config.schema import Config, Model
+from nonlocal_jax.config.schema import Run
 from nonlocal_jax.errors import UserError
 
 FORMAT = 2
-Kind = Literal["training", "segmentor", "backbone"]
+Kind = Literal["training", "segmentor", "recognizer", "backbone"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Metadata:
     """The metadata of a checkpoint.
 
     Attributes:
-      kind: a step of a run, an imported network, or an imported backbone.
+      kind: a step of a run, an imported network (segmentor, recognizer), or an imported backbone.
       config: the config it was made with; None for a backbone, and for an import in format 1 of a
         config that is not installed.
       model: settings of the network: those of `config`, if there is one.
@@ -39,8 +39,8 @@ class Metadata:
     """
 
     kind: Kind
-    config: Config | None = None
-    model: Model | None = None
+    config: Run | None = None
+    model: Any = None
     network: str = ""
     step: int | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Metadata:
             return None
         return colours.astype(np.uint8) if colours.min() >= 0 and colours.max() <= 255 else None
 
-    def needed_config(self, where: object) -> Config:
+    def needed_config(self, where: object) -> Run:
         """The config.
 
         Args:
@@ -161,7 +161,7 @@ def _config(
     name: str,
     version: int,
     where: object,
-) -> Config | None:
+) -> Run | None:
     if given is not None:
         return files.validate(files.complete(versions.migrate(given, version, where)))
     if not model or name not in files.names():
@@ -170,6 +170,6 @@ def _config(
     return files.validate(files.complete({**files.read(name).to_dict(), **migrated}))
 
 
-def _model(model: Mapping[str, Any], version: int, where: object) -> Model:
+def _model(model: Mapping[str, Any], version: int, where: object) -> Any:
     migrated = versions.migrate({"model": model}, version, where)
     return files.validate(files.complete(migrated)).model

@@ -65,7 +65,7 @@ class Options:
         return "config" in self.flags and bool(self.flags.config)
 
     @cached_property
-    def config(self) -> schema.Config:
+    def config(self) -> schema.Run:
         """The config that `--config` names, with the overrides.
 
         Raises:
@@ -78,7 +78,7 @@ class Options:
             )
         return apply_overrides(files.read(self.flags.config), self._overrides)
 
-    def config_over(self, base: schema.Config | None) -> schema.Config:
+    def config_over(self, base: schema.Run | None) -> schema.Run:
         """The config of `--config` if it was given, else `base`; with the overrides on top.
 
         For commands that find a config elsewhere, in a checkpoint for one.
@@ -168,7 +168,7 @@ def run(
 
 def apply_overrides(
     given: ConfigDict | Mapping[str, Any], overrides: Mapping[str, str]
-) -> schema.Config:
+) -> schema.Run:
     """A config with what the command line changes.
 
     Args:
@@ -180,7 +180,8 @@ def apply_overrides(
     """
     values = {key: word.partition("=")[2] for key, word in overrides.items()}
     tree = given.to_dict() if isinstance(given, ConfigDict) else given
-    whole = ConfigDict(_with_placeholders(files.complete(tree, files.chosen_names(values))))
+    complete = files.complete(tree, files.chosen_names(values))
+    whole = ConfigDict(_with_placeholders(complete))
     for key in overrides:
         files.check_key(whole, key)
     words = ["", *overrides.values()]
@@ -196,6 +197,7 @@ def apply_overrides(
                     f"config.{key} is {values[key]!r}; it must be {expected}."
                 ) from error
         raise UserError(f"{error}") from error
+    files.check_task(complete, parsed.config.task)
     # A section that was given as a whole may lack some of its settings.
     return files.validate(files.complete(parsed.config.to_dict()))
 
@@ -223,7 +225,10 @@ def define_checkpoint_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_bool(
-        "tta", False, "Average over the config's scales and mirrored images.", flag_values=values
+        "tta",
+        False,
+        "Average over the config's scales and mirrored images; of videos, over mirrored views.",
+        flag_values=values,
     )
 
 
@@ -244,11 +249,11 @@ def define_process_flags(values: flags.FlagValues) -> None:
     )
 
 
-def exit_for_bad_images(reasons: Sequence[str], total: int) -> None:
+def exit_for_bad_images(reasons: Sequence[str], total: int, unit: str = "images") -> None:
     """Lists what was left out, and exits with 1, unless there is nothing."""
     if reasons:
         listed = "".join(f"  {reason}\n" for reason in reasons)
-        sys.stderr.write(f"nonlocal_jax: {len(reasons)} of {total} images failed:\n{listed}")
+        sys.stderr.write(f"nonlocal_jax: {len(reasons)} of {total} {unit} failed:\n{listed}")
         sys.exit(EXIT_ERROR)
 
 
@@ -300,8 +305,8 @@ def _split(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def _switches() -> set[str]:
     """Keys that are True or False, which may be given without a value."""
-    flat = files.flatten(files.complete({}))
-    return {key for key, value in flat.items() if isinstance(value, bool)}
+    trees = [files.flatten(files.complete({"task": task})) for task in files.TASKS]
+    return {key for flat in trees for key, value in flat.items() if isinstance(value, bool)}
 
 
 def _set_up() -> None:

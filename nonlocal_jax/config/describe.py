@@ -30,7 +30,7 @@ class Setting(NamedTuple):
     is_section: bool
 
 
-def settings(config: schema.Config) -> list[Setting]:
+def settings(config: schema.Run) -> list[Setting]:
     """All keys of a config, each section before what it holds."""
     return list(_settings(config, "", ""))
 

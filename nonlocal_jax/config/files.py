@@ -21,15 +21,19 @@ from ml_collections import ConfigDict
 from pydantic import ConfigDict as Rules
 from pydantic import TypeAdapter, ValidationError
 
-from nonlocal_jax.config import ranges, schema, tables, versions
+from nonlocal_jax.config import ranges, schema, tables, versions, video
 from nonlocal_jax.errors import UserError
 
 Tree = dict[str, Any]
 PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+TASKS: dict[str, type[schema.Run]] = {
+    "segmentation": schema.Config,
+    "video": video.VideoConfig,
+}
 FOLDERS = (PACKAGE / "configs", PACKAGE.parent / "configs")  # installed, and in the repository
 
 
-def load(name: str | os.PathLike[str], **overrides: object) -> schema.Config:
+def load(name: str | os.PathLike[str], **overrides: object) -> schema.Run:
     """A config by its path, or by the name of one that is installed.
 
     Args:
@@ -42,14 +46,15 @@ def load(name: str | os.PathLike[str], **overrides: object) -> schema.Config:
     return override(read(name), **overrides)
 
 
-def override(config: ConfigDict | schema.Config, **overrides: object) -> schema.Config:
+def override(config: ConfigDict | schema.Run, **overrides: object) -> schema.Run:
     """A config with other values, by dotted key; see `load`.
 
     Raises:
       UserError: there is no such key, or a value is out of its range.
     """
-    tree = to_tree(config) if isinstance(config, schema.Config) else config.to_dict()
+    tree = to_tree(config) if isinstance(config, schema.Run) else config.to_dict()
     whole = complete(tree, chosen_names(overrides))
+    check_task(whole, overrides.get("task", whole["task"]))
     for key, value in overrides.items():
         check_key(whole, key)
         *sections, name = key.split(".")
@@ -111,31 +116,42 @@ def complete(given: Mapping[str, Any], names: Mapping[str, str] | None = None) -
     Raises:
       UserError: a key is none of the config's.
     """
-    return _complete(schema.Config, given, "", names or {})
+    return _complete(task_of(given), given, "", names or {})
 
 
-def validate(tree: Mapping[str, Any]) -> schema.Config:
+def task_of(tree: Mapping[str, Any]) -> type[schema.Run]:
+    """The dataclass of a tree's `task`. A tree without one is of segmentation.
+
+    Raises:
+      UserError: there is no such task.
+    """
+    task = tree.get("task", schema.Config.task)
+    if task not in TASKS:
+        raise UserError(f"config.task is {task!r}; it must be one of {', '.join(TASKS)}.")
+    return TASKS[task]
+
+
+def validate(tree: Mapping[str, Any]) -> schema.Run:
     """The checked config of a complete tree.
 
     Raises:
       UserError: with a line for every value that is out of its range, and what the range is.
     """
     problems: list[str] = []
-    config = _build(schema.Config, tree, "", problems)
-    if not problems:
-        problems = schema.problems(config)
+    config: Any = _build(task_of(tree), tree, "", problems)
+    problems = problems or config.problems()
     if problems:
         raise UserError("\n".join(problems))
     tables.check("datasets", config.data.name, "data.name")
-    for metric in config.eval.metrics:
+    for metric in getattr(config.eval, "metrics", ()):
         tables.check("metrics", metric, "eval.metrics")
     if config.precision == "highest" and config.model.dtype == "auto":
         model = dataclasses.replace(config.model, dtype="float32")
         config = dataclasses.replace(config, model=model)
-    return typing.cast(schema.Config, config)
+    return typing.cast(schema.Run, config)
 
 
-def to_tree(config: schema.Config) -> Tree:
+def to_tree(config: schema.Run) -> Tree:
     """The config as nested dicts, which JSON can hold."""
     return dict(_with_text_keys(dataclasses.asdict(config)))
 
@@ -166,9 +182,15 @@ def check_key(config: Mapping[str, Any], key: str) -> None:
         raise UserError(f"The config has no key {key}.{_nearest(key, known)}")
 
 
+def check_task(config: Mapping[str, Any], task: object) -> None:
+    """Raises a UserError if `task` is not the config's, whose sections are those of its task."""
+    if task != config["task"]:
+        raise UserError(f"config.task is {task!r}; it must be {range_of(config, 'task')}.")
+
+
 def range_of(tree: Mapping[str, Any], key: str) -> str:
     """The range of the value at a dotted key of a complete tree, in words."""
-    cls: Any = schema.Config
+    cls: Any = task_of(tree)
     node: Any = tree
     *sections, leaf = key.split(".")
     for index, name in enumerate(sections):

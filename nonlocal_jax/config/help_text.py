@@ -12,7 +12,7 @@ from nonlocal_jax.config import describe, schema
 NARROWEST, WIDEST = 40, 100
 
 
-def manual(doc: str, values: flags.FlagValues, config: schema.Config | None) -> str:
+def manual(doc: str, values: flags.FlagValues, config: schema.Run | None) -> str:
     """What a command does, its flags, and the settings of a config.
 
     Args:
@@ -69,7 +69,7 @@ def _plain(flag: flags.Flag[Any]) -> str:
     return ",".join(flag.default) if isinstance(flag.default, list) else str(flag.default)
 
 
-def _settings(config: schema.Config, width: int) -> str:
+def _settings(config: schema.Run, width: int) -> str:
     entries = []
     for setting in describe.settings(config):
         if setting.is_section:

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 from pydantic import BeforeValidator
 
+from nonlocal_jax.errors import UserError
+
 IGNORED = 255  # the label of pixels that neither loss nor scores count
 MOST_PIXELS = 100_000_000  # of an image, unless config.data.max_pixels says otherwise
 
@@ -56,6 +58,10 @@ class BackboneOptions:
     """Settings of all backbones."""
 
     name: str
+
+    def for_platform(self, platform: str, dtype: str) -> "BackboneOptions":
+        """These options with "auto" replaced by the choice for a platform and a compute dtype."""
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,21 +254,23 @@ class Published:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """One run."""
+class Run:
+    """What every run has. A subclass says what the sections of its task are."""
 
+    task: str
+    """What is learned. It decides what the sections hold."""
     seed: Seed = 0
     """Seed of initial weights, data order, augmentation and dropout."""
     data_dir: str = ""
     """Folder of the data set. Empty: its usual folders."""
-    init_from: str = "checkpoints/resnet50_v1c"
+    init_from: str = ""
     """An imported backbone, or a checkpoint, to start from. Empty: random weights."""
     init_skip_classifier: bool = False
     """Start with random classifiers, for a checkpoint of other classes in `init_from`."""
     precision: Literal["default", "high", "highest"] = "default"
     """Precision of matrix products and convolutions. With highest, dtype auto means float32."""
     batch_size: Count = 8
-    """Global batch size: images in a step over all devices and hosts."""
+    """Global batch size: examples in a step over all devices and hosts."""
     accumulate_steps: Count = 1
     """Number of parts that a batch is computed in, one after another. Batch norm sees one part at a
     time."""
@@ -278,40 +286,59 @@ class Config:
     checkpoint_every: Count = 4_000
     """Steps between checkpoints."""
     keep_checkpoints: Count = 2
-    """Number of latest checkpoints that are kept. The best by mIoU is kept as well."""
-    model: Model = field(default_factory=Model)
-    data: Data = field(default_factory=Data)
+    """Number of latest checkpoints that are kept. The best by score is kept as well."""
+    precise_norm_batches: CountOrNone = 0
+    """Training batches over which the statistics of batch norm are averaged before an evaluation
+    and a checkpoint. 0: they are running averages."""
     optimizer: OptimizerOptions = chosen("optimizers", "sgd")
     """The optimiser."""
     loss: LossOptions = chosen("losses", "cross_entropy")
     """The loss that training minimises."""
-    eval: Eval = field(default_factory=Eval)
     mesh: Mesh = field(default_factory=Mesh)
+    model: Any  # a dataclass, as the others below
+    data: Any
+    eval: Any
+    published: Any
+
+    def problems(self) -> list[str]:
+        """Contradictions between settings whose values are right, a sentence each."""
+        found = []
+        if self.batch_size % self.accumulate_steps:
+            found.append(
+                f"config.accumulate_steps is {self.accumulate_steps}; it must divide "
+                f"config.batch_size, {self.batch_size}."
+            )
+        if [self.mesh.data, self.mesh.fsdp, self.mesh.spatial].count(-1) > 1:
+            found.append("config.mesh has more than one -1; one axis at most takes what is left.")
+        if self.init_skip_classifier and not self.init_from:
+            found.append("config.init_skip_classifier has no effect without config.init_from.")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Run):
+    """A run of semantic segmentation."""
+
+    task: Literal["segmentation"] = "segmentation"
+    init_from: str = "checkpoints/resnet50_v1c"
+    """An imported backbone, or a checkpoint, to start from. Empty: random weights."""
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    eval: Eval = field(default_factory=Eval)
     published: Published = field(default_factory=Published)
 
-
-def problems(config: Config) -> list[str]:
-    """Contradictions between settings whose values are right, a sentence each."""
-    found = []
-    if config.batch_size % config.accumulate_steps:
-        found.append(
-            f"config.accumulate_steps is {config.accumulate_steps}; it must divide "
-            f"config.batch_size, {config.batch_size}."
-        )
-    low, high = config.data.ratio_range
-    if low > high:
-        found.append(f"config.data.ratio_range is {low, high}; the smaller ratio comes first.")
-    if any(s > w for s, w in zip(config.eval.stride, config.eval.window, strict=True)):
-        found.append(
-            f"config.eval.stride is {config.eval.stride}; it must be at most config.eval.window, "
-            f"{config.eval.window}, or some pixels are in no window."
-        )
-    if [config.mesh.data, config.mesh.fsdp, config.mesh.spatial].count(-1) > 1:
-        found.append("config.mesh has more than one -1; one axis at most takes what is left.")
-    if config.init_skip_classifier and not config.init_from:
-        found.append("config.init_skip_classifier has no effect without config.init_from.")
-    found += _label_map_problems(config.data, config.model.num_classes)
-    return found
+    def problems(self) -> list[str]:
+        """Contradictions between settings whose values are right, a sentence each."""
+        found = super().problems()
+        low, high = self.data.ratio_range
+        if low > high:
+            found.append(f"config.data.ratio_range is {low, high}; the smaller ratio comes first.")
+        if any(s > w for s, w in zip(self.eval.stride, self.eval.window, strict=True)):
+            found.append(
+                f"config.eval.stride is {self.eval.stride}; it must be at most "
+                f"config.eval.window, {self.eval.window}, or some pixels are in no window."
+            )
+        return found + _label_map_problems(self.data, self.model.num_classes)
 
 
 def _label_map_problems(data: Data, classes: int) -> list[str]:
@@ -323,3 +350,17 @@ def _label_map_problems(data: Data, classes: int) -> list[str]:
         for value, label in data.label_map.items()
         if label > most and label != IGNORED
     ]
+
+
+def for_segmentation(run: Run) -> Config:
+    """The config, if it is one of segmentation.
+
+    Raises:
+      UserError: it has another task.
+    """
+    if not isinstance(run, Config):
+        raise UserError(
+            f"This needs a config of segmentation, and config.task is {run.task!r}: name another "
+            "--config."
+        )
+    return run

@@ -14,10 +14,12 @@ from nonlocal_jax.errors import UserError
 
 BACKBONES = {
     "resnet": "nonlocal_jax.models.backbones.resnet",
+    "video_resnet": "nonlocal_jax.models.backbones.video_resnet",
 }
 HEADS = {
     "nonlocal": "nonlocal_jax.models.heads.nonlocal_head",
     "fcn": "nonlocal_jax.models.heads.fcn",
+    "classification": "nonlocal_jax.models.heads.classification",
 }
 DATASETS = {
     "cityscapes": "nonlocal_jax.inputs.datasets.cityscapes",
@@ -26,15 +28,25 @@ DATASETS = {
     "camvid": "nonlocal_jax.inputs.datasets.camvid",
     "scenes": "nonlocal_jax.inputs.datasets.scenes",
     "folder": "nonlocal_jax.inputs.datasets.folder",
+    "kinetics": "nonlocal_jax.inputs.datasets.kinetics",
+    "video_folder": "nonlocal_jax.inputs.datasets.video_folder",
+    "moving_shapes": "nonlocal_jax.inputs.datasets.moving_shapes",
 }
 LOSSES = {
     "cross_entropy": "nonlocal_jax.training.losses.cross_entropy",
+    "classification": "nonlocal_jax.training.losses.classification",
 }
 OPTIMIZERS = {
     "sgd": "nonlocal_jax.training.optimizers.sgd",
+    "caffe2_sgd": "nonlocal_jax.training.optimizers.caffe2_sgd",
 }
 SCHEDULES = {
     "polynomial": "nonlocal_jax.training.schedules.polynomial",
+    "steps": "nonlocal_jax.training.schedules.steps",
+}
+TASKS = {
+    "segmentation": "nonlocal_jax.training.tasks.segmentation",
+    "video": "nonlocal_jax.training.tasks.video",
 }
 METRICS = {
     "iou": "nonlocal_jax.evaluation.metrics.iou",
@@ -51,6 +63,7 @@ TABLES = {
     "optimizers": OPTIMIZERS,
     "schedules": SCHEDULES,
     "metrics": METRICS,
+    "tasks": TASKS,
 }
 
 

@@ -144,12 +144,12 @@ def compile_for(
 
 
 class Progress:
-    """Reports the number of finished images, their rate, and the remaining time."""
+    """Reports the number of finished examples, their rate, and the remaining time."""
 
     every = 10.0  # seconds
 
-    def __init__(self, total: int, log: Log):
-        self._total, self._log, self._done = total, log, 0
+    def __init__(self, total: int, log: Log, unit: str = "images"):
+        self._total, self._log, self._unit, self._done = total, log, unit, 0
         self._start = self._said = time.perf_counter()
         self._compile_seconds = 0.0
 
@@ -162,18 +162,20 @@ class Progress:
         self._compile_seconds += time.perf_counter() - start
 
     def add(self, images: int) -> None:
-        """Counts finished images."""
+        """Counts finished examples."""
         self._done += images
         if time.perf_counter() - self._said > self.every:
             self._said = time.perf_counter()
             rate = self._rate()
             left = console.clock((self._total - self._done) / rate)
-            self._log(f"{self._done}/{self._total} images  {rate:.2f} images/s  ETA {left}")
+            self._log(
+                f"{self._done}/{self._total} {self._unit}  {rate:.2f} {self._unit}/s  ETA {left}"
+            )
 
     def finish(self) -> None:
         """Reports the totals."""
         self._log(
-            f"{self._done} images at {self._rate():.2f} images/s, "
+            f"{self._done} {self._unit} at {self._rate():.2f} {self._unit}/s, "
             f"and {self._compile_seconds:.1f} s of compiling."
         )
 

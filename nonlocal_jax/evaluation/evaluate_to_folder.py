@@ -27,12 +27,14 @@ class Result:
     Attributes:
       scores: of the images that could be read.
       left_out: the reason for each image that this process could not read.
-      images: number of images in the split.
+      total: number of images in the split.
+      unit: what they are called.
     """
 
     scores: Scores
     left_out: list[str]
-    images: int
+    total: int
+    unit: str = "images"
 
 
 def evaluate_to_folder(

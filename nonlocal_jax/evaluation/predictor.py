@@ -23,10 +23,13 @@ from jaxtyping import Float, UInt8
 from nonlocal_jax.checkpoints import locate
 from nonlocal_jax.checkpoints.folder import read_metadata
 from nonlocal_jax.config import files, schema
+from nonlocal_jax.config.video import VideoConfig
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation import batching, buckets, programs
 from nonlocal_jax.evaluation.protocol import Protocol
 from nonlocal_jax.evaluation.restore import Restored, restore
+from nonlocal_jax.evaluation.video.predictor import VideoPredictor
+from nonlocal_jax.evaluation.video.restore import restore as restore_video
 from nonlocal_jax.runtime import sharding
 
 Image = UInt8[np.ndarray, "h w 3"]
@@ -35,20 +38,20 @@ KEPT_PROGRAMS = 8  # of each kind
 
 def load(
     checkpoint: str | os.PathLike[str],
-    config: schema.Config | str | os.PathLike[str] | None = None,
+    config: schema.Run | str | os.PathLike[str] | None = None,
     *,
     tta: bool = False,
     step: locate.Step | None = None,
     **overrides: object,
-) -> "Predictor":
-    """Loads a checkpoint for prediction.
+) -> "Predictor | VideoPredictor":
+    """Loads a checkpoint for prediction: a `Predictor` of images, or a `VideoPredictor`.
 
     Args:
       checkpoint: the folder of a run, of one of its checkpoints, or of an import by
         `nonlocal-jax convert`.
       config: a config to use instead of the checkpoint's own: a name, a file, or the result of
         `files.load`.
-      tta: average over the config's scales and mirrored images.
+      tta: average over the config's scales and mirrored images; of videos, over mirrored views.
       step: the checkpoint of a run: a number, "best" by mIoU, or "latest". None: the best, or the
         latest if none was evaluated.
       **overrides: other values of the config: `**{"eval.scale": (1024, 512)}`.
@@ -59,9 +62,12 @@ def load(
     found = locate.find(checkpoint, step)
     if config is None:
         config = read_metadata(found.folder).needed_config(found)
-    elif not isinstance(config, schema.Config):
+    elif not isinstance(config, schema.Run):
         config = files.load(config)
     config = files.override(config, **overrides)
+    if isinstance(config, VideoConfig):
+        return VideoPredictor(restore_video(found, config, departing=overrides.keys()), tta=tta)
+    config = schema.for_segmentation(config)
     return Predictor(restore(found, config, departing=overrides.keys()), tta=tta)
 
 

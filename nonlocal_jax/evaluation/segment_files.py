@@ -49,7 +49,7 @@ class ImageFiles:
             try:
                 size = decode.image_size(_read(path), str(path), most_pixels)
             except UserError as error:
-                self.report(path, _first_sentence(error))
+                self.report(path, first_sentence(error))
                 continue
             self.paths.append(path)
             self.sizes.append(size)
@@ -59,7 +59,7 @@ class ImageFiles:
         try:
             image = self._decode(index)
         except UserError as error:
-            self.report(self.paths[index], _first_sentence(error))
+            self.report(self.paths[index], first_sentence(error))
             return None
         self._read[index] = image
         return image, None
@@ -85,8 +85,13 @@ class ImageFiles:
         say(f"Left out: {reason}")
 
 
-def find_images(pattern: str) -> list[pathlib.Path]:
-    """The image files of a pattern: a file, all files below a folder, or the files of a glob.
+def find_files(pattern: str, what: str, suffixes: tuple[str, ...]) -> list[pathlib.Path]:
+    """The files of a pattern: a file, all files below a folder, or the files of a glob.
+
+    Args:
+      pattern: the pattern.
+      what: the files are called, for errors: "image".
+      suffixes: of the files below a folder.
 
     A folder is listed as a data set is (inputs/listing.py). A file that several names of a glob
     lead to is used once. How much was left out is printed.
@@ -98,17 +103,19 @@ def find_images(pattern: str) -> list[pathlib.Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        listed = files_below(path, SUFFIXES)
+        listed = files_below(path, suffixes)
         if not listed.files:
-            raise UserError(f"{path} holds no image ({', '.join(SUFFIXES)}).")
+            raise UserError(f"{path} holds no {what} ({', '.join(suffixes)}).")
         _say_left_out(listed.left_out, path)
         return [path / name for name in listed.files]
     if path.exists():
-        raise UserError(f"{path} is neither a file nor a folder. Give an image.")
+        raise UserError(f"{path} is neither a file nor a folder: there is no {what} to read.")
     matches = _expand(path)
     files = {p.resolve(): p for p in reversed(matches) if p.is_file()}
     if not files:
-        raise UserError(f"There is no image {pattern}; give a file, a folder, or a quoted pattern.")
+        raise UserError(
+            f"There is no {what} {pattern}; give a file, a folder, or a quoted pattern."
+        )
     _say_left_out(len(matches) - len(files), pattern)
     return sorted(files.values())
 
@@ -131,7 +138,12 @@ def _expand(pattern: pathlib.Path) -> list[pathlib.Path]:
 
 def _say_left_out(count: int, where: object) -> None:
     if count:
-        say(f"Of {where}, {count} more are not used: hidden, no image, or found twice.")
+        say(f"Of {where}, {count} more are not used: hidden, of another kind, or found twice.")
+
+
+def find_images(pattern: str) -> list[pathlib.Path]:
+    """The image files of a pattern; see `find_files`."""
+    return find_files(pattern, "image", SUFFIXES)
 
 
 def segment_files(
@@ -277,6 +289,6 @@ def _read(path: pathlib.Path) -> bytes:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _first_sentence(error: UserError) -> str:
+def first_sentence(error: UserError) -> str:
     """The first sentence of an error, without remedies that are for data sets."""
     return str(error).partition(". ")[0].removesuffix(".") + "."

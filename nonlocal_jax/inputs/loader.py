@@ -131,7 +131,7 @@ class Inputs:
         """
         source = self.open("train")
         rows = range(self.batch_size) if rows is None else rows
-        shard = _HostShard(self.train_examples(source), self.batch_size, start_step, rows)
+        shard = HostShard(self.train_examples(source), self.batch_size, start_step, rows)
         batches = grain.MapDataset.source(shard).batch(len(rows))
         threads = self.data.num_threads if self.data.num_threads > 0 else cores.usable()
         workers = self.data.num_workers
@@ -237,7 +237,7 @@ class _Elements:
         return {"image": example.image, "label": example.label}
 
 
-class _HostShard:
+class HostShard:
     """The examples of one host, in order, from a step on: its rows of each batch."""
 
     def __init__(

@@ -26,7 +26,7 @@ from jaxtyping import UInt8
 from nonlocal_jax.config.schema import IGNORED, MOST_PIXELS
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs import decode
-from nonlocal_jax.inputs.datasets.dataset import Dataset, Pair
+from nonlocal_jax.inputs.datasets.dataset import Dataset, Description, Pair
 from nonlocal_jax.inputs.example import Example, Source
 
 HEADER_BYTES = 1 << 18  # enough of a file for the size of its image
@@ -200,11 +200,33 @@ class RecordSource(EncodedSource):
         return decode.image_size(encoded.image, encoded.image_at, self._most_pixels)
 
 
+class SkipLog:
+    """Logs each bad example once, whichever thread or worker process finds it.
+
+    Worker processes hold copies of this, and inform each other by files in a temporary folder.
+    """
+
+    def __init__(self) -> None:
+        self._folder = pathlib.Path(tempfile.mkdtemp(prefix="nonlocal_jax_skipped_"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+
+    def indices(self) -> list[int]:
+        """The indices found bad so far, by any thread or worker."""
+        return sorted(int(path.name) for path in self._folder.iterdir())
+
+    def add(self, index: int, error: UserError) -> None:
+        """Logs that the example at an index is bad, unless that was logged before."""
+        try:
+            (self._folder / str(index)).touch(exist_ok=False)
+        except OSError:
+            return
+        logging.warning("Skipped a bad example, number %d: %s", len(self.indices()), error)
+
+
 class SkippingSource:
     """A source that replaces a bad example by the next good one, and logs each bad one once.
 
-    The example at an index depends on the data only, so runs stay reproducible. Threads and worker
-    processes, which hold copies of this, inform each other by files in a temporary folder.
+    The example at an index depends on the data only, so runs stay reproducible.
 
     Args:
       source: the examples, some of which raise UserError.
@@ -216,8 +238,7 @@ class SkippingSource:
     def __init__(self, source: Source):
         self._source = source
         self._bad: set[int] = set()
-        self._logged = pathlib.Path(tempfile.mkdtemp(prefix="nonlocal_jax_skipped_"))
-        weakref.finalize(self, shutil.rmtree, self._logged, ignore_errors=True)
+        self._log = SkipLog()
 
     def __len__(self) -> int:
         return len(self._source)
@@ -229,8 +250,9 @@ class SkippingSource:
                 try:
                     return self._source[candidate]
                 except UserError as error:
-                    self._skip(candidate, error)
-        raise UserError(f"All {len(self)} examples are bad; the log says what is wrong with each.")
+                    self._bad.add(candidate)
+                    self._log.add(candidate, error)
+        raise all_bad(len(self))
 
     def name(self, index: int) -> str:
         """The name of the example at this index, good or bad."""
@@ -242,15 +264,12 @@ class SkippingSource:
 
     def skipped(self) -> list[int]:
         """The indices found bad so far, by any thread or worker."""
-        return sorted(int(path.name) for path in self._logged.iterdir())
+        return self._log.indices()
 
-    def _skip(self, index: int, error: UserError) -> None:
-        self._bad.add(index)
-        try:
-            (self._logged / str(index)).touch(exist_ok=False)
-        except OSError:  # another thread or worker has logged it
-            return
-        logging.warning("Skipped a bad example, number %d: %s", len(self.skipped()), error)
+
+def all_bad(count: int) -> UserError:
+    """The error when there is no good example."""
+    return UserError(f"All {count} examples are bad; the log says what is wrong with each.")
 
 
 def check_example(
@@ -308,7 +327,7 @@ def open_source(
       UserError: it is not there, with the command that brings it.
     """
     if dataset.generate is not None:
-        _check_unread(dataset, data_dir, kind)
+        check_unread(dataset, data_dir, kind)
         return dataset.generate(split)
     prepared = find_prepared(dataset, data_dir) if kind != "folder" else None
     if prepared is not None:
@@ -319,7 +338,7 @@ def open_source(
     raise UserError(_missing(dataset, data_dir, kind))
 
 
-def _check_unread(dataset: Dataset, data_dir: str, kind: str) -> None:
+def check_unread(dataset: Description, data_dir: str, kind: str) -> None:
     """Raises a UserError for settings that a data set without files does not read."""
     for key, value, usual in (("data_dir", data_dir, ""), ("data.source", kind, "auto")):
         if value != usual:
@@ -329,12 +348,12 @@ def _check_unread(dataset: Dataset, data_dir: str, kind: str) -> None:
             )
 
 
-def find_prepared(dataset: Dataset, data_dir: str = "") -> pathlib.Path | None:
+def find_prepared(dataset: Description, data_dir: str = "") -> pathlib.Path | None:
     """The newest prepared version below `data_dir` or the default folders, None if there is none.
 
     TFDS writes elsewhere and renames at the end, so a folder with dataset_info.json is whole.
     """
-    for root in _roots(dataset, data_dir):
+    for root in roots(dataset, data_dir):
         for pattern in ("", "*", f"{dataset.name}/*"):
             found = root.glob(f"{pattern}/dataset_info.json".lstrip("/"))
             versions = [path.parent for path in found if path.parent.parent.name == dataset.name]
@@ -345,14 +364,15 @@ def find_prepared(dataset: Dataset, data_dir: str = "") -> pathlib.Path | None:
 
 def find_tree(dataset: Dataset, data_dir: str = "") -> pathlib.Path | None:
     """The root of the raw tree below `data_dir` or the default folders, None if there is none."""
-    for root in _roots(dataset, data_dir):
+    for root in roots(dataset, data_dir):
         for inner in ("", *dataset.inner):
             if (root / inner / dataset.marker).is_dir():
                 return root / inner
     return None
 
 
-def _roots(dataset: Dataset, data_dir: str) -> list[pathlib.Path]:
+def roots(dataset: Description, data_dir: str) -> list[pathlib.Path]:
+    """The folders in which a data set is searched."""
     return [pathlib.Path(root) for root in ([data_dir] if data_dir else dataset.roots)]
 
 
@@ -361,7 +381,7 @@ def _version(folder: pathlib.Path) -> tuple[int, ...]:
 
 
 def _missing(dataset: Dataset, data_dir: str, kind: str) -> str:
-    looked = " or ".join(map(str, _roots(dataset, data_dir)))
+    looked = " or ".join(map(str, roots(dataset, data_dir)))
     what = {"auto": "", "array_record": "prepared ", "folder": "raw tree of "}[kind]
     remedy = dataset.remedy or "Say where it is with --config.data_dir=DIR."
     return f"There is no {what}{dataset.name} in {looked}. {remedy}"

@@ -50,9 +50,9 @@ def stage_seconds(
     return {stage: float(np.median(values)) for stage, values in seconds.items()}
 
 
-def images_per_second(batches: Iterator[dict[str, np.ndarray]], samples: int) -> float:
+def examples_per_second(batches: Iterator[dict[str, np.ndarray]], samples: int) -> float:
     """The rate at which batches come once the first one is there."""
-    count = len(next(batches)["image"])
+    count = len(next(iter(next(batches).values())))
     start, seen = time.perf_counter(), 0
     while seen < samples:
         next(batches)

@@ -5,15 +5,18 @@ the kernel of the layer, and the shift becomes its bias. That saves a pass over 
 """
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from nonlocal_jax.models.functional import Functional, flat_variables
 from nonlocal_jax.models.layers import Conv
-from nonlocal_jax.models.network import Network, flat_variables
+from nonlocal_jax.models.video_layers import Conv3d
+
+Network = TypeVar("Network", bound=Functional[Any])
 
 
 @runtime_checkable
@@ -46,16 +49,16 @@ def fold(
         if isinstance(module, Foldable):
             module.fold_norm()
     for _, module in list(nnx.iter_modules(model)):
-        if isinstance(module, Conv | nnx.Linear):
+        if isinstance(module, Conv | Conv3d | nnx.Linear):
             _in_compute_dtype(module)
         if isinstance(module, Conv) and on_gpu:
             module.put_outputs_first()
     folded = {name: np.asarray(value) for name, value in flat_variables(model).items()}
     graph, state = nnx.split(model)
-    return Network(graph, jax.eval_shape(lambda: state)), folded
+    return type(network)(graph, jax.eval_shape(lambda: state)), folded
 
 
-def _in_compute_dtype(layer: Conv | nnx.Linear) -> None:
+def _in_compute_dtype(layer: Conv | Conv3d | nnx.Linear) -> None:
     for variable in (layer.kernel, layer.bias):
         if variable is not None and layer.dtype is not None:
             variable.set_value(variable[...].astype(layer.dtype))

@@ -82,10 +82,17 @@ class BatchNorm(nnx.Module):
     Under jit the batch axis is the global one, so statistics are synchronised over devices without
     an axis name. As in PyTorch, eps is 1e-5, the momentum of the running statistics is 0.1, and the
     running variance is the unbiased one. With `frozen`, training uses the running statistics, too.
+
+    Two attributes are switched from outside, by `model.set_attributes`. With `group`, each part of
+    so many examples of a batch has its own statistics; the running ones take their mean. With
+    `records_batches`, a call puts mean and biased variance of its batch in place of the running
+    ones (see training/precise_norm.py).
     """
 
     epsilon = 1e-5
     momentum = 0.9
+    group = 0
+    records_batches = False
 
     def __init__(
         self,
@@ -120,6 +127,8 @@ class BatchNorm(nnx.Module):
             scale = scale * lax.rsqrt(self.var[...] + self.epsilon)
             y = (float32_or_wider(x) - self.mean[...]) * scale + bias
         else:
+            if self.group and x.shape[0] > self.group:
+                return self._by_groups(x, scale, bias, relu=relu)
             mean, var = self._statistics(lax.stop_gradient(x))
             self._update(mean, var, count=x.size // x.shape[-1])
             arguments = x, mean, lax.rsqrt(var + self.epsilon), scale, bias
@@ -129,6 +138,31 @@ class BatchNorm(nnx.Module):
         y = y.astype(self.dtype)
         return nnx.relu(y) if relu else y
 
+    def _by_groups(
+        self,
+        x: Float[Array, "n *space c"],
+        scale: Float[Array, "c"],
+        bias: Float[Array, "c"],
+        *,
+        relu: bool,
+    ) -> Float[Array, "n *space c"]:
+        """The result in training with statistics of their own for each `group` examples."""
+        parts = x.reshape(-1, self.group, *x.shape[1:])
+
+        def normalise(part: Float[Array, "group *space c"]) -> tuple[jax.Array, ...]:
+            mean, var = self._statistics(lax.stop_gradient(part))
+            arguments = part, mean, lax.rsqrt(var + self.epsilon), scale, bias
+            if relu:
+                return normalize_batch_relu(*arguments, self.dtype), mean, var
+            return normalize_batch(*arguments).astype(self.dtype), mean, var
+
+        y, means, variances = jax.vmap(normalise)(parts)
+        mean, var = jnp.mean(means, 0), jnp.mean(variances, 0)
+        if self.records_batches:
+            var = var + jnp.mean(jnp.square(means - mean), 0)
+        self._update(mean, var, count=x.size // x.shape[-1] // len(parts))
+        return y.reshape(x.shape)
+
     def _statistics(self, x: Float[Array, "*batch c"]) -> tuple[Float[Array, "c"], ...]:
         """Mean and variance of the batch."""
         shift = lax.stop_gradient(self.mean[...]).astype(wide(x.dtype))
@@ -136,6 +170,10 @@ class BatchNorm(nnx.Module):
         return keep(mean), keep(var)
 
     def _update(self, mean: Float[Array, "c"], var: Float[Array, "c"], count: int) -> None:
+        if self.records_batches:
+            self.mean.set_value(mean)
+            self.var.set_value(var)
+            return
         unbiased = var * (count / max(count - 1, 1))
         self.mean.set_value(self.momentum * self.mean[...] + (1 - self.momentum) * mean)
         self.var.set_value(self.momentum * self.var[...] + (1 - self.momentum) * unbiased)

@@ -1,23 +1,20 @@
 """Builds the network of a config, and names its variables."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from nonlocal_jax.config import schema, tables
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.backbones.backbone import Backbone
+from nonlocal_jax.models.functional import Functional, flat_variables
 from nonlocal_jax.models.heads.head import Head
 from nonlocal_jax.models.numerics import Numerics
 from nonlocal_jax.models.segmentor import Segmentor
 from nonlocal_jax.models.torch_keys import TorchKeys
-
-Variables = Mapping[str, jax.Array | np.ndarray]
 
 
 def build_segmentor(model: schema.Model, rngs: nnx.Rngs) -> Segmentor:
@@ -53,66 +50,23 @@ def build_backbone(options: schema.BackboneOptions, numerics: Numerics) -> Backb
     return backbone
 
 
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A segmentor without its arrays, which live in a plain dict by name.
-
-    Optimiser, checkpoints, sharding and conversion work on such dicts:
-    {"backbone/stem/0/conv/kernel": array, ...}.
-    """
-
-    graph: nnx.GraphDef[Segmentor]
-    state: nnx.State[Any, Any]
-
-    def bind(self, variables: Variables) -> Segmentor:
-        """The segmentor that holds `variables`; also inside a jitted function."""
-        leaves = [
-            (path, leaf.replace(variables[_name(path)]))
-            for path, leaf in nnx.to_flat_state(self.state)
-        ]
-        model: Segmentor = nnx.merge(self.graph, nnx.from_flat_state(leaves))
-        return model
-
-    def bind_for_inference(self, variables: Variables) -> Segmentor:
-        """The same with batch norm's running statistics, and without dropout.
-
-        Rematerialisation and loops over blocks are switched off, too. They update modules, which is
-        not allowed inside a loop over windows or mirrored images.
-        """
-        model = self.bind(variables)
-        model.eval(remat="none", scan_blocks=False)  # type: ignore[no-untyped-call]
-        return model
-
-    @property
-    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of every variable."""
-        return {_name(path): leaf.get_value() for path, leaf in nnx.to_flat_state(self.state)}
-
-    @property
-    def trainable(self) -> frozenset[str]:
-        """Names of the parameters that training changes: neither frozen ones nor statistics."""
-        leaves = nnx.to_flat_state(self.state)
-        return frozenset(_name(path) for path, leaf in leaves if isinstance(leaf, nnx.Param))
+class Network(Functional[Segmentor]):
+    """A segmentor without its arrays."""
 
     @property
     def output_stride(self) -> int:
         """Image pixels per pixel of the logits, whose size is rounded up."""
-        return self._abstract.output_stride
+        return self.abstract.output_stride
 
     @property
     def has_attention(self) -> bool:
         """Whether the decode head tells what it attends to."""
-        return self._abstract.has_attention
+        return self.abstract.has_attention
 
     @property
     def torch_keys(self) -> TorchKeys:
         """Which tensor of a PyTorch file is which variable."""
-        return self._abstract.torch_keys
-
-    @property
-    def _abstract(self) -> Segmentor:
-        model: Segmentor = nnx.merge(self.graph, self.state)
-        return model
+        return self.abstract.torch_keys
 
 
 def for_platform(model: schema.Model, platform: str) -> schema.Model:
@@ -126,11 +80,7 @@ def for_platform(model: schema.Model, platform: str) -> schema.Model:
     Raises:
       UserError: the dtype is float64, and JAX is not set up for it.
     """
-    if model.dtype == "float64" and not jax.config.values["jax_enable_x64"]:
-        raise UserError("config.model.dtype is float64: set the environment's JAX_ENABLE_X64=1.")
-    cpu = platform == "cpu"
-    dtype = ("float32" if cpu else "bfloat16") if model.dtype == "auto" else model.dtype
-    remat = ("norms" if platform == "tpu" else "none") if model.remat == "auto" else model.remat
+    dtype, remat = dtype_and_remat(model.dtype, model.remat, platform)
     return dataclasses.replace(
         model,
         dtype=dtype,
@@ -138,6 +88,17 @@ def for_platform(model: schema.Model, platform: str) -> schema.Model:
         decode_head=model.decode_head.for_platform(platform, dtype),
         auxiliary_head=model.auxiliary_head.for_platform(platform, dtype),
     )
+
+
+def dtype_and_remat(dtype: str, remat: str, platform: str) -> tuple[Any, Any]:
+    """The settings `model.dtype` and `model.remat` with "auto" decided; see `for_platform`."""
+    if dtype == "float64" and not jax.config.values["jax_enable_x64"]:
+        raise UserError("config.model.dtype is float64: set the environment's JAX_ENABLE_X64=1.")
+    if dtype == "auto":
+        dtype = "float32" if platform == "cpu" else "bfloat16"
+    if remat == "auto":
+        remat = "norms" if platform == "tpu" else "none"
+    return dtype, remat
 
 
 def without_auxiliary_head(model: schema.Model) -> schema.Model:
@@ -162,13 +123,3 @@ def init_variables(model: schema.Model, seed: int) -> dict[str, jax.Array]:
     initialise = jax.jit(lambda key: flat_variables(build_segmentor(model, nnx.Rngs(key))))
     variables: dict[str, jax.Array] = initialise(key)
     return variables
-
-
-def flat_variables(module: nnx.Module) -> dict[str, Any]:
-    """Every parameter and statistic of `module` by name; of an abstract module, their shapes."""
-    leaves = nnx.to_flat_state(nnx.state(module))
-    return {_name(path): leaf.get_value() for path, leaf in leaves}
-
-
-def _name(path: tuple[object, ...]) -> str:
-    return "/".join(str(part) for part in path)

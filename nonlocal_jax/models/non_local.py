@@ -77,6 +77,8 @@ class NonLocal(nnx.Module):
       sub_sample: whether phi and g are max-pooled by 2, in space only: a quarter of the keys in 2D.
       norm: whether W_z is a bias-free linear layer and batch norm, as in the published heads, or a
         linear layer with bias. Either starts at zero, so a new block is the identity.
+      video: the form of the original code for video. It differs in two places: sub_sample pools x,
+        before phi and g; and W_z has a bias before a norm, too, and starts from normal(0.01).
       implementation: how the Gaussian modes compute their sums, see `softmax_attention`.
       dtype: compute dtype; softmax and sums are always float32.
       param_dtype: dtype of the parameters.
@@ -97,6 +99,7 @@ class NonLocal(nnx.Module):
         use_scale: bool = True,
         sub_sample: bool = False,
         norm: bool = True,
+        video: bool = False,
         implementation: str = "auto",
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
@@ -105,7 +108,7 @@ class NonLocal(nnx.Module):
         if mode not in get_args(Mode):
             raise UserError(f"non-local mode {mode!r} is none of {', '.join(get_args(Mode))}")
         self.features, self.mode, self.sub_sample, self.dtype = features, mode, sub_sample, dtype
-        self.implementation = implementation
+        self.implementation, self.pool_first = implementation, video and sub_sample
         inner = max(features // reduction, 1)
         scaled = use_scale and mode == "embedded_gaussian"
         self.scale = embedded_scale(inner) if scaled else 1.0
@@ -129,8 +132,9 @@ class NonLocal(nnx.Module):
             self.phi = linear(features, inner, NORMAL_001)
         if mode == "concatenation":
             self.concat_project = linear(2 * inner, 1, KAIMING_FAN_OUT, use_bias=False)
-        out_init = KAIMING_FAN_OUT if norm else nnx.initializers.zeros
-        self.out = linear(inner, features, out_init, use_bias=not norm)
+        before_norm = NORMAL_001 if video else KAIMING_FAN_OUT
+        out_init = before_norm if norm else nnx.initializers.zeros
+        self.out = linear(inner, features, out_init, use_bias=video or not norm)
         zero_norm = BatchNorm(features, zero_scale=True, dtype=dtype, param_dtype=param_dtype)
         self.norm = zero_norm if norm else None
 
@@ -228,12 +232,10 @@ class NonLocal(nnx.Module):
 
     def _embed(self, x: Features, valid: Int[Array, "n ndim"] | None) -> Embeddings:
         """theta, phi and g of all positions; phi and g with their spatial axes flattened."""
-        if self.mode == "gaussian":
-            theta, phi = x, x
-        else:
-            theta, phi = self.theta(x), self.phi(x)
-        g = self.g(x)
-        if self.sub_sample:
+        keys = self._pool(x) if self.pool_first else x
+        theta, phi = (x, keys) if self.mode == "gaussian" else (self.theta(x), self.phi(keys))
+        g = self.g(keys)
+        if self.sub_sample and not self.pool_first:
             phi, g = self._pool(phi), self._pool(g)
         key_valid = None
         if valid is not None:
@@ -258,6 +260,10 @@ class NonLocal(nnx.Module):
     def _pool(self, x: Features) -> Float[Array, "n *key_space c"]:
         if 0 in self._key_space(x):
             raise UserError(f"sub_sample pools by 2: {x.shape[1:-1]} positions are too few for it")
+        return self._largest(x)
+
+    def _largest(self, x: Float[Array, "n *space c"]) -> Float[Array, "n *key_space c"]:
+        """The largest of each window of `pool_window`; a rest at the end is left out."""
         pooled: Array = nnx.max_pool(x, self.pool_window, self.pool_window, padding="VALID")
         return pooled
 

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 from nonlocal_jax.models.layers import updates_statistics
 from nonlocal_jax.ops.padding import Valid
 
-Features = Float[Array, "n h w c"]
-Results = Float[Array, "n h_out w_out o"]
+Features = Float[Array, "n *space c"]
+Results = Float[Array, "n *space_out o"]
 Graph = nnx.GraphDef[nnx.Module]
 State = nnx.State[Any, Any]
 Apply = Callable[[nnx.Module, Features, Valid | None], Results]

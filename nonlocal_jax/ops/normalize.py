@@ -8,6 +8,8 @@ from nonlocal_jax.ops.padding import zero_outside
 # Mean and standard deviation of ImageNet's RGB values, as every published row used them.
 MEAN_RGB = (123.675, 116.28, 103.53)
 STD_RGB = (58.395, 57.12, 57.375)
+# The video models have one number for all channels.
+VIDEO_MEAN, VIDEO_STD = 114.75, 57.375
 
 
 def normalize(
@@ -19,3 +21,8 @@ def normalize(
     """
     normalized = (images.astype(jnp.float32) - jnp.array(MEAN_RGB)) / jnp.array(STD_RGB)
     return zero_outside(normalized, size)
+
+
+def normalize_clips(clips: Real[Array, "n t h w 3"]) -> Float[Array, "n t h w 3"]:
+    """Normalised float32 clips of the video models, from values of 0 to 255."""
+    return (clips.astype(jnp.float32) - VIDEO_MEAN) / VIDEO_STD

@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 
-from nonlocal_jax.config.schema import Config, Mesh, Published
+from nonlocal_jax.config.schema import Mesh, Run
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.performance import chips, flops, hlo, steps
 from nonlocal_jax.performance.chips import Slice
@@ -64,7 +64,7 @@ class Compiled:
 
 
 def compile_step(
-    config: Config, a_slice: Slice, mesh: dict[str, int], step: str, cache: pathlib.Path
+    config: Run, a_slice: Slice, mesh: dict[str, int], step: str, cache: pathlib.Path
 ) -> Compiled:
     """Compiles a config's "train" or "eval" step, or finds it in the folder `cache`.
 
@@ -89,14 +89,15 @@ def compile_step(
     return compiled
 
 
-def _program_config(config: Config) -> Config:
+def _program_config(config: Run) -> Run:
     """The settings that the program depends on: not those of schedules and files."""
+    none = type(config.published)()
     return dataclasses.replace(
-        config, total_steps=1000, seed=0, init_from="", data_dir="", published=Published()
+        config, total_steps=1000, seed=0, init_from="", data_dir="", published=none
     )
 
 
-def _key(config: Config, a_slice: Slice, mesh: dict[str, int], step: str) -> str:
+def _key(config: Run, a_slice: Slice, mesh: dict[str, int], step: str) -> str:
     versions = [importlib.metadata.version(name) for name in ("jax", "libtpu")]
     facts = (config, a_slice.name, mesh, step, versions, source_digest())
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
@@ -108,7 +109,7 @@ def _from_json(content: dict[str, Any]) -> Compiled:
 
 
 def _in_child(
-    config: Config, a_slice: Slice, mesh: dict[str, int], step: str, folder: pathlib.Path
+    config: Run, a_slice: Slice, mesh: dict[str, int], step: str, folder: pathlib.Path
 ) -> Compiled:
     arguments = (config, a_slice, mesh, step, folder)
     child = multiprocessing.get_context("spawn").Process(
@@ -161,7 +162,7 @@ def _read(a_slice: Slice, step: str, folder: pathlib.Path) -> Compiled:
 
 
 def _compile(
-    config: Config, a_slice: Slice, mesh: dict[str, int], step: str, folder: pathlib.Path
+    config: Run, a_slice: Slice, mesh: dict[str, int], step: str, folder: pathlib.Path
 ) -> None:
     """In the child: traces the step, writes its properties, and compiles it."""
     output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT)

@@ -8,26 +8,32 @@ import functools
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nonlocal_jax.config import schema
-from nonlocal_jax.config.schema import Config, Published, Size
+from nonlocal_jax.config.schema import Config, Published, Run, Size, for_segmentation
+from nonlocal_jax.config.video import VideoConfig
+from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation.batching import EvaluationBatch
 from nonlocal_jax.evaluation.evaluate import Evaluation
 from nonlocal_jax.evaluation.inference import Scaled
+from nonlocal_jax.evaluation.video.evaluate import VideoEvaluation
+from nonlocal_jax.evaluation.video.views import Sizes, ViewProgram
 from nonlocal_jax.inputs import sources, timing
 from nonlocal_jax.inputs.loader import Inputs
 from nonlocal_jax.models.fold import fold
-from nonlocal_jax.models.network import init_variables, without_auxiliary_head
+from nonlocal_jax.models.network import build_network, init_variables, without_auxiliary_head
+from nonlocal_jax.models.video_network import VideoNetwork
 from nonlocal_jax.performance import chips, flops, steps
 from nonlocal_jax.runtime import sharding
 from nonlocal_jax.runtime.compilation import compiler_options
 from nonlocal_jax.runtime.console import working
-from nonlocal_jax.training.compiled_step import TrainProgram, network_on
+from nonlocal_jax.training.compiled_step import TrainProgram
+from nonlocal_jax.training.tasks import task as tasks
 
 Variables = dict[str, jax.Array]
 
@@ -39,7 +45,7 @@ class Measured:
     Attributes:
       config: name of the row.
       what: "inference" or "training".
-      images: images in a step, over all devices.
+      images: images or clips in a step, over all devices.
       size: height and width of the network's input.
       milliseconds: median time of a step.
       compile_seconds: tracing, lowering, and compiling or reading the cache.
@@ -65,12 +71,47 @@ class Measured:
 
 
 def inference(
-    name: str, config: Config, batch_size: int, runs: int, size: Size | None = None
+    name: str, config: Run, batch_size: int, runs: int, size: Size | None = None
 ) -> Measured:
-    """From uint8 images at the test size to their counted masks, as in evaluation, on one device.
+    """Inference as in evaluation, on one device.
+
+    Args:
+      name: of the config.
+      config: the config.
+      batch_size: images, or views of videos, in a step.
+      runs: runs after the first.
+      size: height and width of images, by default the benchmark's usual ones.
+
+    Raises:
+      UserError: the config is of videos, and there is a `size`.
+    """
+    if isinstance(config, VideoConfig):
+        if size is not None:
+            raise UserError("--size is for images: set --config.eval.crop_size for videos.")
+        return _view_inference(name, config, batch_size, runs)
+    return _image_inference(name, for_segmentation(config), batch_size, runs, size)
+
+
+def _view_inference(name: str, config: VideoConfig, batch_size: int, runs: int) -> Measured:
+    """From uint8 views to probabilities."""
+    mesh = sharding.make_mesh(schema.Mesh(), jax.devices()[:1])
+    network, variables = _random_video_network(config, mesh)
+    side = config.eval.crop_size
+    program = ViewProgram(network, mesh, Sizes(batch_size, config.data.frames, side))
+    shape = (batch_size, config.data.frames, side, side, 3)
+    views = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    trace = functools.partial(program.trace, variables)
+    arguments = variables, sharding.put_images(views, mesh)
+    return _measure(name, "inference", trace, arguments, (side, side), runs)
+
+
+def _image_inference(
+    name: str, config: Config, batch_size: int, runs: int, size: Size | None
+) -> Measured:
+    """From uint8 images at the test size to their counted masks.
 
     The network sees the whole image, or all windows of a row that slides. `size` (height, width) is
-    that of the image and of the network's input; by default they are the benchmark's usual ones.
+    that of the image and of the network's input.
     """
     mesh = sharding.make_mesh(schema.Mesh(), jax.devices()[:1])
     evaluation, variables = _random_network(config, mesh)
@@ -90,25 +131,20 @@ def inference(
     return _measure(name, "inference", trace, arguments, seen, runs)
 
 
-def training(name: str, config: Config, runs: int) -> Measured:
+def training(name: str, config: Run, runs: int) -> Measured:
     """Train steps of the config's batch, over all devices."""
     mesh = sharding.make_mesh(config.mesh)
-    program = TrainProgram.of(config, mesh)
-    rng, crop = np.random.default_rng(0), config.data.crop_size
-    shape = (config.batch_size, *crop)
-    batch: dict[str, np.ndarray] = {
-        "image": rng.integers(0, 256, (*shape, 3), dtype=np.uint8),
-        "label": rng.integers(0, config.model.num_classes, shape, dtype=np.uint8),
-        "size": np.array([crop] * config.batch_size, np.int32),
-    }
-    state = program.first_state(init_variables(config.model, 0))
-    images = sharding.put_batch(batch, mesh)
-    measured = _measure(name, "training", program.trace, (state, images), crop, runs)
+    task, program = tasks.of(config), TrainProgram.of(config, mesh)
+    state = program.first_state(task.initial_variables())
+    examples = task.random_batch(np.random.default_rng(0))
+    size = next(iter(examples.values())).shape[-3:-1]  # [..., height, width, 3] comes first
+    batch = sharding.put_batch(examples, mesh)
+    measured = _measure(name, "training", program.trace, (state, batch), size, runs)
     return dataclasses.replace(measured, images=config.batch_size)
 
 
-def input_report(config: Config, samples: int) -> str:
-    """A line for each stage of the input pipeline, and one for the whole of it.
+def input_report(config: Run, samples: int) -> str:
+    """A line for each stage of the input pipeline of images, and one for the whole of it.
 
     One thread runs every stage for the same examples, one after the other; then the whole pipeline
     runs as in training.
@@ -116,6 +152,13 @@ def input_report(config: Config, samples: int) -> str:
     Raises:
       UserError: the data set is not there, or an example is bad.
     """
+    task = tasks.of(config)
+    lines = _stages(config, samples) if isinstance(config, Config) else []
+    rate = timing.examples_per_second(task.inputs.train_batches(), samples)
+    return "\n".join([*lines, f"whole pipeline, as in training: {rate:.0f} {task.unit}/s"])
+
+
+def _stages(config: Config, samples: int) -> list[str]:
     inputs = Inputs.of(config)
     source = inputs.open("train")
     lines = [f"{'stage, one thread':<24}{'ms':>8}{'images/s':>12}"]
@@ -125,19 +168,23 @@ def input_report(config: Config, samples: int) -> str:
         )
         stages["together"] = sum(stages.values())
         lines += [f"{name:<24}{s * 1e3:8.2f}{1 / s:12.0f}" for name, s in stages.items()]
-    rate = timing.images_per_second(inputs.train_batches(), samples)
-    return "\n".join([*lines, f"whole pipeline, as in training: {rate:.0f} images/s"])
+    return lines
 
 
-def evaluation_report(name: str, config: Config, samples: int) -> str:
-    """How fast the first `samples` validation images are read, segmented and scored, in a line.
+def evaluation_report(name: str, config: Run, samples: int) -> str:
+    """How fast the first `samples` of the validation split are read and scored, in a line.
 
     Raises:
       UserError: the data set is not there, or an image is bad.
     """
     mesh, said = sharding.make_mesh(config.mesh), [""]
-    evaluation, variables = _random_network(config, mesh)
-    with working(f"{name}: evaluating {samples} images"):
+    evaluation: Evaluation | VideoEvaluation
+    if isinstance(config, VideoConfig):
+        network, variables = _random_video_network(config, mesh)
+        evaluation = VideoEvaluation.of(config, network, mesh)
+    else:
+        evaluation, variables = _random_network(for_segmentation(config), mesh)
+    with working(f"{name}: evaluating {samples} {tasks.of(config).unit}"):
         evaluation.run(sharding.place_variables(variables, mesh), limit=samples, log=said.append)
     return f"{name}, evaluation: {said[-1]}"
 
@@ -146,19 +193,31 @@ def _random_network(config: Config, mesh: jax.sharding.Mesh) -> tuple[Evaluation
     """The evaluation of a config with random weights, folded, and those weights."""
     model = without_auxiliary_head(config.model)
     config = dataclasses.replace(config, model=model)
-    network, variables = fold(network_on(config, mesh), init_variables(model, config.seed))
-    return Evaluation.of(config, network, mesh), variables
+    platform = mesh.devices.flat[0].platform
+    network = build_network(model, platform=platform)
+    folded, variables = fold(network, init_variables(model, config.seed))
+    return Evaluation.of(config, folded, mesh), variables
+
+
+def _random_video_network(config: VideoConfig, mesh: jax.sharding.Mesh) -> tuple[VideoNetwork, Any]:
+    """The network of a config with random weights, folded, and those weights on the mesh."""
+    task = tasks.of(config)
+    network, variables = fold(cast(VideoNetwork, task.network(mesh)), task.initial_variables())
+    return network, sharding.place_variables(variables, mesh)
 
 
 def table(measured: list[Measured], published: dict[str, Published]) -> str:
-    """All of it as a Markdown table; the last two columns are MMSegmentation's, on V100s."""
+    """All of it as a Markdown table; the last two columns are MMSegmentation's, on V100s.
+
+    `published` has what is known of some configs.
+    """
     lines = [
         "| config | what | images | input | ms | images/s | compile s | temporaries GB | TFLOP "
         "| TFLOP/s | of peak | published GB | published fps |",
         "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for m in measured:
-        row, share = published[m.config], m.share_of_peak
+        row, share = published.get(m.config, Published()), m.share_of_peak
         theirs = row.memory_gb if m.what == "training" else row.fps
         cells = [m.config, m.what, str(m.images), f"{m.size[0]}x{m.size[1]}"]
         cells += [f"{m.milliseconds:.1f}", f"{m.images_per_second:.2f}", f"{m.compile_seconds:.1f}"]

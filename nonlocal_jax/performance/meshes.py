@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-from nonlocal_jax.config.schema import Config
+from nonlocal_jax.config.schema import Config, Run
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.runtime import sharding
 
@@ -16,7 +16,7 @@ class Layout(NamedTuple):
     note: str = ""
 
 
-def choose(config: Config, chips: int) -> Layout:
+def choose(config: Run, chips: int) -> Layout:
     """The config's mesh on this many chips, or another one if the batch is too small for it.
 
     In the other one, `data` is the largest number that divides batch and chips, and `spatial` takes
@@ -34,11 +34,13 @@ def choose(config: Config, chips: int) -> Layout:
     images = config.batch_size // config.accumulate_steps
     data = math.gcd(images, chips)
     shared = chips // data
-    if by_hand or 8 * shared > config.data.crop_size[0]:
+    splits = isinstance(config, Config)  # images by rows; clips are not split
+    if by_hand or not splits or 8 * shared > config.data.crop_size[0]:
+        remedy = ", or config.mesh.spatial" if splits else ""
         raise UserError(
             f"config.mesh = {sizes} splits a batch into {groups} parts, which config.batch_size = "
             f"{config.batch_size} (in {config.accumulate_steps} accumulated parts) does not; take "
-            f"a multiple, a smaller slice, or config.mesh.spatial."
+            f"a multiple, or a smaller slice{remedy}."
         )
     note = (
         f"fewer images than chips: {shared} chips share an image; train with "

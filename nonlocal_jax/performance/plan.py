@@ -4,15 +4,18 @@ import dataclasses
 import pathlib
 from typing import NamedTuple
 
-from nonlocal_jax.config.schema import Config
+from nonlocal_jax.config.schema import Run
+from nonlocal_jax.config.video import VideoConfig
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs.datasets import describe
+from nonlocal_jax.inputs.video.dataset import describe as describe_videos
 from nonlocal_jax.performance import chips, compiler, meshes, roofline
 from nonlocal_jax.performance.chips import GIB, Slice
 from nonlocal_jax.performance.compiler import Compiled
 from nonlocal_jax.performance.meshes import Layout
 from nonlocal_jax.performance.roofline import Roofline
 from nonlocal_jax.runtime.console import working
+from nonlocal_jax.training.tasks import task as tasks
 
 RESERVED = 0.25 * GIB  # of a chip's memory, for the system
 MEGA = 1e6
@@ -27,10 +30,10 @@ class Plan(NamedTuple):
       layout: of the batch on its chips.
       train: the compiled train step.
       evaluation: the compiled eval step, with its batch size.
-      images: of the validation split; 0 where that is unknown.
+      images: of the validation split, or views of its videos; 0 where that is unknown.
     """
 
-    config: Config
+    config: Run
     where: Slice
     layout: Layout
     train: Compiled
@@ -63,7 +66,7 @@ class Plan(NamedTuple):
         return all(step.fits and step.needed <= room for step in steps)
 
 
-def make(config: Config, topology: str, cache: pathlib.Path) -> Plan:
+def make(config: Run, topology: str, cache: pathlib.Path) -> Plan:
     """Compiles a config's steps for a slice.
 
     Args:
@@ -89,15 +92,16 @@ def make(config: Config, topology: str, cache: pathlib.Path) -> Plan:
 def report(plan: Plan) -> str:
     """A plan as text."""
     chip, train, where = plan.where.chip, plan.train, plan.where
+    unit = tasks.of(plan.config).unit
     mesh = ", ".join(f"{axis} {size}" for axis, size in plan.layout.sizes.items())
     lines = [
-        f"{where.name}: {where.chips} chips, mesh {mesh}, {plan.config.batch_size} images a step",
+        f"{where.name}: {where.chips} chips, mesh {mesh}, {plan.config.batch_size} {unit} a step",
         *([f"  {plan.layout.note}"] if plan.layout.note else []),
         f"  memory of a chip: {_memory(train, chip.hbm)}",
         *(f"    {part:<14}{size / GIB:8.3f} GiB" for part, size in train.parts.items()),
     ]
     evaluation, eval_batch = plan.evaluation
-    lines += [f"  eval step of {eval_batch} images: {_memory(evaluation, chip.hbm)}"]
+    lines += [f"  eval step of {eval_batch} {unit}: {_memory(evaluation, chip.hbm)}"]
     if not (train.fits and evaluation.fits):
         return "\n".join([*lines, "  DOES NOT FIT: take more chips, or accumulate_steps."])
     lines += [
@@ -109,7 +113,7 @@ def report(plan: Plan) -> str:
         ),
         f"  roofline (a bound, no measurement): compute {_ms(plan.bound.compute)}, memory "
         f"{_ms(plan.bound.memory)}, network {_ms(plan.bound.network)}",
-        f"    step {_ms(plan.bound.step)}, {_images_per_second(plan):.0f} images/s",
+        f"    step {_ms(plan.bound.step)}, {_images_per_second(plan):.0f} {unit}/s",
         f"    {plan.config.total_steps} steps: {plan.hours:.2f} h, "
         f"{plan.hours * where.chips:.1f} chip hours",
     ]
@@ -182,9 +186,12 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.2f} ms"
 
 
-def _validation_images(config: Config) -> int:
+def _validation_images(config: Run) -> int:
     """The published number; 0 for other data sets, which may not be on this machine."""
     try:
+        if isinstance(config, VideoConfig):
+            counts = describe_videos(config.data, config.data_dir).counts
+            return counts.get("val", 0) * config.eval.training_clips
         return describe(config.data, config.data_dir).counts.get("val", 0)
     except UserError:
         return 0

@@ -1,15 +1,19 @@
 """The train and the eval step of a config, traced for the chips of a slice."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 
-from nonlocal_jax.config.schema import Config, Size
+from nonlocal_jax.config.schema import Config, Run, Size, for_segmentation
+from nonlocal_jax.config.video import VideoConfig
 from nonlocal_jax.evaluation.batching import EvaluationBatch
 from nonlocal_jax.evaluation.evaluate import Evaluation
 from nonlocal_jax.evaluation.inference import Scaled
+from nonlocal_jax.evaluation.video.evaluate import VideoEvaluation
 from nonlocal_jax.inputs.transforms import test_sizes
+from nonlocal_jax.models.network import Network
+from nonlocal_jax.models.video_network import VideoNetwork
 from nonlocal_jax.runtime import sharding
 from nonlocal_jax.training.compiled_step import TrainProgram
 
@@ -18,15 +22,28 @@ from nonlocal_jax.training.compiled_step import TrainProgram
 WIDE, PHOTO = (1024, 2048), (384, 512)
 
 
-def train(config: Config, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
+def train(config: Run, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
     """The train step that a run compiles."""
     return TrainProgram.of(config, mesh).trace()
 
 
-def evaluation(config: Config, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
-    """The step that evaluates a batch of images of the data set's usual size, without padding."""
+def evaluation(config: Run, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
+    """The step that evaluates a batch of the data set's images, or of views of its videos."""
+    if isinstance(config, VideoConfig):
+        return _views(config, mesh)
+    return _images(for_segmentation(config), mesh)
+
+
+def _views(config: VideoConfig, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
     program = TrainProgram.of(config, mesh)
-    step = Evaluation.of(config, program.network, mesh)
+    step = VideoEvaluation.of(config, cast(VideoNetwork, program.network), mesh)
+    return step.program.trace(program.abstract_state().variables)
+
+
+def _images(config: Config, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
+    """Of images of the usual size, without padding."""
+    program = TrainProgram.of(config, mesh)
+    step = Evaluation.of(config, cast(Network, program.network), mesh)
     canvas, seen = eval_sizes(config)
 
     def images(shape: tuple[int, ...], dtype: type) -> Any:
@@ -50,7 +67,7 @@ def eval_sizes(config: Config) -> tuple[Size, Size]:
     return original, seen
 
 
-def state_bytes(config: Config, mesh: jax.sharding.Mesh) -> dict[str, int]:
+def state_bytes(config: Run, mesh: jax.sharding.Mesh) -> dict[str, int]:
     """Bytes of the training state on each chip: "parameters" (with statistics), "optimizer"."""
     state = TrainProgram.of(config, mesh).abstract_state()
     return {"parameters": _local_bytes(state.variables), "optimizer": _local_bytes(state.optimizer)}

@@ -113,22 +113,30 @@ def stack(pictures: Sequence[AnyPicture]) -> Picture:
 
 
 def attention_overlay(
-    image: Picture, attention: Float[np.ndarray, "h_a w_a"], point: tuple[int, int]
+    image: Picture,
+    attention: Float[np.ndarray, "h_a w_a"],
+    point: tuple[int, int] | None,
+    *,
+    peak: float | None = None,
 ) -> Picture:
     """What one pixel attends to: bright by weight, over the image in dark grey.
 
     Args:
       image: what was looked at.
       attention: weights over the positions of the feature map, not negative.
-      point: row and column of the attending pixel in the image; a cross marks it.
+      point: row and column of the attending pixel in the image; a cross marks it. None: no cross.
+      peak: the weight that is brightest; by default the largest.
     """
     height, width = image.shape[:2]
-    relative = np.asarray(attention, np.float32) / max(float(np.max(attention)), 1e-12)
+    peak = max(float(np.max(attention)), 1e-12) if peak is None else peak
+    relative = np.asarray(attention, np.float32) / peak
     enlarged = cv2.resize(relative, (width, height), interpolation=cv2.INTER_LINEAR)
     levels = np.clip(enlarged * 255, 0, 255).astype(np.uint8)
     heat = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     picture = np.maximum(grey // 2, heat)
+    if point is None:
+        return picture
     size = max(height, width) // 40 + 3
     centre = (point[1], point[0])
     cv2.drawMarker(picture, centre, (0, 0, 0), cv2.MARKER_CROSS, size + 2, thickness=3)

@@ -121,17 +121,14 @@ def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
 
 
 def abstract_batch(
-    mesh: Mesh, batch_size: int, crop_size: tuple[int, int]
+    mesh: Mesh, batch: dict[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, dtypes and shardings of a training batch, to compile for."""
-    arrays = {
-        "image": ((batch_size, *crop_size, 3), np.uint8),
-        "label": ((batch_size, *crop_size), np.uint8),
-        "size": ((batch_size, 2), np.int32),
-    }
+    """A training batch of some shapes and dtypes, with its shardings, to compile for."""
     return {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=image_sharding(mesh, shape))
-        for name, (shape, dtype) in arrays.items()
+        name: jax.ShapeDtypeStruct(
+            array.shape, array.dtype, sharding=image_sharding(mesh, array.shape)
+        )
+        for name, array in batch.items()
     }
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from nonlocal_jax.config.schema import Config, Size
-from nonlocal_jax.models.network import Network, build_network
+from nonlocal_jax.config.schema import Run
+from nonlocal_jax.models.functional import Functional
 from nonlocal_jax.runtime import sharding
 from nonlocal_jax.runtime.compilation import compiler_options
-from nonlocal_jax.training.losses.loss import Loss, make_loss
 from nonlocal_jax.training.optimizers.optimizer import Optimizer, make_optimizer
 from nonlocal_jax.training.step import TrainState, initial_state, make_train_step
+from nonlocal_jax.training.tasks import task as tasks
+from nonlocal_jax.training.tasks.task import Objective
 
 
 @dataclass(frozen=True)
@@ -26,38 +27,33 @@ class TrainProgram:
       mesh: the devices.
       network: with the dtype and the kernels of that platform.
       optimizer: updates its parameters.
-      loss: applied to its outputs.
-      align_corners: how logits are resized to labels.
-      batch_size: the global batch size.
-      crop_size: height and width of its images.
+      objective: what is minimised.
+      batch: shapes and dtypes of a global batch.
       accumulate_steps: parts of a batch that are computed one after another.
       seed: seed of dropout.
     """
 
     mesh: Mesh
-    network: Network
+    network: Functional[Any]
     optimizer: Optimizer
-    loss: Loss
-    align_corners: bool
-    batch_size: int
-    crop_size: Size
+    objective: Objective
+    batch: dict[str, jax.ShapeDtypeStruct]
     accumulate_steps: int
     seed: int
 
     @classmethod
-    def of(cls, config: Config, mesh: Mesh) -> "TrainProgram":
+    def of(cls, config: Run, mesh: Mesh) -> "TrainProgram":
         """The program of a config on a mesh."""
+        task = tasks.of(config)
         optimizer = make_optimizer(
             config.optimizer, total_steps=config.total_steps, batch_size=config.batch_size
         )
         return cls(
             mesh=mesh,
-            network=network_on(config, mesh),
+            network=task.network(mesh),
             optimizer=optimizer,
-            loss=make_loss(config.loss),
-            align_corners=config.model.align_corners,
-            batch_size=config.batch_size,
-            crop_size=config.data.crop_size,
+            objective=task.objective(),
+            batch=task.batch(),
             accumulate_steps=config.accumulate_steps,
             seed=config.seed,
         )
@@ -93,8 +89,7 @@ class TrainProgram:
         step = make_train_step(
             self.network,
             self.optimizer.transformation,
-            self.loss,
-            align_corners=self.align_corners,
+            self.objective,
             accumulate_steps=self.accumulate_steps,
             seed=self.seed,
         )
@@ -104,9 +99,7 @@ class TrainProgram:
             step, donate_argnums=0, out_shardings=(places, sharding.replicated(self.mesh))
         )
         with jax.set_mesh(self.mesh):  # the network reads the mesh from the context
-            return jitted.trace(
-                state, sharding.abstract_batch(self.mesh, self.batch_size, self.crop_size)
-            )
+            return jitted.trace(state, sharding.abstract_batch(self.mesh, self.batch))
 
     def compile(self) -> jax.stages.Compiled:
         """The compiled step for local devices: (state, batch) -> (state, metrics)."""
@@ -117,6 +110,6 @@ class TrainProgram:
         return compiled
 
 
-def network_on(config: Config, mesh: Mesh) -> Network:
+def network_on(config: Run, mesh: Mesh) -> Functional[Any]:
     """The network of a config, with the dtype and the kernels for the devices of a mesh."""
-    return build_network(config.model, platform=mesh.devices.flat[0].platform)
+    return tasks.of(config).network(mesh)

@@ -1,6 +1,7 @@
 """The demo: two networks, with and without the block, on scenes of inputs/datasets/scenes.py."""
 
 import pathlib
+from typing import cast
 
 import cv2
 import numpy as np
@@ -37,8 +38,8 @@ def demonstrate(config: Config, workdir: pathlib.Path) -> dict[str, Scores]:
     for head, what in HEADS.items():
         say(f"\n--- {what.capitalize()} ---")
         variant = files.override(config, **{"model.decode_head.name": head})
-        scores[head] = train(variant, workdir / head)
-        predictors[head] = predictor.load(workdir / head)
+        scores[head] = cast(Scores, train(variant, workdir / head))
+        predictors[head] = cast(Predictor, predictor.load(workdir / head))
     unseen = Inputs.of(config).open("val")
     shares = [draw(index, unseen[index], predictors, workdir) for index in range(PICTURES)]
     say(f"\n{compare(scores)}\n")

@@ -15,19 +15,19 @@ from jax.sharding import Mesh
 from nonlocal_jax.checkpoints import folder, run
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.checkpoints.run import RunCheckpoints
-from nonlocal_jax.config.schema import Config
+from nonlocal_jax.config.schema import Run
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.evaluation.evaluate import Evaluation
-from nonlocal_jax.evaluation.metrics.scores import Scores
-from nonlocal_jax.inputs.loader import Inputs
 from nonlocal_jax.runtime import console, distributed, environment, lock, sharding
 from nonlocal_jax.runtime.console import say
 from nonlocal_jax.runtime.preemption import Preempted, Preemption
 from nonlocal_jax.training import starting_weights, workdir
 from nonlocal_jax.training.compiled_step import TrainProgram
+from nonlocal_jax.training.precise_norm import PreciseNorm
 from nonlocal_jax.training.run_log import RunLog
 from nonlocal_jax.training.step import Metrics, TrainState
 from nonlocal_jax.training.step_metrics import StepMetrics
+from nonlocal_jax.training.tasks import task as tasks
+from nonlocal_jax.training.tasks.task import Evaluation, Inputs, Scores, Task
 
 CHECKPOINTS = "checkpoints"
 
@@ -46,7 +46,7 @@ class Start(NamedTuple):
     recent: Mapping[str, Any] | None
 
 
-def train(config: Config, directory: pathlib.Path, preemption: Preemption | None = None) -> Scores:
+def train(config: Run, directory: pathlib.Path, preemption: Preemption | None = None) -> Scores:
     """Trains `config` in the folder `directory`, or resumes the run that is there.
 
     Args:
@@ -61,22 +61,27 @@ def train(config: Config, directory: pathlib.Path, preemption: Preemption | None
       SystemExit: once everything is saved, with 75 after a SIGTERM, with 130 after Ctrl-C.
     """
     preemption = preemption or Preemption()
-    inputs, mesh = Inputs.of(config), sharding.make_mesh(config.mesh)
-    check(config, inputs, mesh)
+    task, mesh = tasks.of(config), sharding.make_mesh(config.mesh)
+    check(config, task.inputs, mesh)
     with contextlib.ExitStack() as stack:
         distributed.by_first(lambda: stack.enter_context(lock.held(directory)))
         start = Start(*distributed.by_first(functools.partial(_claim, config, directory)))
         program = TrainProgram.of(config, mesh)
-        evaluation = Evaluation.of(config, program.network, mesh)
+        evaluation = task.evaluation(program.network, mesh)
         saved = stack.enter_context(
             RunCheckpoints(directory / CHECKPOINTS, keep=config.keep_checkpoints)
         )
-        state = _first_state(config, inputs, program, saved, start.step)
+        state = _first_state(config, task.inputs, program, saved, start.step)
         log = stack.enter_context(RunLog(directory, start.step, evaluated=start.evaluated))
         rows = sharding.local_rows(mesh, config.batch_size)
-        batches = inputs.train_batches(start_step=start.step, rows=rows)
+        batches = task.inputs.train_batches(start_step=start.step, rows=rows)
         train_step = _compile(program)
-        recent = StepMetrics(config.skip_nonfinite_steps, inputs.describe_batch, start.recent)
+        with_precise_norm = PreciseNorm(
+            program,
+            lambda step: task.inputs.train_batches(start_step=step, rows=rows),
+            config.precise_norm_batches,
+        )
+        recent = StepMetrics(config.skip_nonfinite_steps, task.inputs.describe_batch, start.recent)
         rate = console.Rate(config.total_steps, config.batch_size)
         evaluate = functools.partial(_evaluate, evaluation, saved, log, preemption)
         scores = None
@@ -98,13 +103,17 @@ def train(config: Config, directory: pathlib.Path, preemption: Preemption | None
             if step % config.log_every == 0 or step == config.total_steps:
                 scalars = recent.means()
                 scalars["learning_rate"] = float(program.optimizer.schedule(step - 1))
-                scalars["images_per_second"], eta = rate.read(step)
-                _say_progress(step, config.total_steps, scalars, eta)
+                scalars[f"{task.unit}_per_second"], eta = rate.read(step)
+                _say_progress(step, config.total_steps, scalars, task.unit, eta)
                 log.write(step, scalars)
             due, told_to_stop = _is_due(config, step), preemption.told()
-            if due or told_to_stop or step % config.checkpoint_every == 0:
+            planned = due or step % config.checkpoint_every == 0
+            if planned:
+                with rate.pause():
+                    state = with_precise_norm(step, state)
+            if planned or told_to_stop:
                 # Save before evaluating, which may fail. A step that is not finite raises here.
-                metadata = _metadata(config, inputs, recent)
+                metadata = _metadata(config, task, recent)
                 saved.save(step, state.variables, state.optimizer, metadata)
             if due and not told_to_stop:
                 with rate.pause():
@@ -116,7 +125,7 @@ def train(config: Config, directory: pathlib.Path, preemption: Preemption | None
     return scores
 
 
-def check(config: Config, inputs: Inputs, mesh: Mesh) -> None:
+def check(config: Run, inputs: Inputs, mesh: Mesh) -> None:
     """Checks the data, the initial weights and the batch size before anything is compiled.
 
     Raises:
@@ -137,7 +146,7 @@ def check(config: Config, inputs: Inputs, mesh: Mesh) -> None:
     )
 
 
-def _claim(config: Config, directory: pathlib.Path) -> Start:
+def _claim(config: Run, directory: pathlib.Path) -> Start:
     """Makes the folder this run's. One process calls this.
 
     Raises:
@@ -155,18 +164,12 @@ def _claim(config: Config, directory: pathlib.Path) -> Start:
     return Start(step, evaluated, metadata.recent)
 
 
-def _metadata(config: Config, inputs: Inputs, recent: StepMetrics) -> Metadata:
-    dataset = inputs.dataset
-    return Metadata(
-        kind="training",
-        config=config,
-        meta={"CLASSES": list(dataset.class_names), "PALETTE": dataset.palette.tolist()},
-        recent=recent.state(),
-    )
+def _metadata(config: Run, task: Task, recent: StepMetrics) -> Metadata:
+    return Metadata(kind="training", config=config, meta=task.meta(), recent=recent.state())
 
 
 def _first_state(
-    config: Config, inputs: Inputs, program: TrainProgram, saved: RunCheckpoints, start: int
+    config: Run, inputs: Inputs, program: TrainProgram, saved: RunCheckpoints, start: int
 ) -> TrainState:
     """The state of the checkpoint of step `start`, or the one at step 0."""
     if start == 0:
@@ -210,7 +213,7 @@ def _evaluate(
         scores = evaluation.run(state.variables, between_batches=preemption.give_up_if_told)
     except Preempted:
         return None
-    saved.score(step, scores.miou)
+    saved.score(step, scores.best_by)
     log.write(step, scores.to_dict())
     say(f"Step {step}:\n{scores.table()}")
     return scores
@@ -222,15 +225,16 @@ def _leave(saved: RunCheckpoints, step: int, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _is_due(config: Config, step: int) -> bool:
+def _is_due(config: Run, step: int) -> bool:
     """Whether a step is followed by an evaluation."""
     return step % config.eval_every == 0 or step == config.total_steps
 
 
-def _say_progress(step: int, total: int, scalars: dict[str, float], eta: str) -> None:
+def _say_progress(step: int, total: int, scalars: dict[str, float], unit: str, eta: str) -> None:
     formats = {"loss": ".4f", "accuracy": ".3f"}  # unless no pixel had a label, or all were skipped
     told = [f"{name} {scalars[name]:{form}}  " for name, form in formats.items() if name in scalars]
+    rate = scalars[f"{unit}_per_second"]
     say(
         f"step {step}/{total}  {''.join(told)}"
-        f"lr {scalars['learning_rate']:.2e}  {scalars['images_per_second']:.1f} images/s  ETA {eta}"
+        f"lr {scalars['learning_rate']:.2e}  {rate:.1f} {unit}/s  ETA {eta}"
     )

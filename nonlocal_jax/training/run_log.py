@@ -101,4 +101,4 @@ def _parse(line: bytes) -> dict[str, float] | None:
 def _stays(content: dict[str, float] | None, start: int, evaluated: bool) -> bool:
     if content is None or content["step"] > start:
         return False
-    return evaluated or content["step"] < start or "miou" not in content
+    return evaluated or content["step"] < start or "learning_rate" in content

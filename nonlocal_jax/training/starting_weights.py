@@ -3,6 +3,7 @@
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,11 @@ import numpy as np
 from nonlocal_jax.checkpoints import compare
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.checkpoints.model import load_model
-from nonlocal_jax.config.schema import Config
+from nonlocal_jax.config.schema import Run
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.models.network import Network, init_variables
+from nonlocal_jax.models.functional import Functional
 from nonlocal_jax.runtime.console import say
+from nonlocal_jax.training.tasks import task as tasks
 
 # Settings in which a run may differ from its starting weights. Differences are reported.
 RETRAINED = (
@@ -31,7 +33,10 @@ def check(path: str | os.PathLike[str]) -> None:
         return
     name = pathlib.Path(path).name
     command = f"nonlocal-jax convert --backbone={name} --output={path}"
-    if not name.startswith("resnet"):
+    if name.endswith("_initial"):
+        row = name.removesuffix("_initial")
+        command = f"nonlocal-jax convert --config={row} --initial --input=FILE.pkl --output={path}"
+    elif not name.startswith("resnet"):
         command = f"nonlocal-jax convert --config=ROW --output={path}"
     raise UserError(
         f"config.init_from is {path}, which is not there. Bring it with\n    {command}\n"
@@ -40,7 +45,7 @@ def check(path: str | os.PathLike[str]) -> None:
 
 
 def initial_variables(
-    config: Config, network: Network, class_names: Sequence[str] | None = None
+    config: Run, network: Functional[Any], class_names: Sequence[str] | None = None
 ) -> dict[str, jax.Array]:
     """All variables of `network`: those of `config.init_from`, the others random by `config.seed`.
 
@@ -53,7 +58,7 @@ def initial_variables(
       UserError: the checkpoint is of another network, or of another number of classes and
         `config.init_skip_classifier` is not set.
     """
-    variables = init_variables(config.model, config.seed)
+    variables = tasks.of(config).initial_variables()
     if not config.init_from:
         return variables
     loaded, metadata = load_model(config.init_from)
@@ -83,7 +88,7 @@ def _is_taken(name: str, value: np.ndarray, variables: Mapping[str, jax.Array]) 
 
 
 def _check(
-    config: Config, metadata: Metadata, loaded: Mapping[str, np.ndarray], network: Network
+    config: Run, metadata: Metadata, loaded: Mapping[str, np.ndarray], network: Functional[Any]
 ) -> None:
     path, skip = config.init_from, config.init_skip_classifier
     expected = {
@@ -91,6 +96,7 @@ def _check(
         for name, leaf in network.shapes.items()
         if (metadata.kind != "backbone" or name.startswith("backbone/"))
         and (name in loaded or not (skip and _is_classifier(name)))
+        and name not in metadata.meta.get("new", ())  # a backbone of Caffe2 without these
     }
     arrays = compare.difference(loaded, expected)
     if arrays and all(_is_classifier(line) for line in arrays):

@@ -1,6 +1,5 @@
 """One step of training: state and batch in, state and metrics out."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,11 +10,11 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from nonlocal_jax.models.network import Network, flat_variables
-from nonlocal_jax.ops.normalize import normalize
+from nonlocal_jax.models.functional import Functional, flat_variables
 from nonlocal_jax.runtime.sharding import gathered
-from nonlocal_jax.training.losses.loss import Loss
+from nonlocal_jax.training.tasks.task import Objective
 
+Network = Functional[Any]
 Variables = dict[str, jax.Array]
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -55,30 +54,26 @@ def initial_state(
 def make_train_step(
     network: Network,
     optimizer: optax.GradientTransformation,
-    loss: Loss,
+    objective: Objective,
     *,
-    align_corners: bool,
     accumulate_steps: int = 1,
     seed: int = 0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step as a pure function. The caller jits it.
 
-    A batch holds `image` uint8 [n, h, w, 3], `label` uint8 [n, h, w] and `size` int32 [n, 2], the
-    height and width without padding. Metrics are scalars: `loss`, `loss_NAME` of each output of the
-    network (`decode`, `auxiliary`), the `accuracy` of the decode head, and `finite`. If the loss, a
-    gradient or a running statistic is not finite, the step changes nothing but the step counter.
+    Metrics are those of the objective, and `finite`. If the loss, a gradient or a running statistic
+    is not finite, the step changes nothing but the step counter.
 
     Args:
       network: the network to train.
       optimizer: its state is in `TrainState.optimizer`.
-      loss: applied to each output of the network.
-      align_corners: how logits are resized to the labels.
+      objective: what is minimised, for a network and a batch.
       accumulate_steps: the batch is split into this many parts, and their gradients are averaged.
         Batch norm sees one part at a time.
       seed: of dropout. It is combined with the step's number, so resuming needs no generator state.
     """
 
-    gradient_function = _gradient_function(network, loss, align_corners)
+    gradient_function = _gradient_function(network, objective)
     if accumulate_steps > 1:
         gradient_function = _accumulated(gradient_function, accumulate_steps)
 
@@ -99,25 +94,17 @@ def make_train_step(
     return train_step
 
 
-def _gradient_function(network: Network, loss: Loss, align_corners: bool) -> GradientFunction:
+def _gradient_function(network: Network, objective: Objective) -> GradientFunction:
     """Gradients and results of the forward pass."""
 
     def loss_function(
         parameters: Variables, statistics: Variables, batch: Batch, key: jax.Array
     ) -> tuple[Float[Array, ""], tuple[Variables, Metrics]]:
         model = network.bind(gathered({**parameters, **statistics}))
-        model.train()  # type: ignore[no-untyped-call]
-        images = normalize(batch["image"], batch["size"])
-        outputs = model.training_outputs(images, rngs=nnx.Rngs(dropout=key))
-        metrics: Metrics = {}
-        for name, output in outputs.items():
-            result = loss(output.logits, batch["label"], align_corners)
-            metrics[f"loss_{name}"] = output.weight * result.loss
-            if name == "decode":
-                metrics["accuracy"] = result.accuracy
-        total = functools.reduce(jnp.add, (metrics[f"loss_{name}"] for name in outputs))
+        model.train()
+        metrics = objective(model, batch, nnx.Rngs(dropout=key))
         variables = flat_variables(model)
-        return total, ({k: variables[k] for k in statistics}, {"loss": total, **metrics})
+        return metrics["loss"], ({k: variables[k] for k in statistics}, metrics)
 
     return jax.grad(loss_function, has_aux=True)
 

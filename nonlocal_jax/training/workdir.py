@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.checkpoints.run import UNFINISHED
 from nonlocal_jax.config import files, versions
-from nonlocal_jax.config.schema import Config
+from nonlocal_jax.config.schema import Run
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.runtime.files import write_whole
 
@@ -39,7 +39,7 @@ TOTAL_STEPS = (
 )
 
 
-def claim(workdir: pathlib.Path, config: Config, environment: Mapping[str, object]) -> None:
+def claim(workdir: pathlib.Path, config: Run, environment: Mapping[str, object]) -> None:
     """Creates the folder for a config, or checks that it belongs to that config.
 
     Raises:
@@ -62,7 +62,7 @@ def claim(workdir: pathlib.Path, config: Config, environment: Mapping[str, objec
         ) from error
 
 
-def check_checkpoint(folder: pathlib.Path, metadata: Metadata, config: Config) -> None:
+def check_checkpoint(folder: pathlib.Path, metadata: Metadata, config: Run) -> None:
     """Raises a UserError if the metadata of a checkpoint have another config."""
     if metadata.config is not None:
         _refuse(f"{folder} is a checkpoint", folder.parent.parent, metadata.config, config)
@@ -79,7 +79,7 @@ def _holds_something(path: pathlib.Path) -> bool:
     return path.stat().st_size > 0
 
 
-def _read(file: pathlib.Path) -> Config:
+def _read(file: pathlib.Path) -> Run:
     """The config of a run, written by any version."""
     try:
         json.loads(file.read_text())
@@ -105,7 +105,7 @@ def _refuse_unknown(workdir: pathlib.Path) -> None:
         )
 
 
-def _refuse(what: str, workdir: pathlib.Path, theirs: Config, ours: Config) -> None:
+def _refuse(what: str, workdir: pathlib.Path, theirs: Run, ours: Run) -> None:
     """Raises a UserError that lists the differences of two configs, if there are any."""
     before, now = (files.flatten(files.to_tree(config)) for config in (theirs, ours))
     changed = {

@@ -75,9 +75,10 @@ def test_the_wheel_holds_the_package_configs_and_data_sets_and_nothing_else(whee
     held = {name for name in names if ".dist-info/" not in name}
     python = set().union(*map(python_files, ("nonlocal_jax", "configs", "data")))
     others = {f"nonlocal_jax/data/{name}/README.md" for name in ("ade20k", "camvid", "cityscapes")}
-    others |= {"nonlocal_jax/data/voc12aug/README.md", "nonlocal_jax/data/README.md"}
+    others |= {f"nonlocal_jax/data/{name}README.md" for name in ("voc12aug/", "kinetics/", "")}
     others |= {"nonlocal_jax/py.typed"}
-    assert held >= python | others
+    names_of_kinetics = {"nonlocal_jax/inputs/datasets/kinetics400.txt"}
+    assert held >= python | others | names_of_kinetics
     assert all(name.startswith("nonlocal_jax/") for name in held)
     assert {name for name in held if not name.endswith((".py", ".txt"))} == others
 

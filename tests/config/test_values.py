@@ -24,7 +24,11 @@ FREE = {"data_dir", "init_from", "data.classes_file", "published.url", "publishe
         ("optimizer.learning_rate", math.inf, "inf; it must be a finite number"),
         ("optimizer.learning_rate", math.nan, "nan; it must be a finite number"),
         ("optimizer.learning_rate", 1e39, "at most 1000"),
-        ("optimizer.schedule.name", "sqare", "'sqare'; it must be one of polynomial, or a module"),
+        (
+            "optimizer.schedule.name",
+            "sqare",
+            "'sqare'; it must be one of polynomial, steps, or a module",
+        ),
         ("data.flip_probability", 2.0, "2.0; .* at least 0, at most 1"),
         ("batch_size", 0, "0; it must be a whole number, at least 1"),
         ("batch_size", True, "True; it must be a whole number"),
@@ -43,7 +47,11 @@ FREE = {"data_dir", "init_from", "data.classes_file", "published.url", "publishe
         ("seed", -1, "-1; .* at least 0"),
         ("model.backbone.frozen_stages", 9, "9; .* at most 4"),
         ("model.backbone.depth", 51, "51; it must be one of 18, 34, 50, 101, 152"),
-        ("model.decode_head.name", "fcm", "'fcm'; it must be one of nonlocal, fcn, or a module"),
+        (
+            "model.decode_head.name",
+            "fcm",
+            "'fcm'; it must be one of nonlocal, fcn, classification, or a module",
+        ),
         ("model.decode_head.name", "no.such", "there is no module of that name"),
     ],
 )

@@ -346,7 +346,7 @@ def test_the_command_ends_an_error_with_one_message_and_code_2(tmp_path, capsys)
         (["cityscapes", f"--source={tmp_path}"], "https://www.cityscapes-dataset.com/register/"),
         (["cityscapes", "--download"], "cannot be downloaded by a program"),
         (["kitti"], "'kitti' cannot be prepared; it must be one of ade20k, camvid"),
-        ([], "one of ade20k, camvid, cityscapes, voc12aug"),
+        ([], "one of ade20k, camvid, cityscapes, kinetics, voc12aug"),
     ]:
         assert command.run([*words, output]) == 2
         printed = capsys.readouterr()
@@ -377,7 +377,7 @@ def test_the_builders_are_found_without_an_installation(tmp_path):
 
 
 def test_every_builder_says_where_its_data_set_comes_from():
-    assert builders.names() == sorted(BENCHMARKS)
+    assert builders.names() == sorted((*BENCHMARKS, "kinetics"))
     for name in builders.names():
         builder = builders.load(name)
         assert "http" in builder.MANUAL_DOWNLOAD_INSTRUCTIONS and builder.USUAL_SOURCE

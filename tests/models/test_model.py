@@ -10,7 +10,8 @@ from plain import resize_bilinear
 
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.backbones.resnet import average_pool
-from nonlocal_jax.models.network import build_network, build_segmentor, flat_variables
+from nonlocal_jax.models.functional import flat_variables
+from nonlocal_jax.models.network import build_network, build_segmentor
 
 OVERRIDES = {
     "r50_d8": {},

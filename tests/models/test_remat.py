@@ -33,7 +33,8 @@ def test_a_step_is_the_same_whatever_is_kept(overrides, monkeypatch):
     """Also the running statistics: they move once."""
     sharded.shrink(monkeypatch, depth=50 if "backbone.frozen_stages" in overrides else 18)
     # The golden images are normalised already.
-    monkeypatch.setattr("nonlocal_jax.training.step.normalize", lambda image, _: image)
+    place = "nonlocal_jax.training.tasks.segmentation.normalize"
+    monkeypatch.setattr(place, lambda image, _: image)
     with jax.enable_x64(True):
         expected, metrics = one_step("none", **overrides)
         for remat in ("norms", "blocks"):

@@ -6,6 +6,7 @@ from nonlocal_jax.training.losses.cross_entropy import segmentation_loss
 from nonlocal_jax.training.optimizers import sgd
 from nonlocal_jax.training.schedules import polynomial
 from nonlocal_jax.training.step import make_train_step
+from nonlocal_jax.training.tasks.segmentation import objective
 
 
 def optimizer():
@@ -16,5 +17,5 @@ def optimizer():
 
 def train_step(network, **options):
     """The jitted step of that optimiser: (state, batch) -> (state, metrics)."""
-    options = {"align_corners": False, **options}
-    return jax.jit(make_train_step(network, optimizer(), segmentation_loss, **options))
+    minimised = objective(segmentation_loss, options.pop("align_corners", False))
+    return jax.jit(make_train_step(network, optimizer(), minimised, **options))

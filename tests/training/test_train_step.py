@@ -42,7 +42,9 @@ def check_ten_steps(row, golden, monkeypatch):
     config = tiny_config(**overrides, dtype="float64")
     network = build_network(config.model)
     # The golden images are normalised already.
-    monkeypatch.setattr("nonlocal_jax.training.step.normalize", lambda image, _: image)
+    monkeypatch.setattr(
+        "nonlocal_jax.training.tasks.segmentation.normalize", lambda image, _: image
+    )
     variables = golden_variables(config, network)
     variables = {name: value.astype(jnp.float64) for name, value in variables.items()}
     state = initial_state(network, variables, optimizer())

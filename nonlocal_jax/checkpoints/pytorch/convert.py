@@ -1,10 +1,6 @@
 """Converts PyTorch files to checkpoints and back. Results are verified, and written atomically."""
 
-import os
 import re
-import shutil
-import sys
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +9,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from flax import nnx
 
-from nonlocal_jax.checkpoints import compare, locate, model
+from nonlocal_jax.checkpoints import compare, conversion, locate, model
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.checkpoints.pytorch import download, torch_file
 from nonlocal_jax.checkpoints.pytorch.exporter import export_checkpoint
@@ -22,7 +18,8 @@ from nonlocal_jax.checkpoints.pytorch.pickle_names import printable
 from nonlocal_jax.config.schema import Config
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.backbones.resnet import BLOCKS_PER_STAGE, Options, ResNet
-from nonlocal_jax.models.network import build_network, flat_variables
+from nonlocal_jax.models.functional import flat_variables
+from nonlocal_jax.models.network import build_network
 from nonlocal_jax.models.numerics import Numerics
 from nonlocal_jax.models.torch_keys import TorchKeys, under
 
@@ -81,19 +78,6 @@ def backbone_target(name: str) -> Target:
     return Target(name, "backbone", keys, shapes, download.BACKBONES.get(name, ""))
 
 
-def new_path(path: str) -> Path:
-    """The path of a file or folder to be written.
-
-    Raises:
-      UserError: no path is given, or something is there already.
-    """
-    if not path:
-        raise UserError("--output is missing: name the folder or file to write.")
-    if os.path.lexists(path):
-        raise UserError(f"{path} exists already; remove it, or choose another --output.")
-    return Path(path).absolute()
-
-
 def import_(target: Target, source: str, output: Path, *, allow_nan: bool = False) -> None:
     """Writes the checkpoint folder `output` from a PyTorch file, and prints what it holds.
 
@@ -117,7 +101,7 @@ def import_(target: Target, source: str, output: Path, *, allow_nan: bool = Fals
         )
     except UserError as error:
         raise UserError(f"{file} does not fit {target.name}: {error}") from error
-    _check_finite(file, result.not_finite, allow_nan)
+    conversion.check_finite(file, result.not_finite, allow_nan)
     metadata = Metadata(
         kind=target.kind,
         config=target.config,
@@ -126,7 +110,7 @@ def import_(target: Target, source: str, output: Path, *, allow_nan: bool = Fals
         meta=result.meta,
         counters=result.counters,
     )
-    _save_verified(output, result.variables, metadata)
+    conversion.save_verified(output, result.variables, metadata)
     print(_summary(file, digest, result))
     print(f"Written to {output} and read back: every value is the file's.")
 
@@ -163,13 +147,13 @@ def export(
     except UserError as error:
         raise UserError(f"{found} does not fit its config: {error}") from error
     not_finite = [name for name, value in variables.items() if not np.isfinite(value).all()]
-    _check_finite(found, not_finite, allow_nan)
+    conversion.check_finite(found, not_finite, allow_nan)
     unfinished = output.with_name(f".{output.name}.unfinished")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         torch_file.write(unfinished, tree, legacy=legacy)
         written: Any = torch_file.read(unfinished)
-        _check_equal(output, tree["state_dict"], written["state_dict"])
+        conversion.check_equal(output, tree["state_dict"], written["state_dict"])
         unfinished.rename(output)
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error}.") from error
@@ -184,63 +168,9 @@ def _published(target: Target) -> Path:
     return download.fetch(target.url)
 
 
-def _check_finite(source: object, names: list[str], allow_nan: bool) -> None:
-    if not names:
-        return
-    listed = "\n  ".join(names)
-    if not allow_nan:
-        raise UserError(
-            f"{source} has NaN or infinite values in {len(names)} variables, so its network cannot "
-            f"work; --allow_nan converts it all the same:\n  {listed}"
-        )
-    sys.stderr.write(f"Warning: NaN or infinite values in\n  {listed}\n")
-
-
-def _save_verified(output: Path, variables: Mapping[str, np.ndarray], metadata: Metadata) -> None:
-    """Writes `output` once it has been read back and compared."""
-    unverified = output.with_name(f".{output.name}.unverified")
-    try:
-        shutil.rmtree(unverified, ignore_errors=True)
-        model.save_model(unverified, variables, metadata)
-        _check_equal(output, variables, model.load_model(unverified)[0])
-        unverified.rename(output)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error}.") from error
-    finally:
-        shutil.rmtree(unverified, ignore_errors=True)
-
-
-def _check_equal(
-    output: Path, given: Mapping[str, np.ndarray], read: Mapping[str, np.ndarray]
-) -> None:
-    for name, value in given.items():
-        other = read.get(name)
-        if other is None or _contents(value) != _contents(other):
-            raise UserError(f"{output} was not kept: {name} changed when it was read back.")
-
-
-def _contents(array: np.ndarray) -> tuple[tuple[int, ...], np.dtype, bytes]:
-    """Compares bytes, because NaN does not equal itself and -0.0 equals 0.0."""
-    return array.shape, array.dtype, array.tobytes()
-
-
 def _summary(file: Path, digest: str, result: ImportResult) -> str:
     """A report: arrays and numbers of each part of the network, then the rest."""
-    tensors: Counter[str] = Counter()
-    numbers: Counter[str] = Counter()
-    for name, value in result.variables.items():
-        parts = name.split("/")
-        part = "/".join(parts[:2]) if parts[0] == "backbone" else parts[0]
-        tensors[part] += 1
-        numbers[part] += value.size
-    rows = [f"  {part:<20} {tensors[part]:>6} {numbers[part]:>12,}" for part in tensors]
-    total = f"  {'total':<20} {tensors.total():>6} {numbers.total():>12,}"
-    lines = [
-        f"{file} (SHA-256 {digest})",
-        f"  {'part':<20} {'arrays':>6} {'numbers':>12}",
-        *rows,
-        total,
-    ]
+    lines = conversion.table(file, digest, result.variables)
     lines.append(f"Kept aside: {len(result.counters)} counters num_batches_tracked.")
     if result.ignored:
         shown = [printable(key) for key in result.ignored[:10]] + ["..."] * (

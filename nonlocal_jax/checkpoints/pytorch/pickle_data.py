@@ -3,12 +3,16 @@
 A pickle is a program for a stack machine, and some of its instructions call functions that the file
 names. This reader knows only the instructions that build data. It never imports a name in the file:
 pickle_names.py holds the known names and their replacements.
+
+It reads all protocols, those of Python 2 included (Caffe2's files), whose byte strings become text
+with a character for each byte.
 """
 
+import codecs
 import io
 import pickletools
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from nonlocal_jax.checkpoints.pytorch import pickle_names
@@ -47,14 +51,43 @@ def load(stream: io.BytesIO) -> Loaded:
     """
     machine = _Machine()
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        for count, (opcode, argument) in enumerate(_instructions(stream)):
             if count > MAX_INSTRUCTIONS:
                 raise FormatError(f"its pickle has more than {MAX_INSTRUCTIONS} instructions")
-            machine.step(opcode.name, argument)
+            machine.step(opcode, argument)
     except (ValueError, OverflowError, MemoryError) as error:
         # pickletools' answers to truncated and malformed instructions.
         raise FormatError(f"its pickle is cut off or damaged ({printable(str(error))})") from error
     return Loaded(machine.result(), machine.storages)
+
+
+def _instructions(stream: io.BytesIO) -> Iterator[tuple[str, object]]:
+    """Names and arguments of the instructions, up to STOP.
+
+    pickletools reads them, except the byte strings of protocol 0: it takes ASCII only.
+    """
+    name = ""
+    while name != "STOP":
+        code = stream.read(1).decode("latin1")
+        opcode = _OPCODES.get(code)
+        if opcode is None:
+            raise ValueError(f"unknown instruction {code!r}" if code else "it ends before STOP")
+        name = opcode.name
+        if name == "STRING":
+            yield name, _quoted(stream.readline())
+        else:
+            yield name, None if opcode.arg is None else opcode.arg.reader(stream)
+
+
+def _quoted(line: bytes) -> str:
+    """The text of a line like b"'res2\\x00'\\n", as Python 2 writes its byte strings."""
+    text = line.removesuffix(b"\n")
+    if len(line) == len(text) or len(text) < 2 or text[:1] not in (b"'", b'"'):
+        raise ValueError("a string has no quotes")
+    if text[:1] != text[-1:]:
+        raise ValueError("a string has no closing quote")
+    decoded: bytes = codecs.escape_decode(text[1:-1])[0]
+    return decoded.decode("latin1")
 
 
 class _Machine:
@@ -125,6 +158,14 @@ class _Machine:
             raise FormatError("its pickle is damaged: it appends to something that is no list")
         target.extend(values)
 
+    def _list(self, _: object) -> None:
+        self._push(self._pop_to_mark())
+
+    def _dict(self, _: object) -> None:
+        values = self._pop_to_mark()
+        self._push({})
+        self._set_items(values)
+
     def _set_items(self, values: list[object]) -> None:
         target = self._top()
         if not isinstance(target, dict) or len(values) % 2:
@@ -177,10 +218,12 @@ class _Machine:
         self._push(storage)
 
 
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 _ARGUMENT = {
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+    *("STRING", "UNICODE", "INT", "LONG", "FLOAT"),
 }
 _CONSTANT: dict[str, Callable[[], object]] = {
     "NONE": lambda: None,
@@ -193,13 +236,17 @@ _TUPLE_SIZE = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _ACTIONS: dict[str, Callable[[_Machine, object], None]] = {
     "MARK": _Machine._mark,
     "TUPLE": _Machine._tuple,
+    "LIST": _Machine._list,
+    "DICT": _Machine._dict,
     "APPEND": lambda machine, _: machine._append([machine._pop()]),
     "APPENDS": lambda machine, _: machine._append(machine._pop_to_mark()),
     "SETITEM": lambda machine, _: machine._set_items(machine._pop_many(2)),
     "SETITEMS": lambda machine, _: machine._set_items(machine._pop_to_mark()),
+    "PUT": _Machine._store,
     "BINPUT": _Machine._store,
     "LONG_BINPUT": _Machine._store,
     "MEMOIZE": _Machine._store,
+    "GET": _Machine._recall,
     "BINGET": _Machine._recall,
     "LONG_BINGET": _Machine._recall,
     "GLOBAL": _Machine._name,

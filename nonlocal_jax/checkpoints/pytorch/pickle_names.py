@@ -183,6 +183,8 @@ def set_byte_order(target: NumpyType, state: object) -> None:
 
 def _numpy_scalar(kind: object, data: object) -> object:
     """numpy.core.multiarray.scalar, as the Python number it stands for."""
+    if isinstance(data, str):
+        data = _latin1(Encoded(data))
     if not isinstance(kind, NumpyType) or not isinstance(data, bytes):
         raise FormatError("its pickle is damaged: a NumPy number has no type or no value")
     dtype = np.dtype(kind.order + kind.code)
@@ -203,6 +205,8 @@ def set_array(target: NumpyArray, state: object) -> None:
     if not isinstance(state, tuple) or len(state) != 5:
         raise FormatError("its pickle is damaged: a NumPy array has no state")
     _, shape, kind, fortran, data = state
+    if isinstance(data, str):  # a byte string of Python 2
+        data = Encoded(data)
     if not isinstance(kind, NumpyType) or not isinstance(data, bytes | Encoded):
         raise FormatError("its pickle holds a NumPy array that is not of plain numbers")
     target.shape, target.dtype = _naturals(shape), np.dtype(kind.order + kind.code)
@@ -214,14 +218,26 @@ def set_array(target: NumpyArray, state: object) -> None:
 
 def array_values(array: NumpyArray) -> object:
     """The numbers of an array, as nested lists."""
+    return to_numpy(array).tolist()
+
+
+def to_numpy(array: NumpyArray) -> np.ndarray:
+    """The array itself, read-only."""
     if array.dtype is None:
         raise FormatError("its pickle is damaged: a NumPy array has no content")
+    data = _latin1(array.data) if isinstance(array.data, Encoded) else array.data
+    order: Literal["F", "C"] = "F" if array.fortran else "C"
     try:
-        data = array.data.text.encode("latin1") if isinstance(array.data, Encoded) else array.data
+        return np.frombuffer(data, array.dtype).reshape(array.shape, order=order)
+    except ValueError as error:
+        raise FormatError(f"a NumPy array's shape {array.shape} is not possible") from error
+
+
+def _latin1(text: Encoded) -> bytes:
+    try:
+        return text.text.encode("latin1")
     except UnicodeEncodeError as error:
         raise FormatError("its pickle is damaged: a NumPy array's bytes are none") from error
-    order: Literal["F", "C"] = "F" if array.fortran else "C"
-    return np.frombuffer(data, array.dtype).reshape(array.shape, order=order).tolist()
 
 
 def _encode(text: object, codec: object) -> bytes | Encoded:

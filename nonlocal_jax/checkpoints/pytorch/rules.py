@@ -50,7 +50,7 @@ def torch_entries(names: Iterable[str], keys: TorchKeys) -> dict[str, Entry]:
     Raises:
       KeyError: no row has such a variable, which is an error in this program.
     """
-    patterns = [(_pattern(row.ours), row) for row in keys.rows]
+    patterns = [(pattern(row.ours), row) for row in keys.rows]
     return {name: _entry(name, patterns) for name in names}
 
 
@@ -83,7 +83,8 @@ def torch_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     return shape
 
 
-def _pattern(ours: str) -> re.Pattern[str]:
+def pattern(ours: str) -> re.Pattern[str]:
+    """A regular expression of our name of a row, with a group for each number."""
     return re.compile(re.sub(r"\{(\w)\}", r"(?P<\1>\\d+)", ours))
 
 

@@ -43,7 +43,7 @@ def read(path: str | os.PathLike[str]) -> object:
         anything but tensors and plain containers.
     """
     path = Path(path)
-    _check_file(path)
+    check_file(path)
     try:
         with path.open("rb") as file:
             is_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
@@ -78,7 +78,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
       UserError: there is no such file, or it is none that could be a checkpoint.
     """
     path = Path(path)
-    _check_file(path)
+    check_file(path)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -86,11 +86,12 @@ def sha256(path: str | os.PathLike[str]) -> str:
         raise UserError(f"{path} cannot be read: {error}.") from error
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raises a UserError if `path` is no file, empty, or larger than any checkpoint."""
     if not path.exists():
         raise UserError(f"{path} does not exist.")
     if not path.is_file():
-        raise UserError(f"{path} is not a file; give the path of one .pth file.")
+        raise UserError(f"{path} is not a file; give the path of one file.")
     size = path.stat().st_size
     if size == 0:
         raise UserError(f"{path} is empty; download or copy it again.")

@@ -62,8 +62,18 @@ class Scores:
 
     @property
     def miou(self) -> float:
-        """Mean IoU over the classes that have one. It selects the best checkpoint of a run."""
+        """Mean IoU over the classes that have one."""
         return _mean(self.iou)
+
+    @property
+    def best_by(self) -> float:
+        """The mean IoU, which the best checkpoint of a run has the largest of."""
+        return self.miou
+
+    @property
+    def headline(self) -> str:
+        """The mean IoU in percent, with its name."""
+        return f"mIoU {100 * self.miou:.2f}"
 
     def per_class(self, metric: str) -> Float[np.ndarray, "classes"]:
         """A score of every class, by its name in the table `metrics`."""

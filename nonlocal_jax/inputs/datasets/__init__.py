@@ -16,10 +16,15 @@ def describe(data: schema.Data, data_dir: str = "") -> Dataset:
       data_dir: its folder; empty for its usual folders.
 
     Raises:
-      UserError: there is none of that name, it does not read one of the settings, or its class
-        list cannot be read.
+      UserError: there is none of that name, it holds videos, it does not read one of the settings,
+        or its class list cannot be read.
     """
     module = tables.find("datasets", data.name, "data.name")
+    if getattr(module, "TASK", "") == "video":
+        raise UserError(
+            f"config.data.name is {data.name!r}, which holds videos; this config is for images. "
+            "Start from a config for videos, such as configs/moving_shapes.py."
+        )
     usual = schema.Data()
     for key in OPTIONAL_SETTINGS:
         value = getattr(data, key)

@@ -43,15 +43,35 @@ class Pair:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Dataset:
-    """The description of one data set.
+class Description:
+    """What is known of every data set, of images or of videos.
 
     Attributes:
       name: its name in a config, and the name of the folder of prepared files.
       class_names: one for each train label.
-      palette: RGB of each class, uint8 [classes, 3].
-      counts: published number of images in each split; empty if any number is right.
+      counts: published number of examples in each split; empty if any number is right.
       roots: its usual folders, prepared or raw.
+      remedy: a sentence on how to get the data set.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    roots: tuple[str, ...] = ()
+    remedy: str = ""
+
+    @property
+    def num_classes(self) -> int:
+        """The number of train labels, without the ignored one."""
+        return len(self.class_names)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset(Description):
+    """The description of one data set of images.
+
+    Attributes:
+      palette: RGB of each class, uint8 [classes, 3].
       inner: folders below these in which the raw tree may begin, as the archive unpacks.
       marker: a path below the root that shows that the raw tree is there.
       list_pairs: lists the images of a split with their masks, in order, from the root of the tree
@@ -60,26 +80,15 @@ class Dataset:
       own_values: the values of the data set's own masks for each class, which the server of its
         benchmark expects; -1 for a class without a value. Empty if they are the classes.
       generate: returns the examples of a split, for a data set without such files.
-      remedy: a sentence on how to get the data set.
     """
 
-    name: str
-    class_names: tuple[str, ...]
     palette: Palette = dataclasses.field(repr=False)
-    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    roots: tuple[str, ...] = ()
     inner: tuple[str, ...] = ()
     marker: str = "images"
     list_pairs: Callable[[pathlib.Path, str], Iterable[Pair]] | None = None
     label_table: LabelTable | None = dataclasses.field(default=None, repr=False)
     own_values: tuple[int, ...] = dataclasses.field(default=(), repr=False)
     generate: Callable[[str], Source] | None = None
-    remedy: str = ""
-
-    @property
-    def num_classes(self) -> int:
-        """The number of train labels, without the ignored one."""
-        return len(self.class_names)
 
     def pairs(self, root: pathlib.Path, split: str) -> list[Pair]:
         """The images of a split with their masks, in the order in which the reference reads them.

@@ -5,9 +5,10 @@ import importlib.util
 import pathlib
 import sys
 from types import ModuleType
+from typing import Any
 
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs.preparation.builder import SegmentationBuilder
+from nonlocal_jax.inputs.preparation.records import RecordsBuilder
 
 PACKAGE = "nonlocal_jax.data"  # as which `data/` is installed
 REPOSITORYS = pathlib.Path(__file__).resolve().parents[3] / "data"
@@ -22,7 +23,7 @@ def names() -> list[str]:
     )
 
 
-def load(name: str) -> type[SegmentationBuilder]:
+def load(name: str) -> type[RecordsBuilder[Any]]:
     """The builder of a data set.
 
     Raises:
@@ -31,7 +32,7 @@ def load(name: str) -> type[SegmentationBuilder]:
     if name not in names():
         raise UserError(f"{name!r} cannot be prepared; it must be one of {', '.join(names())}.")
     module = importlib.import_module(f"{_package().__name__}.{name}.{name}_dataset_builder")
-    builder: type[SegmentationBuilder] = module.Builder
+    builder: type[RecordsBuilder[Any]] = module.Builder
     return builder
 
 

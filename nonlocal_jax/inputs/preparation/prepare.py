@@ -6,14 +6,14 @@ import io
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs.preparation import builders
-from nonlocal_jax.inputs.preparation.builder import SegmentationBuilder
 from nonlocal_jax.inputs.preparation.parts import Fetch
+from nonlocal_jax.inputs.preparation.records import RecordsBuilder
 
 
 class Prepared(NamedTuple):
@@ -86,11 +86,11 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def _counts(builder: SegmentationBuilder) -> dict[str, int]:
+def _counts(builder: RecordsBuilder[Any]) -> dict[str, int]:
     return {split: info.num_examples for split, info in builder.info.splits.items()}
 
 
-def _check_whole(builder: SegmentationBuilder, folder: pathlib.Path) -> None:
+def _check_whole(builder: RecordsBuilder[Any], folder: pathlib.Path) -> None:
     """Raises a UserError if a part of the data set was prepared, and that is not allowed."""
     counts, published = _counts(builder), dict(builder.dataset.counts)
     if counts != published and not builder.allow_incomplete:
@@ -100,16 +100,16 @@ def _check_whole(builder: SegmentationBuilder, folder: pathlib.Path) -> None:
         )
 
 
-def _check_source(builder: SegmentationBuilder, source: pathlib.Path, downloads: bool) -> None:
+def _check_source(builder: RecordsBuilder[Any], source: pathlib.Path, downloads: bool) -> None:
     """Raises a UserError if there is nothing to prepare, and nothing that could be downloaded."""
-    if downloads and not all(part.url for part in builder.PARTS):
+    if downloads and not (builder.PARTS and all(part.url for part in builder.PARTS)):
         where = _where_to_get(builder)
         raise UserError(f"{builder.name} cannot be downloaded by a program. {where}")
-    if not downloads and not any(part.is_there(source) for part in builder.PARTS):
+    if not downloads and not builder.is_there(source):
         raise UserError(f"{source} holds nothing of {builder.name}. {_where_to_get(builder)}")
 
 
-def _where_to_get(builder: SegmentationBuilder) -> str:
+def _where_to_get(builder: RecordsBuilder[Any]) -> str:
     instructions = " ".join(str(builder.MANUAL_DOWNLOAD_INSTRUCTIONS).split())
     return (
         f"{instructions} Then name the folder with what was downloaded, or the one that it was "

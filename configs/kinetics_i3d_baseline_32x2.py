@@ -1,0 +1,18 @@
+"""I3D R-50 on Kinetics-400: 32 frames, one of 2; 400k steps of 64 clips.
+
+    python -m nonlocal_jax.main --config=configs/kinetics_i3d_baseline_32x2.py
+
+Published: top-1 73.6, top-5 90.8; https://dl.fbaipublicfiles.com/video-nonlocal/
+i3d_baseline_32x2_IN_pretrain_400k.pkl
+"""
+
+from ml_collections import ConfigDict
+
+from nonlocal_jax.config import kinetics
+
+
+def get_config() -> ConfigDict:
+    """The row's config."""
+    config = kinetics.row("i3d", "32x2", non_local=False)
+    config.published = kinetics.published("i3d_baseline_32x2_IN_pretrain_400k", 73.6, 90.8)
+    return config

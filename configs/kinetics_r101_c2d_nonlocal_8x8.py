@@ -1,0 +1,16 @@
+"""C2D R-101 with non-local blocks on Kinetics-400: 8 frames, one of 8; 400k steps of 64 clips.
+
+    python -m nonlocal_jax.main --config=configs/kinetics_r101_c2d_nonlocal_8x8.py
+
+To train; no checkpoint was published.
+"""
+
+from ml_collections import ConfigDict
+
+from nonlocal_jax.config import kinetics
+
+
+def get_config() -> ConfigDict:
+    """The row's config."""
+    config = kinetics.row("c2d", "8x8", non_local=True, depth=101)
+    return config

@@ -1,0 +1,1 @@
+"""Clips of videos: decoding, sampling, augmentation, and the batches of a run."""

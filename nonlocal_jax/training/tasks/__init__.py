@@ -1,0 +1,1 @@
+"""Tasks, a file each: what a run learns, and what that takes."""
