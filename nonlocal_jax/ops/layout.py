@@ -124,6 +124,11 @@ def _pad_rows(arrays: Queries, fill: int) -> Queries:
     return padded
 
 
+def splits_rows() -> bool:
+    """Whether the mesh in context splits the rows of an image over devices."""
+    return _axes().get(ROW_AXIS, 1) > 1
+
+
 def _axes() -> dict[str, int]:
     """Sizes of the axes of the mesh in context that XLA splits arrays over."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -2,8 +2,8 @@
 
 XLA's own gradient scatters, one addition after the other in memory. Here each input reads the
 windows that it may be the largest of: four at most. For a clip's 8 frames of 112 pixels and 64
-channels, two cores take 17 ms, and 390 ms with XLA's. On TPUs XLA's is used, and on CPUs where
-windows are padded.
+channels, two cores take 17 ms, and 390 ms with XLA's. XLA's is used on TPUs, on CPUs where windows
+are padded, and where the rows of an image are split over devices.
 """
 
 from functools import partial
@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, UInt8
+
+from nonlocal_jax.ops.layout import splits_rows
 
 Input = Float[Array, "n h w c"]
 Output = Float[Array, "n h_out w_out c"]
@@ -41,8 +43,9 @@ def _backward(padding: int, x: Input, grad: Output) -> tuple[Input]:
         gradient: Array = jax.vjp(lambda x: _pool(x, padding), x)[1](grad)[0]
         return gradient
 
+    if padding and splits_rows():  # XLA's partitioner ends in a crash for the gathered form
+        return (scattered(x, grad),)
     gathered = partial(gathered_gradient, padding=padding)
-    # Of padded windows and rows that are split over devices, XLA cannot split the gathered form.
     on_cpu = scattered if padding else gathered
     gradient = lax.platform_dependent(x, grad, cpu=on_cpu, cuda=gathered, default=scattered)
     return (gradient,)
