@@ -3,7 +3,7 @@
     import nonlocal_jax
 
     model = nonlocal_jax.load("runs/camvid")
-    mask = model.predict(image)
+    mask = model.predict(nonlocal_jax.read_image("photo.jpg"))
 
 What is public is imported when it is first used: `import nonlocal_jax` alone imports nothing else.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nonlocal_jax.errors import UserError
     from nonlocal_jax.evaluation.predictor import Predictor, load
+    from nonlocal_jax.inputs.decode import read_image
     from nonlocal_jax.models.network import build_network
     from nonlocal_jax.models.non_local import NonLocal1d, NonLocal2d, NonLocal3d
 
@@ -27,6 +28,7 @@ __all__ = [
     "__version__",
     "build_network",
     "load",
+    "read_image",
 ]
 
 _HOMES = {
@@ -37,6 +39,7 @@ _HOMES = {
     "UserError": "errors",
     "build_network": "models.network",
     "load": "evaluation.predictor",
+    "read_image": "inputs.decode",
 }
 
 

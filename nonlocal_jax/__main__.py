@@ -1,6 +1,7 @@
 """Lists the commands, or runs one: `python -m nonlocal_jax train ...`, `nonlocal-jax train ...`."""
 
 import importlib
+import os
 import shutil
 import sys
 import textwrap
@@ -24,6 +25,8 @@ USAGE = "nonlocal-jax COMMAND [FLAGS]    or    python -m nonlocal_jax COMMAND [F
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that is named; returns its exit code."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # for modules of one's own, as with `python -m`
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("help", "--help", "-h"):
         sys.stdout.write(listing())

@@ -102,8 +102,8 @@ def score(folder: pathlib.Path) -> float | None:
         whole = False
     if not whole:
         raise DamagedScoreError(
-            f"{folder / SCORE} is damaged, so the mIoU of that checkpoint is not known. Remove the "
-            "file, or restore it from a copy."
+            f"{folder / SCORE}, or the {DIGESTS} that it is compared with, is damaged: the score "
+            "of that checkpoint is not known. Remove the file, or restore both from a copy."
         )
     return miou
 

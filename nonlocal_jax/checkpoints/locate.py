@@ -1,5 +1,6 @@
 """Which checkpoint a path means: a run's folder, one of its steps, or an imported checkpoint."""
 
+import os
 import pathlib
 from os import PathLike
 from typing import Literal, NamedTuple
@@ -60,6 +61,10 @@ def find(path: str | PathLike[str], step: Step | None = None) -> Found:
     Raises:
       UserError: there is none, or a newer version wrote it.
     """
+    if not isinstance(path, str | PathLike) or not os.fspath(path):
+        raise UserError(f"The checkpoint is {path!r}; it must be the path of a folder.")
+    if not (step in (None, "best", "latest") or type(step) is int):
+        raise UserError(f"The step is {step!r}; it must be best, latest or the number of a step.")
     path = pathlib.Path(path).absolute()
     if (path / "model").is_dir():
         return _one(path, step)
@@ -71,10 +76,14 @@ def find(path: str | PathLike[str], step: Step | None = None) -> Found:
         if found is not None:
             return found
     if not path.exists():
-        raise UserError(f"There is no checkpoint {path}.")
+        raise UserError(f"There is no checkpoint {path}: train one, or `convert` one first.")
+    inside = sorted(below.parent for below in path.glob(f"*/{CHECKPOINTS}"))
+    hint = (
+        f"Did you mean {inside[0]}?" if inside else "Name what `convert` or a training run wrote."
+    )
     raise UserError(
         f"{path} holds no checkpoint: neither a model/ of its own nor a checkpoints/STEP/ that is "
-        "whole. Name what `convert` or a training run wrote."
+        f"whole. {hint}"
     )
 
 

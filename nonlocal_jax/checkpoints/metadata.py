@@ -140,8 +140,7 @@ def from_json(text: str | bytes, where: object) -> Metadata:
         only = _model(model, version, where) if config is None and model else None
     except UserError as error:
         raise UserError(
-            f"The checkpoint {where} was made with a config that this version of nonlocal_jax "
-            f"can't read: {error}"
+            f"The checkpoint {where} was made with a config that can't be used here: {error}"
         ) from error
     return Metadata(**values, config=config, model=only)
 

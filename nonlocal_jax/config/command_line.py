@@ -20,7 +20,6 @@ Exit codes: 0 done, 1 some images could not be used, 2 something a person has to
 75 preempted and saved, 130 interrupted from the keyboard.
 """
 
-import contextlib
 import gc
 import os
 import re
@@ -321,13 +320,15 @@ def _help(
     words: list[str], main: Callable[[Options], None], define: Define, config: TakesConfig
 ) -> str:
     """The command's manual; of the config that `--config` names, if it is right."""
-    shown = None
+    shown, note = None, ""
     if config != "none":
         own, overrides = _split([word for word in words if not _HELP.fullmatch(word)])
         values = _flags(define, config)
-        with contextlib.suppress(UserError, flags.Error, ValueError):
+        try:
             values(["nonlocal_jax", *own])
             shown = Options(values, overrides).config_over(files.validate(files.complete({})))
+        except (UserError, flags.Error, ValueError) as error:
+            note = f"\nThese are the defaults, because of a mistake in the command: {error}\n"
         shown = shown or files.validate(files.complete({}))
     doc = sys.modules[main.__module__].__doc__ or ""
-    return help_text.manual(doc, _flags(define, config), shown)
+    return help_text.manual(doc, _flags(define, config), shown) + note

@@ -80,7 +80,7 @@ def find(name: str | os.PathLike[str]) -> pathlib.Path:
     known = names()
     nearest = difflib.get_close_matches(path.stem, known, n=1, cutoff=0.4)
     hint = f"Did you mean {nearest[0]}?" if nearest else f"There are: {', '.join(known)}."
-    raise UserError(f"There is no config {name}. {hint} Give a file, or one of these names.")
+    raise UserError(f"There is no config {name}: neither a file nor one that is installed. {hint}")
 
 
 def names() -> list[str]:
@@ -241,7 +241,7 @@ def _run(path: pathlib.Path, argument: str | None) -> ConfigDict:
         config = namespace["get_config"](*arguments)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [
             f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)
         ]

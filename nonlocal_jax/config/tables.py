@@ -55,6 +55,8 @@ METRICS = {
     "fscore": "nonlocal_jax.evaluation.metrics.fscore",
     "precision": "nonlocal_jax.evaluation.metrics.precision",
 }
+# What a module has; for tables that are not here, Options and build.
+NEEDED = {"datasets": ("build",), "metrics": ("TITLE", "MEAN_TITLE", "build")}
 TABLES = {
     "backbones": BACKBONES,
     "heads": HEADS,
@@ -80,14 +82,30 @@ def find(table: str, name: str, key: str) -> ModuleType:
     """
     check(table, name, key)
     path = TABLES[table].get(name, name)
-    try:
+    if path != name:
         return importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
-            raise
+    try:
+        module = importlib.import_module(path)
+    except Exception as error:  # whatever a module of the user's own may raise
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{path}.".startswith(f"{missing}."):
+            raise UserError(
+                f"config.{key} is {name!r}, and there is no module of that name to import. Python "
+                "searches the working folder and those of PYTHONPATH."
+            ) from error
         raise UserError(
-            f"config.{key} is {name!r}, and there is no module of that name to import."
+            f"config.{key} is {name!r}, and that module cannot be imported: "
+            f"{type(error).__name__}: {error}."
         ) from error
+    lacking = [
+        part for part in NEEDED.get(table, ("Options", "build")) if not hasattr(module, part)
+    ]
+    if lacking:
+        raise UserError(
+            f"config.{key} is {name!r}, and that module has no {lacking[0]}: docs/extending.md "
+            "says what a module needs."
+        )
+    return module
 
 
 def check(table: str, name: str, key: str) -> None:
@@ -95,4 +113,7 @@ def check(table: str, name: str, key: str) -> None:
     known = TABLES[table]
     if name not in known and "." not in name:
         listed = ", ".join(known)
-        raise UserError(f"config.{key} is {name!r}; it must be one of {listed}, or a module.")
+        raise UserError(
+            f"config.{key} is {name!r}; it must be one of {listed}, or a module of your own, with "
+            "a dot in its name."
+        )

@@ -7,7 +7,7 @@
     names = [model.class_names[i] for i in np.unique(mask)]
     weights = model.attention(image, (120, 80))   # what the pixel in row 120, column 80 attends to
 
-Images are RGB, uint8 [h, w, 3]; `inputs.decode.decode_image` reads files. Images of similar sizes
+Images are RGB, uint8 [h, w, 3]; `nonlocal_jax.read_image` reads files. Images of similar sizes
 share a compiled program. The programs that were used last are kept.
 """
 
@@ -159,9 +159,12 @@ class Predictor:
         """
         image = check_image(image)
         height, width = image.shape[:2]
-        if not (0 <= point[0] < height and 0 <= point[1] < width):
+        pair = np.asarray(point)
+        if pair.shape != (2,) or pair.dtype.kind not in "iu":
+            raise UserError(f"The point is {point!r}; it must be a row and a column.")
+        if not (0 <= pair[0] < height and 0 <= pair[1] < width):
             raise UserError(
-                f"Row {point[0]}, column {point[1]} is not in an image of {height} rows and "
+                f"Row {pair[0]}, column {pair[1]} is not in an image of {height} rows and "
                 f"{width} columns."
             )
         result = self._attend((self._variables, np.array(point, np.int32)), image)
@@ -211,7 +214,7 @@ def check_image(image: np.ndarray) -> Image:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise UserError(
             f"An image must be RGB, uint8 [h, w, 3]; this is {image.dtype} {list(image.shape)}. "
-            "nonlocal_jax.inputs.decode.decode_image reads files of any kind as such."
+            "nonlocal_jax.read_image reads files of any kind as such."
         )
     return image
 

@@ -138,7 +138,7 @@ def _expand(pattern: pathlib.Path) -> list[pathlib.Path]:
 
 def _say_left_out(count: int, where: object) -> None:
     if count:
-        say(f"Of {where}, {count} more are not used: hidden, of another kind, or found twice.")
+        say(f"Not used of {where}: {count} that are hidden, of another kind, or found twice.")
 
 
 def find_images(pattern: str) -> list[pathlib.Path]:

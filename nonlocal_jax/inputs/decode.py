@@ -10,6 +10,8 @@ left is damage that a format cannot show: JPEG, WebP, TIFF and BMP have no check
 
 import contextlib
 import io
+import os
+import pathlib
 import zlib
 
 import cv2
@@ -36,6 +38,19 @@ _PILLOWS_ERRORS = (
     SyntaxError,
     ValueError,
 )
+
+
+def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
+    """The image of a file as RGB; see `decode_image`.
+
+    Raises:
+      UserError: it cannot be read or decoded.
+    """
+    try:
+        encoded = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return decode_image(encoded, str(path))
 
 
 def decode_image(

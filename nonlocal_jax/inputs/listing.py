@@ -86,12 +86,19 @@ def _entries(top: pathlib.Path) -> Iterator[str]:
         with os.scandir(top / prefix) as entries:
             for entry in sorted(entries, key=lambda e: e.name):
                 name = prefix + entry.name
-                if entry.name.startswith(".") or not entry.is_dir():
+                if entry.name.startswith(".") or not _is_folder(entry):
                     yield name
                 elif entry.is_symlink():
                     links.append(f"{name}/")
                 else:
                     folders.append(f"{name}/")
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _id_of(folder: pathlib.Path) -> FolderId:

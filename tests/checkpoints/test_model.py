@@ -142,7 +142,7 @@ def test_a_newer_key_is_refused_by_its_name(tmp_path):
     given = Metadata(kind="segmentor", config=tiny_config())
     model.save_model(tmp_path / "model", VARIABLES, given)
     change_metadata(tmp_path / "model", config__model__backbone__activation="gelu")
-    with pytest.raises(UserError, match=r"can't read.*no key model\.backbone\.activation"):
+    with pytest.raises(UserError, match=r"can't be used here.*no key model\.backbone\.activation"):
         model.load_model(tmp_path / "model")
 
 

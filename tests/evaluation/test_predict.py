@@ -334,7 +334,7 @@ def test_input_is_listed_as_data_sets_are(tmp_path, capsys):
     (tmp_path / "link").symlink_to(tmp_path / "real")
     names = [tmp_path / "b.png", tmp_path / "real" / "a.jpg"]
     assert segment_files.find_images(str(tmp_path)) == names
-    assert f"Of {tmp_path}, 6 more are not used" in capsys.readouterr().out
+    assert f"Not used of {tmp_path}: 6 that are" in capsys.readouterr().out
     assert segment_files.find_images(str(tmp_path / "**" / "[ab].[jp]*g")) == names
     with pytest.raises(UserError, match="is no pattern"):
         segment_files.find_images(str(tmp_path / "a**" / "*.png"))

@@ -147,7 +147,7 @@ def no_mask(image: pathlib.Path, wanted: str) -> UserError:
 def prepare_remedy(name: str) -> str:
     """A sentence on how to get a data set that `nonlocal_jax.prepare` prepares."""
     return (
-        f"Bring it with `python -m nonlocal_jax.prepare {name} --source=DOWNLOADS` (without "
+        f"Bring it with `nonlocal-jax prepare {name} --source=DOWNLOADS` (without "
         "--source it says where to get it), or say where it is with --config.data_dir=DIR."
     )
 

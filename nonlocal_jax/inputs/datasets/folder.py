@@ -151,7 +151,9 @@ def _find(root: pathlib.Path, classes_file: str) -> pathlib.Path:
         if (root / name).is_file():
             return root / name
     if not root.is_dir():
-        raise UserError(f"There is no folder {root}. Name yours with --config.data_dir=DIR.")
+        raise UserError(
+            f"There is no folder {root.absolute()}. Name yours with --config.data_dir=DIR."
+        )
     raise UserError(
         f"{root} has no class list. Write classes.txt there, one class name a line in label "
         "order, or name a file with --config.data.classes_file=FILE."
