@@ -108,7 +108,8 @@ def mine(tmp_path, monkeypatch):
 
 
 def test_every_kind_has_an_example():
-    assert set(LINES) == {table.upper() for table in TABLES}
+    # A task is more than a file: its parts are in several rooms.
+    assert set(LINES) == {table.upper() for table in TABLES} - {"TASKS"}
     assert len(MODULES) == len(LINES)
 
 

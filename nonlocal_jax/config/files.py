@@ -80,7 +80,7 @@ def find(name: str | os.PathLike[str]) -> pathlib.Path:
     known = names()
     nearest = difflib.get_close_matches(path.stem, known, n=1, cutoff=0.4)
     hint = f"Did you mean {nearest[0]}?" if nearest else f"There are: {', '.join(known)}."
-    raise UserError(f"There is no config {name}: neither a file nor one that is installed. {hint}")
+    raise UserError(f"There is no config {name}. {hint} A file is given by its path.")
 
 
 def names() -> list[str]:

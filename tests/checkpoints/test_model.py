@@ -242,3 +242,15 @@ def test_other_classes_are_told_by_name():
     )
     assert "has 3 classes, and there are 1 here" in compare.classes(given, ("road",))
     assert compare.classes(Metadata(kind="segmentor"), ("a",)) is None
+
+
+@pytest.mark.parametrize("place", [None, 3, b"run", ""])
+def test_what_is_no_path_is_said(place):
+    with pytest.raises(UserError, match="must be the path of a folder"):
+        locate.find(place)
+
+
+@pytest.mark.parametrize("step", [8.5, True, "newest"])
+def test_what_is_no_step_is_said(tmp_path, step):
+    with pytest.raises(UserError, match="it must be best, latest or the number of a step"):
+        locate.find(tmp_path, step)

@@ -175,7 +175,7 @@ class Later(schema.Config):
 
 
 def test_a_key_that_is_new_takes_its_default_in_old_runs(old_run, monkeypatch):
-    monkeypatch.setattr(schema, "Config", Later)
+    monkeypatch.setitem(files.TASKS, "segmentation", Later)
     config = files.load(old_run / "config.json")
     assert config.model.activation == "relu"
     workdir.claim(old_run, config, {})

@@ -1,6 +1,7 @@
 """Flags, overrides, help and exit codes, in this process, with a command of three lines."""
 
 import os
+import re
 import sys
 
 import pytest
@@ -245,3 +246,22 @@ def test_help_into_a_pipe_that_is_closed(tmp_path):
     )
     code = os.system(f"{sys.executable} {script} --help 2>{tmp_path}/errors | head -1 >/dev/null")
     assert code == 0 and (tmp_path / "errors").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("def broken(:", "cannot be imported: SyntaxError"),
+        ("import nothere", "cannot be imported: ModuleNotFoundError: No module named 'nothere'"),
+        ("1 / 0", "cannot be imported: ZeroDivisionError"),
+        ("build = None", "has no Options: docs/extending.md"),
+    ],
+)
+def test_a_mistake_in_a_module_of_ones_own_is_one_message(tmp_path, monkeypatch, text, told):
+    (tmp_path / "mine").mkdir()
+    name = f"mine.m{abs(hash(text))}"
+    (tmp_path / "mine" / f"{name.partition('.')[2]}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=re.escape(f"config.loss.name is '{name}'")) as caught:
+        files.load("demo", **{"loss.name": name})
+    assert told in str(caught.value)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+import nonlocal_jax
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs import decode
 
@@ -190,3 +191,10 @@ def test_other_formats_that_are_cut_short_are_refused(kind):
     for length in (len(data) // 3, len(data) - 40):
         with pytest.raises(UserError, match=r"^it cannot be decoded as an image"):
             decode.decode_image(data[:length], "it")
+
+
+def test_a_file_is_read_by_its_path(tmp_path):
+    (tmp_path / "photo.png").write_bytes(encoded(PHOTO, "PNG"))
+    np.testing.assert_array_equal(nonlocal_jax.read_image(tmp_path / "photo.png"), PHOTO)
+    with pytest.raises(UserError, match=r"no\.png cannot be read: No such file"):
+        nonlocal_jax.read_image(str(tmp_path / "no.png"))

@@ -136,7 +136,7 @@ def test_prepared_is_taken_before_raw_and_gives_the_same(camvid):
     for folder in (camvid / "camvid", camvid / "camvid" / "1.0.0"):
         assert len(open_camvid(folder, kind="array_record")) == 3
     (camvid / "camvid" / "1.0.0" / "dataset_info.json").unlink()
-    with pytest.raises(UserError, match=r"no prepared camvid.*nonlocal_jax\.prepare camvid"):
+    with pytest.raises(UserError, match=r"no prepared camvid.*nonlocal-jax prepare camvid"):
         open_camvid(camvid, kind="array_record")
 
 
@@ -166,7 +166,7 @@ def test_a_damaged_record_is_an_error_of_its_own(camvid):
 
 def test_missing_data_says_how_to_bring_it(tmp_path):
     dataset = datasets.describe(Data(name="ade20k"))
-    with pytest.raises(UserError, match=r"python -m nonlocal_jax\.prepare ade20k --source"):
+    with pytest.raises(UserError, match=r"nonlocal-jax prepare ade20k --source"):
         sources.open_source(dataset, "train", data_dir=str(tmp_path))
 
 

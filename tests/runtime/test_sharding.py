@@ -77,7 +77,12 @@ def assert_equal_results(ours, theirs, tolerance=1e-5):
         )
 
 
-ALL = [(case, sizes) for case, meshes in CASES.items() for sizes in meshes]
+LONG = [(1, 1, 4), (8, 1, 1), (1, 1, 2)]  # they add little to the others
+ALL = [
+    pytest.param(case, sizes, marks=[pytest.mark.soak] * (sizes in LONG))
+    for case, meshes in CASES.items()
+    for sizes in meshes
+]
 
 
 @pytest.mark.parametrize(("case", "sizes"), ALL, ids=str)

@@ -51,7 +51,7 @@ def list_pairs(root: pathlib.Path, split: str) -> Iterator[Pair]:
         listing = root / "ImageSets" / "Segmentation" / f"{file}.txt"
         if not listing.is_file():
             raise UserError(
-                f"voc12aug: {listing} is missing. `python -m nonlocal_jax.prepare voc12aug` makes "
+                f"voc12aug: {listing} is missing. `nonlocal-jax prepare voc12aug` makes "
                 "the whole set from VOC 2012 and SBD."
             )
         stems = listing.read_text().split()

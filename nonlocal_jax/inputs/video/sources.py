@@ -172,7 +172,7 @@ class RecordVideos:
         except Exception as error:  # TFDS raises many kinds
             raise UserError(
                 f"{folder} cannot be read as a prepared data set ({error}). Remove it and run "
-                "`python -m nonlocal_jax.prepare` again."
+                "`nonlocal-jax prepare` again."
             ) from error
 
     def __len__(self) -> int:
