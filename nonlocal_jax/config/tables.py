@@ -108,6 +108,21 @@ def find(table: str, name: str, key: str) -> ModuleType:
     return module
 
 
+def find_for(task: str, table: str, name: str, key: str) -> ModuleType:
+    """The module that `name` stands for, which must be one for a task; see `find`.
+
+    A module for videos states `TASK = "video"`; the others are for segmentation.
+
+    Raises:
+      UserError: there is no such name or module, or it is for another task.
+    """
+    module = find(table, name, key)
+    of = getattr(module, "TASK", "segmentation")
+    if of != task:
+        raise UserError(f"config.{key} is {name!r}, which is for {of}; this config is for {task}.")
+    return module
+
+
 def check(table: str, name: str, key: str) -> None:
     """Raises a UserError if `name` is neither in a table nor that of a module; see `find`."""
     known = TABLES[table]

@@ -30,7 +30,7 @@ def build_segmentor(model: schema.Model, rngs: nnx.Rngs) -> Segmentor:
     backbone = build_backbone(model.backbone, numerics)
 
     def build_head(key: str, options: schema.HeadOptions) -> Head:
-        module = tables.find("heads", options.name, f"model.{key}.name")
+        module = tables.find_for("segmentation", "heads", options.name, f"model.{key}.name")
         head: Head = module.build(options, backbone.stages, model.num_classes, numerics)
         return head
 
@@ -45,7 +45,7 @@ def build_segmentor(model: schema.Model, rngs: nnx.Rngs) -> Segmentor:
 
 def build_backbone(options: schema.BackboneOptions, numerics: Numerics) -> Backbone:
     """The backbone of a config's `model` section, freshly initialised."""
-    module = tables.find("backbones", options.name, "model.backbone.name")
+    module = tables.find_for("segmentation", "backbones", options.name, "model.backbone.name")
     backbone: Backbone = module.build(options, numerics)
     return backbone
 

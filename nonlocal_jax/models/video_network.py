@@ -8,7 +8,6 @@ from flax import nnx
 
 from nonlocal_jax.config import tables
 from nonlocal_jax.config.video import VideoModel
-from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.backbones.video_backbone import VideoBackbone
 from nonlocal_jax.models.caffe2_keys import Row
 from nonlocal_jax.models.functional import Functional, flat_variables
@@ -36,7 +35,7 @@ def build_recognizer(model: VideoModel, rngs: nnx.Rngs) -> Recognizer:
     """The network of a config's `model` section, freshly initialised.
 
     Raises:
-      UserError: its backbone is one of images.
+      UserError: its backbone or its head is one of images.
     """
     model = for_platform(model, jax.default_backend())
     numerics = Numerics(
@@ -45,14 +44,9 @@ def build_recognizer(model: VideoModel, rngs: nnx.Rngs) -> Recognizer:
         remat=model.remat,
         rngs=rngs,
     )
-    module = tables.find("backbones", model.backbone.name, "model.backbone.name")
-    backbone = module.build(model.backbone, numerics)
-    if not isinstance(backbone, VideoBackbone):
-        raise UserError(
-            f"config.model.backbone.name is {model.backbone.name!r}, a backbone of images: choose "
-            "one of videos, such as video_resnet."
-        )
-    module = tables.find("heads", model.head.name, "model.head.name")
+    module = tables.find_for("video", "backbones", model.backbone.name, "model.backbone.name")
+    backbone: VideoBackbone = module.build(model.backbone, numerics)
+    module = tables.find_for("video", "heads", model.head.name, "model.head.name")
     head: VideoHead = module.build(model.head, backbone.features, model.num_classes, numerics)
     return Recognizer(backbone, head)
 

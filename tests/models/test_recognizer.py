@@ -9,7 +9,9 @@ import pytest
 from networks import assert_close
 from video import model
 
+from nonlocal_jax.config import files
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.models import network as images
 from nonlocal_jax.models.backbones import resnet, video_resnet
 from nonlocal_jax.models.fold import fold
 from nonlocal_jax.models.video_network import build_network, for_platform, init_variables
@@ -167,7 +169,7 @@ def test_a_tpu_has_its_kernel_named():
 
 def test_a_backbone_of_images_is_refused():
     config = dataclasses.replace(tiny(), backbone=resnet.Options())
-    with pytest.raises(UserError, match=r"'resnet', a backbone of images"):
+    with pytest.raises(UserError, match=r"backbone\.name is 'resnet', which is for segmentation"):
         build_network(config)
 
 
@@ -178,3 +180,12 @@ def test_integers_are_refused():
     with pytest.raises(UserError, match="normalised clips, not uint8"):
         recognizer(pixels)
     np.testing.assert_allclose(normalize_clips(pixels + jnp.uint8(255)), 2.444444, rtol=1e-6)
+
+
+def test_heads_of_another_task_are_refused():
+    config = files.load("kinetics_c2d_baseline_8x8", **{"model.head.name": "fcn"})
+    with pytest.raises(UserError, match=r"model\.head\.name is 'fcn', which is for segmentation"):
+        build_network(config.model)
+    config = files.load("demo", **{"model.decode_head.name": "classification"})
+    with pytest.raises(UserError, match=r"'classification', which is for video"):
+        images.build_network(config.model)

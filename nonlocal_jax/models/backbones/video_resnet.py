@@ -29,6 +29,7 @@ from nonlocal_jax.ops.attention.softmax import Implementation
 from nonlocal_jax.ops.max_pool import max_pool, pool_pairs
 from nonlocal_jax.ops.residual import add_relu, add_relu_without_gradient
 
+TASK = "video"
 STAGES = ("res2", "res3", "res4", "res5")
 BLOCKS_PER_STAGE = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 # Depth -> stage -> the residual blocks that a non-local block follows.

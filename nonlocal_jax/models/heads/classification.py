@@ -18,6 +18,9 @@ from nonlocal_jax.ops.dtypes import float32_or_wider
 CAFFE2_KEYS = (Row("classifier", "pred", "dense"),)
 
 
+TASK = "video"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options(schema.HeadOptions):
     """Settings of the head."""
