@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.model.head.window = 1
 
     config.data.name = "moving_shapes"
-    config.data.frames = 16
+    config.data.frames = 8
     config.data.frame_stride = 2
     config.data.short_side = (32, 32)
     config.data.crop_size = 32
@@ -34,11 +34,11 @@ def get_config() -> ConfigDict:
     config.eval.crop_size = 32
 
     config.optimizer.learning_rate = 0.1
-    config.optimizer.schedule.steps = (240, 300)
+    config.optimizer.schedule.steps = (360, 450)
     config.batch_size = 16
-    config.total_steps = 320
+    config.total_steps = 480
     config.log_every = 20
-    config.eval_every = 320
-    config.checkpoint_every = 80
+    config.eval_every = 480
+    config.checkpoint_every = 120
     config.precise_norm_batches = 10
     return config
