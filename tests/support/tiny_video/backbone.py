@@ -11,6 +11,9 @@ from nonlocal_jax.models.video_layers import ConvNorm3d
 from nonlocal_jax.models.video_non_local import VideoNonLocal
 
 
+TASK = "video"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options(schema.BackboneOptions):
     """Settings of the backbone."""
