@@ -10,7 +10,6 @@ from nonlocal_jax.models.numerics import Numerics
 from nonlocal_jax.models.video_layers import ConvNorm3d
 from nonlocal_jax.models.video_non_local import VideoNonLocal
 
-
 TASK = "video"
 
 
