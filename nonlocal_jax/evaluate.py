@@ -13,6 +13,7 @@ are those of the checkpoint's config. --config and --config.KEY=VALUE depart fro
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from absl import flags
@@ -27,6 +28,7 @@ from nonlocal_jax.config.video import VideoConfig
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation import evaluate_to_folder as images
 from nonlocal_jax.evaluation.restore import default_output, restore
+from nonlocal_jax.evaluation.result import Result
 from nonlocal_jax.evaluation.video import evaluate_to_folder as videos
 from nonlocal_jax.evaluation.video.restore import restore as restore_video
 from nonlocal_jax.reporting.outputs import check_folder
@@ -73,7 +75,7 @@ def main(options: Options) -> None:
     startup.use_jax(config.precision)
     with distributed.session(**options.processes):
         say(f"The checkpoint is {found}.")
-        result: images.Result | videos.Result
+        result: Result[Any]
         if isinstance(config, VideoConfig):
             result = _evaluate_videos(options, found, config, output, names)
         else:
@@ -86,7 +88,7 @@ def main(options: Options) -> None:
 
 def _evaluate_images(
     options: Options, found: Found, config: Config, output: pathlib.Path, names: list[str] | None
-) -> images.Result:
+) -> Result[Any]:
     given = options.flags
     return images.evaluate_to_folder(
         restore(found, config, departing=options.overridden),
@@ -106,7 +108,7 @@ def _evaluate_videos(
     config: VideoConfig,
     output: pathlib.Path,
     names: list[str] | None,
-) -> videos.Result:
+) -> Result[Any]:
     given = options.flags
     if given.save_predictions or given.save_overlays:
         raise UserError(

@@ -3,7 +3,6 @@
 import json
 import pathlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -14,27 +13,11 @@ from nonlocal_jax.checkpoints import compare
 from nonlocal_jax.evaluation.evaluate import Evaluation, OnMask
 from nonlocal_jax.evaluation.metrics.scores import Scores
 from nonlocal_jax.evaluation.restore import Restored
+from nonlocal_jax.evaluation.result import Result
 from nonlocal_jax.inputs.loader import Inputs
 from nonlocal_jax.reporting import outputs, pictures
 from nonlocal_jax.runtime import sharding
 from nonlocal_jax.runtime.console import say
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """The result of an evaluation.
-
-    Attributes:
-      scores: of the images that could be read.
-      left_out: the reason for each image that this process could not read.
-      total: number of images in the split.
-      unit: what they are called.
-    """
-
-    scores: Scores
-    left_out: list[str]
-    total: int
-    unit: str = "images"
 
 
 def evaluate_to_folder(
@@ -47,7 +30,7 @@ def evaluate_to_folder(
     images: Sequence[str] | None = None,
     predictions: bool = False,
     overlays: bool = False,
-) -> Result:
+) -> Result[Scores]:
     """Evaluates a checkpoint on the validation split of its config.
 
     The first process writes scores.json and confusion.png. Each process writes the requested files
@@ -85,7 +68,7 @@ def evaluate_to_folder(
         outputs.write_confusion(
             output / "confusion.png", scores.confusion, scores.class_names, scores.summary()
         )
-    return Result(scores, left_out, len(evaluation.inputs.open("val")))
+    return Result(scores, left_out, len(evaluation.inputs.open("val")), "images")
 
 
 def _writer(

@@ -9,7 +9,6 @@ step.
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import grain
 import numpy as np
@@ -21,6 +20,7 @@ from nonlocal_jax.inputs import (
     datasets,
     decode,
     opencv,
+    order,
     photometric,
     sources,
     transforms,
@@ -34,7 +34,6 @@ TrainingBatch = dict[str, np.ndarray]
 and width of the part of an image that is no padding (which is at the right and bottom)."""
 
 BUFFERED_BATCHES = 2  # prepared besides the one in use, so the device does not wait for the host
-ENDLESS = 1 << 60  # examples; grain adds to it in 64 bits
 SAMPLES = 5  # of a split, decoded before a run starts
 CORES_FOR_WORKERS = 4  # with fewer cores, threads are as fast as processes
 
@@ -77,12 +76,7 @@ class Inputs:
             not the network's.
         """
         dataset = datasets.describe(self.data, self.data_dir)
-        if dataset.num_classes != self.num_classes:
-            raise UserError(
-                f"config.model.num_classes is {self.num_classes}, and {self.data.name} has "
-                f"{dataset.num_classes} classes: set "
-                f"--config.model.num_classes={dataset.num_classes}."
-            )
+        order.check_classes(self.data.name, dataset.num_classes, self.num_classes)
         return dataset
 
     def open(self, split: str) -> Source:
@@ -131,7 +125,7 @@ class Inputs:
         """
         source = self.open("train")
         rows = range(self.batch_size) if rows is None else rows
-        shard = HostShard(self.train_examples(source), self.batch_size, start_step, rows)
+        shard = order.HostShard(self.train_examples(source), self.batch_size, start_step, rows)
         batches = grain.MapDataset.source(shard).batch(len(rows))
         threads = self.data.num_threads if self.data.num_threads > 0 else cores.usable()
         workers = self.data.num_workers
@@ -161,7 +155,7 @@ class Inputs:
         source = self.open("train") if source is None else source
         if self.data.on_bad_example == "skip":
             source = sources.SkippingSource(source)
-        examples = self._in_order(_Elements(source))
+        examples = order.in_order(_Elements(source), self.seed)
         for transform in self.augmentations():
             examples = examples.random_map(transform)
         return examples.map(transforms.Pad(self.data.crop_size))
@@ -198,18 +192,11 @@ class Inputs:
 
         They are indices of the training split, before `on_bad_example` replaces bad examples.
         """
-        order = self._in_order(range(len(self.open("train"))))
-        first = (step - 1) * self.batch_size
-        return [int(order[first + row]) for row in range(self.batch_size)]
+        return order.batch_indices(len(self.open("train")), step, self.batch_size, self.seed)
 
     def describe_batch(self, step: int) -> str:
         """A sentence that says which examples the batch of a step holds."""
-        numbers = ", ".join(str(index) for index in self.batch_indices(step))
-        return f"Its batch holds the training examples {numbers} (numbered from 0)."
-
-    def _in_order(self, examples: Any) -> grain.MapDataset:
-        """The endless order of examples of the run."""
-        return grain.MapDataset.source(examples).seed(self.seed).shuffle().repeat()
+        return order.describe_batch("examples", self.batch_indices(step))
 
 
 def default_workers(source: Source, cores: int) -> int:
@@ -235,22 +222,3 @@ class _Elements:
     def __getitem__(self, index: int) -> transforms.Element:
         example = self._source[index]
         return {"image": example.image, "label": example.label}
-
-
-class HostShard:
-    """The examples of one host, in order, from a step on: its rows of each batch."""
-
-    def __init__(
-        self, examples: grain.MapDataset, batch_size: int, start_step: int, rows: Sequence[int]
-    ):
-        self._examples, self._batch_size = examples, batch_size
-        self._start_step, self._rows = start_step, rows
-
-    def __len__(self) -> int:
-        return ENDLESS // self._batch_size
-
-    def __getitem__(self, index: int) -> transforms.Element:
-        step, row = divmod(index, len(self._rows))
-        first = (self._start_step + step) * self._batch_size
-        element: transforms.Element = self._examples[first + self._rows[row]]
-        return element

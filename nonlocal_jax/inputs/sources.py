@@ -28,6 +28,7 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs import decode
 from nonlocal_jax.inputs.datasets.dataset import Dataset, Description, Pair
 from nonlocal_jax.inputs.example import Example, Source
+from nonlocal_jax.inputs.records import Records
 
 HEADER_BYTES = 1 << 18  # enough of a file for the size of its image
 
@@ -161,36 +162,22 @@ class RecordSource(EncodedSource):
         self, folder: pathlib.Path, split: str, num_classes: int, most_pixels: int = MOST_PIXELS
     ):
         super().__init__(num_classes, most_pixels)
-        self._folder = folder
         raw = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
-        try:
-            builder = tfds.builder_from_directory(str(folder))
-            self._records = builder.as_data_source(split=split, decoders=raw)
-        except Exception as error:  # TFDS raises many kinds
-            raise UserError(
-                f"{folder} cannot be read as a prepared data set ({error}). Remove it and run "
-                "`nonlocal-jax prepare` again."
-            ) from error
+        self._records = Records(folder, split, raw)
 
     def __len__(self) -> int:
         return len(self._records)
 
     def encoded(self, index: int) -> Encoded:
         """See EncodedSource."""
-        try:
-            record = self._records[index]
-        except Exception as error:  # array_record raises bare ones for a damaged chunk
-            raise UserError(
-                f"Record {index} of {self._folder} is damaged ({error}). Prepare the data set "
-                "again, or leave it out with --config.data.on_bad_example=skip."
-            ) from error
-        name = record["name"].decode()
+        record = self._records[index]
+        name, folder = record["name"], self._records.folder
         return Encoded(
             image=record["image"],
             label=record["label"],
             name=name,
-            image_at=f"{name} in {self._folder}",
-            label_at=f"the mask of {name} in {self._folder}",
+            image_at=f"{name} in {folder}",
+            label_at=f"the mask of {name} in {folder}",
             label_table=None,
         )
 

@@ -4,7 +4,7 @@ Optimiser, checkpoints, sharding and conversion work on such dicts:
 {"backbone/stem/0/conv/kernel": array, ...}.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -58,6 +58,14 @@ class Functional(Generic[Model]):
         """The module with shapes in place of arrays, for its properties."""
         model: Model = nnx.merge(self.graph, self.state)
         return model
+
+
+def initialised(build: Callable[[nnx.Rngs], nnx.Module], seed: int) -> dict[str, jax.Array]:
+    """Freshly initialised variables, by name, of the module that `build` makes."""
+    # "rbg" compiles several times faster than JAX's default generator, unrolled for every shape.
+    key = jax.random.key(seed, impl="rbg")
+    variables: dict[str, jax.Array] = jax.jit(lambda key: flat_variables(build(nnx.Rngs(key))))(key)
+    return variables
 
 
 def flat_variables(module: nnx.Module) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from flax import nnx
 from nonlocal_jax.config import schema, tables
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.backbones.backbone import Backbone
-from nonlocal_jax.models.functional import Functional, flat_variables
+from nonlocal_jax.models.functional import Functional, initialised
 from nonlocal_jax.models.heads.head import Head
 from nonlocal_jax.models.numerics import Numerics
 from nonlocal_jax.models.segmentor import Segmentor
@@ -118,8 +118,4 @@ def build_network(model: schema.Model, *, platform: str | None = None) -> Networ
 
 def init_variables(model: schema.Model, seed: int) -> dict[str, jax.Array]:
     """Freshly initialised variables of a config's `model` section, by name."""
-    # "rbg" compiles several times faster than JAX's default generator, unrolled for every shape.
-    key = jax.random.key(seed, impl="rbg")
-    initialise = jax.jit(lambda key: flat_variables(build_segmentor(model, nnx.Rngs(key))))
-    variables: dict[str, jax.Array] = initialise(key)
-    return variables
+    return initialised(lambda rngs: build_segmentor(model, rngs), seed)

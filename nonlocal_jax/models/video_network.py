@@ -10,7 +10,7 @@ from nonlocal_jax.config import tables
 from nonlocal_jax.config.video import VideoModel
 from nonlocal_jax.models.backbones.video_backbone import VideoBackbone
 from nonlocal_jax.models.caffe2_keys import Row
-from nonlocal_jax.models.functional import Functional, flat_variables
+from nonlocal_jax.models.functional import Functional, initialised
 from nonlocal_jax.models.heads.video_head import VideoHead
 from nonlocal_jax.models.network import dtype_and_remat
 from nonlocal_jax.models.numerics import Numerics
@@ -78,8 +78,4 @@ def build_network(model: VideoModel, *, platform: str | None = None) -> VideoNet
 
 def init_variables(model: VideoModel, seed: int) -> dict[str, jax.Array]:
     """Freshly initialised variables of a config's `model` section, by name."""
-    # "rbg" compiles several times faster than JAX's default generator, unrolled for every shape.
-    key = jax.random.key(seed, impl="rbg")
-    initialise = jax.jit(lambda key: flat_variables(build_recognizer(model, nnx.Rngs(key))))
-    variables: dict[str, jax.Array] = initialise(key)
-    return variables
+    return initialised(lambda rngs: build_recognizer(model, rngs), seed)

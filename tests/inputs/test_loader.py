@@ -162,7 +162,7 @@ def test_check_finds_what_training_would(camvid, tmp_path):
     small(camvid).check()
     with pytest.raises(UserError, match="camvid has 11 classes"):
         small(camvid, num_classes=19).check()
-    with pytest.raises(UserError, match=r"python -m nonlocal_jax\.prepare camvid"):
+    with pytest.raises(UserError, match=r"nonlocal-jax prepare camvid"):
         small(tmp_path).check()
 
 

@@ -9,29 +9,13 @@ import jax
 from jax.sharding import Mesh
 
 from nonlocal_jax.checkpoints import compare
+from nonlocal_jax.evaluation.result import Result
 from nonlocal_jax.evaluation.video.evaluate import VideoEvaluation
 from nonlocal_jax.evaluation.video.restore import RestoredVideo
 from nonlocal_jax.evaluation.video.scores import VideoScores
 from nonlocal_jax.reporting import pictures
 from nonlocal_jax.runtime import sharding
 from nonlocal_jax.runtime.console import say
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Result:
-    """The result of a test.
-
-    Attributes:
-      scores: of the videos that could be read.
-      left_out: the reason for each video that this process could not read.
-      total: number of videos in the split.
-      unit: what they are called.
-    """
-
-    scores: VideoScores
-    left_out: list[str]
-    total: int
-    unit: str = "videos"
 
 
 def evaluate_to_folder(
@@ -42,7 +26,7 @@ def evaluate_to_folder(
     mirrored: bool = False,
     limit: int | None = None,
     videos: Sequence[str] | None = None,
-) -> Result:
+) -> Result[VideoScores]:
     """Tests a checkpoint on the validation split of its config.
 
     The first process writes scores.json, with the first five classes of each video.
@@ -80,4 +64,4 @@ def evaluate_to_folder(
         }
         content = json.dumps({**about, **scores.details()}, indent=1)
         pictures.write(output / "scores.json", content)
-    return Result(scores, left_out, len(evaluation.inputs.open("val")))
+    return Result(scores, left_out, len(evaluation.inputs.open("val")), "videos")

@@ -15,9 +15,9 @@ import numpy as np
 
 from nonlocal_jax.config import video
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs import cores, opencv, watchdog
+from nonlocal_jax.inputs import cores, opencv, order, watchdog
 from nonlocal_jax.inputs.datasets.dataset import SPLITS
-from nonlocal_jax.inputs.loader import BUFFERED_BATCHES, SAMPLES, HostShard
+from nonlocal_jax.inputs.loader import BUFFERED_BATCHES, SAMPLES
 from nonlocal_jax.inputs.sources import SkipLog, all_bad
 from nonlocal_jax.inputs.video import dataset, sources, transforms
 from nonlocal_jax.inputs.video.dataset import VideoDataset
@@ -68,12 +68,7 @@ class VideoInputs:
             network's.
         """
         described = dataset.describe(self.data, self.data_dir)
-        if described.num_classes != self.num_classes:
-            raise UserError(
-                f"config.model.num_classes is {self.num_classes}, and {self.data.name} has "
-                f"{described.num_classes} classes: set "
-                f"--config.model.num_classes={described.num_classes}."
-            )
+        order.check_classes(self.data.name, described.num_classes, self.num_classes)
         return described
 
     def encoded(self, split: str) -> EncodedVideos:
@@ -128,7 +123,7 @@ class VideoInputs:
           UserError: a video is bad, or a worker is gone.
         """
         rows = range(self.batch_size) if rows is None else rows
-        shard = HostShard(self.train_examples(), self.batch_size, start_step, rows)
+        shard = order.HostShard(self.train_examples(), self.batch_size, start_step, rows)
         threads = self.data.num_threads if self.data.num_threads > 0 else cores.usable()
         workers = max(self.data.num_workers, 0)
         # Clips, not batches, are made in parallel: a batch may take hundreds of megabytes.
@@ -150,25 +145,19 @@ class VideoInputs:
           a dataset whose i-th element holds clip and label, as a TrainingBatch has per clip.
         """
         videos = self.encoded("train")
-        return self._in_order(len(videos)).random_map(RandomClip(videos, self.data))
+        indices = order.in_order(range(len(videos)), self.seed)
+        return indices.random_map(RandomClip(videos, self.data))
 
     def batch_indices(self, step: int) -> list[int]:
         """Indices of the videos in the global batch of a step (from 1).
 
         They are indices of the training split, before `on_bad_example` replaces bad videos.
         """
-        order = self._in_order(len(self.encoded("train")))
-        first = (step - 1) * self.batch_size
-        return [int(order[first + row]) for row in range(self.batch_size)]
+        return order.batch_indices(len(self.encoded("train")), step, self.batch_size, self.seed)
 
     def describe_batch(self, step: int) -> str:
         """A sentence that says which videos the batch of a step holds."""
-        numbers = ", ".join(str(index) for index in self.batch_indices(step))
-        return f"Its batch holds the training videos {numbers} (numbered from 0)."
-
-    def _in_order(self, count: int) -> grain.MapDataset:
-        """The endless order of the indices of the videos of the run."""
-        return grain.MapDataset.range(count).seed(self.seed).shuffle().repeat()
+        return order.describe_batch("videos", self.batch_indices(step))
 
 
 class TestVideos:

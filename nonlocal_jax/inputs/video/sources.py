@@ -12,10 +12,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import tensorflow_datasets as tfds
-
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs.listing import files_below
+from nonlocal_jax.inputs.records import Records
 from nonlocal_jax.inputs.sources import check_unread, find_prepared, roots
 from nonlocal_jax.inputs.video.dataset import VideoDataset
 from nonlocal_jax.inputs.video.decode import SUFFIXES
@@ -165,34 +164,20 @@ class RecordVideos:
     """
 
     def __init__(self, folder: pathlib.Path, split: str, num_classes: int):
-        self._folder, self._num_classes = folder, num_classes
-        try:
-            builder = tfds.builder_from_directory(str(folder))
-            self._records = builder.as_data_source(split=split)
-        except Exception as error:  # TFDS raises many kinds
-            raise UserError(
-                f"{folder} cannot be read as a prepared data set ({error}). Remove it and run "
-                "`nonlocal-jax prepare` again."
-            ) from error
+        self._records, self._num_classes = Records(folder, split), num_classes
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> EncodedVideo:
-        try:
-            record = self._records[index]
-            name, label = record["name"].decode(), int(record["label"])
-        except Exception as error:  # array_record raises bare ones for a damaged chunk
-            raise UserError(
-                f"Record {index} of {self._folder} is damaged ({error}). Prepare the data set "
-                "again, or leave it out with --config.data.on_bad_example=skip."
-            ) from error
+        record, folder = self._records[index], self._records.folder
+        name, label = record["name"], int(record["label"])
         if not 0 <= label < self._num_classes:
             raise UserError(
-                f"Record {index} of {self._folder} has the label {label}, and there are "
+                f"Record {index} of {folder} has the label {label}, and there are "
                 f"{self._num_classes} classes. Prepare the data set again."
             )
-        return EncodedVideo(record["video"], label, name, f"{name} in {self._folder}")
+        return EncodedVideo(record["video"], label, name, f"{name} in {folder}")
 
     def name(self, index: int) -> str:
         """See EncodedVideos."""
