@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tests.golden.make_non_local import CASES, MODES, SHAPES, run_reference
 
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models import non_local
 from nonlocal_jax.models.non_local import NonLocal1d, NonLocal2d, NonLocal3d
 from nonlocal_jax.ops.padding import zero_outside
-from tests.golden.make_non_local import CASES, MODES, SHAPES, run_reference
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "non_local.npz"
 BLOCKS = {1: NonLocal1d, 2: NonLocal2d, 3: NonLocal3d}
