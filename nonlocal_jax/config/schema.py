@@ -35,6 +35,9 @@ AxisSize = Annotated[int, Ge(-1), Predicate(lambda size: size != 0)]
 """Devices along an axis of the mesh. -1: all that the other axes leave."""
 DropRate = Annotated[float, Ge(0), Lt(1)]
 """The share of channels that is dropped in training."""
+KeptShare = Annotated[float, Ge(0), Lt(1)]
+"""The share of a running average that each step keeps."""
+Factor = Annotated[float, Ge(0), Le(1e3)]
 Label = Annotated[int, Ge(0), Le(IGNORED)]
 
 
@@ -83,6 +86,13 @@ class LossOptions:
 
     name: str
 
+    def problems(self, key: str, num_classes: int) -> list[str]:
+        """Contradictions between these settings and the number of classes, a sentence each.
+
+        `key` is that of the section, as "loss".
+        """
+        return []
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleOptions:
@@ -100,6 +110,16 @@ class OptimizerOptions:
     """Learning rate at the start of the schedule."""
     weight_decay: Annotated[float, Ge(0), Le(1e3)] = 5e-4
     """Weight decay: this factor times the parameter is added to its gradient."""
+    decay_norms: bool = True
+    """Whether scales and biases of norms decay, too."""
+    decay_biases: bool = True
+    """Whether the biases of other layers decay, too."""
+    clip_norm: Annotated[float, Ge(0), Le(1e6)] = 0.0
+    """Gradients are scaled down to this norm over all parameters if theirs is larger. 0: never."""
+    backbone_factor: Factor = 1.0
+    """Factor of the learning rate of the backbone's parameters."""
+    head_factor: Factor = 1.0
+    """Factor of the learning rate of all other parameters."""
     warmup_steps: CountOrNone = 0
     """Steps of warm-up: the learning rate rises from near 0 to that of the schedule."""
     scale_from_batch_size: CountOrNone = 0
@@ -292,6 +312,9 @@ class Run:
     and a checkpoint. 0: they are running averages."""
     optimizer: OptimizerOptions = chosen("optimizers", "sgd")
     """The optimiser."""
+    ema_decay: KeptShare = 0.0
+    """The share of the exponential moving average of the weights that each step keeps, 0.999 for
+    one. The average is what is evaluated, and what other commands read. 0: there is none."""
     loss: LossOptions = chosen("losses", "cross_entropy")
     """The loss that training minimises."""
     mesh: Mesh = field(default_factory=Mesh)
@@ -312,6 +335,11 @@ class Run:
             found.append("config.mesh has more than one -1; one axis at most takes what is left.")
         if self.init_skip_classifier and not self.init_from:
             found.append("config.init_skip_classifier has no effect without config.init_from.")
+        if self.ema_decay and self.precise_norm_batches:
+            found.append(
+                "config.precise_norm_batches is for the weights themselves, and config.ema_decay "
+                "has their average evaluated: set one of them to 0."
+            )
         return found
 
 
@@ -322,6 +350,10 @@ class Config(Run):
     task: Literal["segmentation"] = "segmentation"
     init_from: str = "checkpoints/resnet50_v1c"
     """An imported backbone, or a checkpoint, to start from. Empty: random weights."""
+    loss: LossOptions = chosen("losses", "cross_entropy")
+    """The loss of the decode head, that is of each of its outputs."""
+    auxiliary_loss: LossOptions = chosen("losses", "same")
+    """The loss of the auxiliary head."""
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     eval: Eval = field(default_factory=Eval)
@@ -338,7 +370,10 @@ class Config(Run):
                 f"config.eval.stride is {self.eval.stride}; it must be at most "
                 f"config.eval.window, {self.eval.window}, or some pixels are in no window."
             )
-        return found + _label_map_problems(self.data, self.model.num_classes)
+        classes = self.model.num_classes
+        found += self.loss.problems("loss", classes)
+        found += self.auxiliary_loss.problems("auxiliary_loss", classes)
+        return found + _label_map_problems(self.data, classes)
 
 
 def _label_map_problems(data: Data, classes: int) -> list[str]:

@@ -34,15 +34,24 @@ DATASETS = {
 }
 LOSSES = {
     "cross_entropy": "nonlocal_jax.training.losses.cross_entropy",
+    "ohem": "nonlocal_jax.training.losses.ohem",
+    "dice": "nonlocal_jax.training.losses.dice",
+    "focal": "nonlocal_jax.training.losses.focal",
+    "lovasz": "nonlocal_jax.training.losses.lovasz",
+    "sum": "nonlocal_jax.training.losses.sum",
+    "same": "nonlocal_jax.training.losses.same",
     "classification": "nonlocal_jax.training.losses.classification",
 }
 OPTIMIZERS = {
     "sgd": "nonlocal_jax.training.optimizers.sgd",
+    "adamw": "nonlocal_jax.training.optimizers.adamw",
     "caffe2_sgd": "nonlocal_jax.training.optimizers.caffe2_sgd",
 }
 SCHEDULES = {
     "polynomial": "nonlocal_jax.training.schedules.polynomial",
+    "cosine": "nonlocal_jax.training.schedules.cosine",
     "steps": "nonlocal_jax.training.schedules.steps",
+    "constant": "nonlocal_jax.training.schedules.constant",
 }
 TASKS = {
     "segmentation": "nonlocal_jax.training.tasks.segmentation",

@@ -23,6 +23,7 @@ ROW_AXIS = "spatial"
 
 Queries = TypeVar("Queries")
 Keys = TypeVar("Keys")
+Results = TypeVar("Results")
 Sums = TypeVar("Sums")
 
 
@@ -65,23 +66,24 @@ gather.defvjp(_gather_forward, _gather_backward)
 
 
 def on_each_device(
-    function: Callable[[Queries, Keys], Array], queries: Queries, keys: Keys
-) -> Array:
+    function: Callable[[Queries, Keys], Results], queries: Queries, keys: Keys
+) -> Results:
     """Applies function(queries, keys) -> [n, rows, ...] on each device to its rows of the queries.
 
     A device gets the rows of its images and all keys of these images. So XLA never splits a custom
     kernel or a loop inside the function. Gradients of keys are summed over devices.
 
     Args:
-      function: row i of its result depends on row i of the queries and on all keys.
+      function: row i of its results depends on row i of the queries and on all keys.
       queries: arrays [n, rows, ...].
       keys: arrays [n, ...].
     """
     if not _axes():
         return function(queries, keys)
     length = jax.tree.leaves(queries)[0].shape[1]
-    rows: Array = _shared(function, _pad_rows(queries, 0), keys)
-    return rows[:, :length]
+    rows = _shared(function, _pad_rows(queries, 0), keys)
+    results: Results = jax.tree.map(lambda x: x[:, :length], rows)
+    return results
 
 
 def sum_over_devices(
@@ -101,6 +103,24 @@ def sum_over_devices(
     return sums
 
 
+def sum_over_rows(
+    function: Callable[[Queries, Keys], Sums], queries: Queries, keys: Keys, *, fill: Any
+) -> Sums:
+    """The sum of function(queries, keys), a tree of [n, ...], over the devices of each image's rows.
+
+    `fill` is for each array of the queries what missing rows are filled with.
+    """
+    if not _axes():
+        return function(queries, keys)
+
+    def part(queries: Queries, keys: Keys) -> Any:
+        return jax.tree.map(lambda x: x[:, None], function(queries, keys))
+
+    parts = _shared(part, _pad_rows(queries, fill), keys)
+    sums: Sums = jax.tree.map(lambda x: jnp.sum(x, axis=1), parts)
+    return sums
+
+
 def _shared(function: Callable[[Queries, Keys], Any], queries: Queries, keys: Keys) -> Any:
     axes, first = _axes(), jax.tree.leaves(queries)[0]
     rows = _split_spec(axes, first)
@@ -112,15 +132,19 @@ def _shared(function: Callable[[Queries, Keys], Any], queries: Queries, keys: Ke
     )(queries, keys)
 
 
-def _pad_rows(arrays: Queries, fill: int) -> Queries:
-    """Pads the rows to a multiple of the devices, as XLA does: no row changes its device."""
+def _pad_rows(arrays: Queries, fill: Any) -> Queries:
+    """Pads the rows to a multiple of the devices, as XLA does: no row changes its device.
+
+    `fill` is a number, or a tree of them.
+    """
     parts = _axes().get(ROW_AXIS, 1)
 
-    def pad(x: Array) -> Array:
+    def pad(x: Array, fill: int) -> Array:
         widths = [(0, 0), (0, -x.shape[1] % parts)] + [(0, 0)] * (x.ndim - 2)
         return jnp.pad(x, widths, constant_values=fill)
 
-    padded: Queries = jax.tree.map(pad, arrays)
+    fills = jax.tree.broadcast(fill, arrays) if isinstance(fill, int) else fill
+    padded: Queries = jax.tree.map(pad, arrays, fills)
     return padded
 
 

@@ -6,7 +6,7 @@ import plain
 import pytest
 from device import ROUNDING
 
-from nonlocal_jax.training.losses import cross_entropy
+from nonlocal_jax.ops import score_blocks
 from nonlocal_jax.training.losses.cross_entropy import segmentation_loss
 
 
@@ -36,7 +36,7 @@ def with_gradient(function, logits, labels, align_corners):
 def test_loss_accuracy_and_gradient_equal_the_plain_formulas(
     low, high, align_corners, dtype, monkeypatch
 ):
-    monkeypatch.setattr(cross_entropy, "BLOCK_BYTES", 0)  # blocks of 8 rows
+    monkeypatch.setattr(score_blocks, "BLOCK_BYTES", 0)  # blocks of 8 rows
     with jax.enable_x64(True):
         logits, labels = batch(low, high, dtype=dtype)
         got = with_gradient(segmentation_loss, logits, labels, align_corners)

@@ -1,12 +1,14 @@
 """The interface of losses: functions of a head's logits and the labels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, cast
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from nonlocal_jax.config import tables
-from nonlocal_jax.config.schema import LossOptions
+from nonlocal_jax.config.schema import IGNORED, LossOptions, NotNegative
 
 Logits = Float[Array, "n h w classes"]
 Labels = UInt8[Array, "n H W"]
@@ -29,6 +31,49 @@ Loss = Callable[[Logits, Labels, bool], LossAndAccuracy]
 """From float32 logits, labels and align_corners; logits are resized to the labels' size."""
 
 
-def make_loss(options: LossOptions) -> Loss:
-    """The loss that a config names."""
-    return cast(Loss, tables.find("losses", options.name, "loss.name").build(options))
+@dataclass(frozen=True, kw_only=True)
+class ClassWeights(LossOptions):
+    """Settings of losses whose classes may have weights."""
+
+    class_weights: tuple[NotNegative, ...] = ()
+    """The weight of each class, in label order. Empty: 1 for all."""
+
+    def problems(self, key: str, num_classes: int) -> list[str]:
+        """See LossOptions."""
+        return count_problems(f"{key}.class_weights", self.class_weights, num_classes)
+
+
+def count_problems(key: str, given: Sequence[float], num_classes: int) -> list[str]:
+    """A sentence if numbers of the classes are given, and not one for each class."""
+    if len(given) in (0, num_classes):
+        return []
+    return [
+        f"config.{key} has {len(given)} numbers, and config.model.num_classes is {num_classes}: "
+        "there must be one for each class, in label order."
+    ]
+
+
+def make_loss(options: LossOptions, key: str = "loss") -> Loss:
+    """The loss that a config names in its section `key`."""
+    return cast(Loss, tables.find("losses", options.name, f"{key}.name").build(options))
+
+
+def by_class(weights: Sequence[float], like: Array) -> Float[Array, "classes"]:
+    """The weights of the classes, of scores [n, r, classes, W]; 1 for all if there are none."""
+    return jnp.asarray(weights or (1.0,) * like.shape[2], like.dtype)
+
+
+def result(
+    loss: Float[Array, ""], right: Array, counted: Array, logits: Logits, labels: Labels
+) -> LossAndAccuracy:
+    """The loss, which is NaN if a label is neither 255 nor a class, and the accuracy.
+
+    Args:
+      loss: of the batch.
+      right, counted: numbers of pixels, in parts.
+      logits: whose loss it is.
+      labels: theirs.
+    """
+    wrong = jnp.any((labels >= logits.shape[3]) & (labels != IGNORED))
+    right, counted = (jnp.sum(part).astype(loss.dtype) for part in (right, counted))
+    return LossAndAccuracy(jnp.where(wrong, jnp.nan, loss), right / counted)

@@ -20,8 +20,8 @@ from jaxtyping import Array, Int
 
 from nonlocal_jax.config import schema
 from nonlocal_jax.config.schema import OptimizerOptions, Probability, chosen
+from nonlocal_jax.training.optimizers import decay
 
-NORM = "norm"  # the name of a norm in that of its parameters, as ".../norm/scale"
 CHANGED = 1e-7  # relative change of the learning rate from which v is rescaled
 
 
@@ -31,7 +31,9 @@ class Options(OptimizerOptions):
 
     name: str = "caffe2_sgd"
     weight_decay: schema.NotNegative = 1e-4
-    """This factor times the parameter is added to its gradient, except in norms."""
+    """This factor times the parameter is added to its gradient."""
+    decay_norms: bool = False
+    """Whether scales and biases of norms decay, too."""
     momentum: Probability = 0.9
     """Share of the last update that is added to the next one."""
     schedule: schema.ScheduleOptions = chosen("schedules", "steps")
@@ -67,8 +69,8 @@ def build(options: Options, schedule: optax.Schedule) -> optax.GradientTransform
         ratio = _ratio(rate, jnp.asarray(schedule(jnp.maximum(state.step - 1, 0))))
         updates, velocity = {}, {}
         for name, parameter in parameters.items():
-            decay = 0.0 if is_of_a_norm(name) else options.weight_decay
-            gradient = gradients[name] + decay * parameter
+            factor = options.weight_decay if decay.decays(options, name) else 0.0
+            gradient = gradients[name] + factor * parameter
             old = ratio.astype(parameter.dtype) * state.velocity[name]
             new = momentum * old + rate.astype(parameter.dtype) * gradient
             updates[name] = momentum * old - (1 + momentum) * new
@@ -76,12 +78,6 @@ def build(options: Options, schedule: optax.Schedule) -> optax.GradientTransform
         return updates, State(state.step + 1, velocity)
 
     return optax.GradientTransformation(init, update)
-
-
-def is_of_a_norm(name: str) -> bool:
-    """Whether a parameter is the scale or the bias of a norm, by its name."""
-    *layers, _ = name.split("/")
-    return bool(layers) and layers[-1] == NORM
 
 
 def _ratio(now: jax.Array, before: jax.Array) -> jax.Array:

@@ -9,6 +9,8 @@ import optax
 from nonlocal_jax.config import tables
 from nonlocal_jax.config.schema import OptimizerOptions
 
+BACKBONE = "backbone/"  # what the names of its parameters begin with
+
 
 class Optimizer(NamedTuple):
     """A schedule and an update rule.
@@ -35,7 +37,24 @@ def make_optimizer(options: OptimizerOptions, *, total_steps: int, batch_size: i
     base = options.scale_from_batch_size
     schedule = scaled(schedule, batch_size / base if base else 1.0, options.warmup_steps)
     module = tables.find("optimizers", options.name, "optimizer.name")
-    return Optimizer(schedule, module.build(options, schedule))
+    rule = module.build(options, schedule)
+    # Without clipping and factors it stays as it is: older checkpoints hold its state.
+    before = [optax.clip_by_global_norm(options.clip_norm)] if options.clip_norm else []
+    factors = options.backbone_factor, options.head_factor
+    after = [scaled_by_part(*factors)] if factors != (1.0, 1.0) else []
+    return Optimizer(schedule, optax.chain(*before, rule, *after) if before or after else rule)
+
+
+def scaled_by_part(backbone: float, heads: float) -> optax.GradientTransformation:
+    """Multiplies updates, and with them learning rates, by a factor of each part of the network."""
+
+    def scale(updates: dict[str, jax.Array], _: object) -> dict[str, jax.Array]:
+        return {
+            name: (backbone if name.startswith(BACKBONE) else heads) * update
+            for name, update in updates.items()
+        }
+
+    return optax.stateless(scale)
 
 
 def scaled(schedule: optax.Schedule, scale: float, warmup_steps: int) -> optax.Schedule:

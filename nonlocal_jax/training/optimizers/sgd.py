@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import optax
 
 from nonlocal_jax.config.schema import OptimizerOptions, Probability
+from nonlocal_jax.training.optimizers import decay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,11 +15,13 @@ class Options(OptimizerOptions):
     name: str = "sgd"
     momentum: Probability = 0.9
     """Share of the last update that is added to the next one."""
+    nesterov: bool = False
+    """Whether the gradient is added once more after the momentum, which is Nesterov's."""
 
 
 def build(options: Options, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """SGD. The weight decay of *every* parameter is added to its gradient, before the momentum."""
+    """SGD. The weight decay is added to the gradient, before the momentum."""
     return optax.chain(
-        optax.add_decayed_weights(options.weight_decay),
-        optax.sgd(schedule, momentum=options.momentum),
+        optax.add_decayed_weights(options.weight_decay, decay.mask(options)),
+        optax.sgd(schedule, momentum=options.momentum, nesterov=options.nesterov),
     )

@@ -1,0 +1,30 @@
+"""Which parameters decay, by their names."""
+
+from collections.abc import Callable
+
+import jax
+
+from nonlocal_jax.config.schema import OptimizerOptions
+
+Mask = Callable[[dict[str, jax.Array]], dict[str, bool]]
+NORM = "norm"  # in the name of a norm, as ".../norm/scale"
+
+
+def mask(options: OptimizerOptions) -> Mask | None:
+    """Whether each parameter decays, as Optax takes it; None if all do."""
+    if options.decay_norms and options.decay_biases:
+        return None
+    return lambda parameters: {name: decays(options, name) for name in parameters}
+
+
+def decays(options: OptimizerOptions, name: str) -> bool:
+    """Whether the parameter of that name decays."""
+    if is_of_a_norm(name):
+        return options.decay_norms
+    return options.decay_biases or name.split("/")[-1] != "bias"
+
+
+def is_of_a_norm(name: str) -> bool:
+    """Whether a parameter is the scale or the bias of a norm."""
+    *layers, _ = name.split("/")
+    return bool(layers) and NORM in layers[-1]
