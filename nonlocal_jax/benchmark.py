@@ -3,9 +3,9 @@
     python -m nonlocal_jax.benchmark --config=configs/ade20k_r50_80k.py --what=inference,training
 
 Images or clips, labels and weights are random, which does not affect the speed. --what=input and
---what=evaluation read the data set of the config. --all_rows measures the sixteen published rows,
-with the published number of images for each device, beside the published figures. Timings vary from
-run to run, so compare figures of the same run only.
+--what=evaluation read the data set of the config. --all_rows measures the published rows of
+--methods, with the published number of images for each device, beside the published figures.
+Timings vary from run to run, so compare figures of the same run only.
 """
 
 import dataclasses
@@ -25,6 +25,7 @@ from nonlocal_jax.runtime.console import say
 from nonlocal_jax.runtime.files import write_json
 
 KINDS = ("inference", "training", "input", "evaluation")
+NONLOCAL = "nonlocal"  # the method whose rows have a file each
 PUBLISHED_GPUS = 4  # for the batch of each row; the published memory is that of one GPU
 
 
@@ -49,9 +50,18 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_bool(
-        "all_rows", False, "Every published row; needs no --config.", flag_values=values
+        "all_rows",
+        False,
+        "Every published row of --methods; needs no --config.",
+        flag_values=values,
     )
     flags.DEFINE_alias("all-rows", "all_rows", flag_values=values)
+    flags.DEFINE_list(
+        "methods",
+        [NONLOCAL],
+        "Methods whose rows --all_rows measures: nonlocal, dnl, gc, ...",
+        flag_values=values,
+    )
     flags.DEFINE_string("json", None, "A file for the numbers.", flag_values=values)
 
 
@@ -67,7 +77,9 @@ def main(options: Options) -> None:
     )
     alone = not options.flags.all_rows
     size, runs = parse_size(options.flags.size), options.flags.runs
-    configs: Mapping[str, Run] = {options.config_name: options.config} if alone else rows()
+    configs: Mapping[str, Run] = (
+        {options.config_name: options.config} if alone else rows(options.flags.methods)
+    )
     measured: list[measure.Measured] = []
     for name, config in configs.items():
         if "inference" in options.flags.what:
@@ -107,19 +119,30 @@ def parse_size(text: str | None) -> Size | None:
     return int(numbers[0]), int(numbers[1])
 
 
-def rows() -> dict[str, Config]:
-    """The published rows of segmentation, by name, with the published batch of a device."""
-    configs = {name: files.load(name) for name in files.names()}
-    found = {
-        name: config
-        for name, config in configs.items()
-        if isinstance(config, Config) and config.published.url
-    }
+def rows(methods: Sequence[str] = (NONLOCAL,)) -> dict[str, Config]:
+    """The published rows of segmentation, by name, with the published batch of a device.
+
+    Args:
+      methods: names of files with several rows; "nonlocal" for the files with one.
+
+    Raises:
+      UserError: there is no such method.
+    """
+    names = {NONLOCAL: [name for name in files.names() if not files.rows(name)]}
+    for method in files.names():
+        if several := files.rows(method):
+            names[method] = [f"{method}:{row}" for row in several]
+    if unknown := set(methods) - set(names):
+        raise UserError(
+            f"--methods has {', '.join(sorted(unknown))}; it may be some of {', '.join(names)}."
+        )
+    found = {name: files.load(name) for method in methods for name in names[method]}
     return {
         name: dataclasses.replace(
             config, batch_size=config.batch_size // PUBLISHED_GPUS * jax.device_count()
         )
         for name, config in found.items()
+        if isinstance(config, Config) and config.published.url
     }
 
 

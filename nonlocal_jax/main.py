@@ -33,7 +33,8 @@ def main(options: Options) -> None:
     """Trains what `--config` describes."""
     preemption, config = Preemption(), options.config
     startup.use_jax(config.precision, log_kernels=True)
-    workdir = pathlib.Path(options.flags.workdir or pathlib.Path("runs") / options.config_name)
+    name = options.config_name.replace(":", "_")
+    workdir = pathlib.Path(options.flags.workdir or pathlib.Path("runs") / name)
     with distributed.session(**options.processes):
         distributed.check_shared(workdir)
         settings = files.flatten(files.to_tree(config))

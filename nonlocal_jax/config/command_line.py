@@ -41,7 +41,8 @@ TakesConfig = Literal["required", "optional", "none"]
 
 _CONFIG_HELP = (
     "A config by name (ade20k_r50_80k) or by path (my/config.py, or the config.json of a run); "
-    "NAME:ARGUMENT hands an argument to its get_config(). Change values with --config.KEY=VALUE."
+    "NAME:ARGUMENT hands an argument to its get_config(), which is a row of a file of several, as "
+    "dnl:ade20k_r50_80k. Change values with --config.KEY=VALUE."
 )
 _HELP = re.compile(r"--?(h|\?|help|helpfull|helpshort)")
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(=.*)?", re.DOTALL)
@@ -96,12 +97,17 @@ class Options:
 
     @property
     def config_name(self) -> str:
-        """What to call the config: "ade20k_r50_80k"; for a run's config.json, the run's name."""
-        text = str(self.flags.config)
+        """What to call the config: "ade20k_r50_80k"; for a run's config.json, the run's name.
+
+        A row of a file that has several has both names: "dnl:ade20k_r50_80k".
+        """
+        text, row = str(self.flags.config), ""
         if not os.path.isfile(text):
-            text = text.partition(":")[0]
+            text, _, row = text.partition(":")
         path = files.find(text).resolve()
-        return path.parent.name if path.suffix == ".json" else path.stem
+        if path.suffix == ".json":
+            return path.parent.name
+        return f"{path.stem}:{row}" if row in files.rows(path) else path.stem
 
     @property
     def overridden(self) -> frozenset[str]:

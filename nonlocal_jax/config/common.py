@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from nonlocal_jax.config import files
 
-PUBLISHED_FILES = "https://download.openmmlab.com/mmsegmentation/v0.5/nonlocal_net"
+PUBLISHED_FILES = "https://download.openmmlab.com/mmsegmentation/v0.5"
 
 
 def base() -> ConfigDict:
@@ -66,7 +66,9 @@ def resnet101(config: ConfigDict) -> None:
     config.init_from = "checkpoints/resnet101_v1c"
 
 
-def published(stem: str, date_and_hash: str, **results: float) -> ConfigDict:
+def published(
+    stem: str, date_and_hash: str, *, folder: str = "nonlocal_net", **results: float | None
+) -> ConfigDict:
     """What MMSegmentation published for a row: the checkpoint's address, and its results.
 
     The eight hex digits at the end of the name begin the file's SHA-256.
@@ -74,8 +76,9 @@ def published(stem: str, date_and_hash: str, **results: float) -> ConfigDict:
     Args:
       stem: name of the reference's config.
       date_and_hash: what follows it in the file's name.
+      folder: the reference's folder of the method.
       **results: mIoU (`miou`), with ms+flip (`miou_tta`), training memory per GPU (`memory_gb`)
         and inference on a V100 (`fps`), where the reference's table has them.
     """
-    url = f"{PUBLISHED_FILES}/{stem}/{stem}_{date_and_hash}.pth"
+    url = f"{PUBLISHED_FILES}/{folder}/{stem}/{stem}_{date_and_hash}.pth"
     return ConfigDict({"url": url, "sha256": date_and_hash.rpartition("-")[2], **results})

@@ -37,7 +37,8 @@ def load(name: str | os.PathLike[str], **overrides: object) -> schema.Run:
     """A config by its path, or by the name of one that is installed.
 
     Args:
-      name: "configs/ade20k_r50_80k.py", "ade20k_r50_80k", or the config.json of a run.
+      name: "configs/ade20k_r50_80k.py", "ade20k_r50_80k", "dnl:ade20k_r50_80k" for a row of a file
+        that has several, or the config.json of a run.
       **overrides: values by dotted key, as in `load(name, **{"model.backbone.depth": 18})`.
 
     Raises:
@@ -89,8 +90,25 @@ def names() -> list[str]:
     return sorted(found)
 
 
+def rows(name: str | os.PathLike[str]) -> list[str]:
+    """The rows of a config's file, its table `ROWS`: what `NAME:ROW` selects. [] if it has none.
+
+    Raises:
+      UserError: there is no such file, or it cannot be run.
+    """
+    path = find(name)
+    return [] if path.suffix == ".json" else list(_namespace(path).get("ROWS", ()))
+
+
+def names_with_rows() -> list[str]:
+    """What `load` takes of what is installed: each config, and in a file of several, each row."""
+    return [
+        full for name in names() for full in ([f"{name}:{row}" for row in rows(name)] or [name])
+    ]
+
+
 def read(name: str | os.PathLike[str]) -> ConfigDict:
-    """The unchecked config of a file. `NAME:ARGUMENT` passes an argument to its `get_config`.
+    """The unchecked config of a file. `NAME:ARGUMENT` passes an argument, such as a row.
 
     Raises:
       UserError: there is no such file, or it is no config.
@@ -232,13 +250,29 @@ def _beside(path: pathlib.Path) -> Iterator[None]:
 
 
 def _run(path: pathlib.Path, argument: str | None) -> ConfigDict:
+    namespace = _namespace(path)
+    if "get_config" not in namespace:
+        raise UserError(f"{path} is no config: it has no get_config().")
+    with _told(path):
+        config = namespace["get_config"](*(() if argument is None else (argument,)))
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path} is no config: get_config() must return a ConfigDict.")
+    return config
+
+
+def _namespace(path: pathlib.Path) -> dict[str, Any]:
+    """The names that a config's file defines."""
     namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
-    arguments = () if argument is None else (argument,)
-    try:
+    with _told(path):
         exec(compile(path.read_text(), str(path), "exec"), namespace)
-        if "get_config" not in namespace:
-            raise UserError(f"{path} is no config: it has no get_config().")
-        config = namespace["get_config"](*arguments)
+    return namespace
+
+
+@contextlib.contextmanager
+def _told(path: pathlib.Path) -> Iterator[None]:
+    """Turns whatever the code of a config raises into a UserError with file and line."""
+    try:
+        yield
     except UserError:
         raise
     except (Exception, SystemExit) as error:
@@ -247,9 +281,6 @@ def _run(path: pathlib.Path, argument: str | None) -> ConfigDict:
         ]
         where = f"{path}, line {lines[-1]}" if lines else f"{path}"
         raise UserError(f"{where}: {type(error).__name__}: {error}") from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"{path} is no config: get_config() must return a ConfigDict.")
-    return config
 
 
 def _complete(cls: type, given: Mapping[str, Any], key: str, names: Mapping[str, str]) -> Tree:

@@ -91,6 +91,10 @@ def test_a_config_opens_with_its_command_and_imports_shared_settings_alone(name)
     assert set(imports) <= {
         "from ml_collections import ConfigDict",
         "from nonlocal_jax.config import common",
+        "from nonlocal_jax.config import family",
         "from nonlocal_jax.config import kinetics",
     }
-    files.load(name)
+    for row in files.rows(name):
+        files.load(f"{name}:{row}")
+    if not files.rows(name):
+        files.load(name)

@@ -6,6 +6,7 @@ from networks import tiny_config
 
 from nonlocal_jax import benchmark
 from nonlocal_jax.config import files
+from nonlocal_jax.errors import UserError
 from nonlocal_jax.performance import chips, measure
 
 
@@ -36,6 +37,10 @@ def test_all_rows_are_measured_beside_what_was_published():
     # Published for one of four GPUs; here are eight devices.
     assert rows["ade20k_r50_80k"].batch_size == 4 * 8
     assert rows["cityscapes_r101_769x769_80k"].batch_size == 2 * 8
+    others = benchmark.rows(["fcn"])
+    assert len(others) == 16 and others["fcn:ade20k_r50_80k"].published.miou == 35.94
+    with pytest.raises(UserError, match=r"--methods has gnc; it may be some of nonlocal, ann"):
+        benchmark.rows(["gnc", "fcn"])
 
 
 def test_evaluation_reads_and_scores_so_many_images_of_the_configs_own(tmp_path):

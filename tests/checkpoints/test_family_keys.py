@@ -1,0 +1,63 @@
+"""The heads of all rows have exactly the tensors of the reference's, in name and shape.
+
+Nothing is computed or compiled. What surrounds a head is that of a NonLocalNet row, whose tensors
+test_convert.py compares.
+"""
+
+import functools
+import json
+
+import pytest
+from flax import nnx
+from networks import GOLDEN
+
+from nonlocal_jax.checkpoints.pytorch import rules
+from nonlocal_jax.config import files, tables
+from nonlocal_jax.models.functional import flat_variables
+from nonlocal_jax.models.network import build_backbone
+from nonlocal_jax.models.numerics import Numerics
+from nonlocal_jax.models.torch_keys import TorchKeys, under
+
+METHODS = [name for name in files.names() if files.rows(name)]
+
+
+@functools.cache
+def reference():
+    """{"dnl ade20k": {key: shape}} of the reference's heads, from the golden's table."""
+    golden = json.loads((GOLDEN / "family_keys.json").read_text())
+    tensors = [line.split(" ") for line in golden["tensors"]]
+    shapes = [(key, tuple(int(n) for n in shape.split("x") if n)) for key, shape in tensors]
+    return {
+        name: dict(pair for start, stop in ranges for pair in shapes[start:stop])
+        for name, ranges in golden["networks"].items()
+    }
+
+
+@functools.cache
+def stages(options):
+    """The stages of a backbone, which is not built."""
+    return nnx.eval_shape(lambda: build_backbone(options, Numerics(rngs=nnx.Rngs(0)))).stages
+
+
+@functools.cache
+def tensors(options, backbone, num_classes):
+    """Key and shape of a head's tensors in PyTorch files."""
+    module = tables.find("heads", options.name, "model.decode_head.name")
+    of_stages = stages(backbone)
+    head = nnx.eval_shape(
+        lambda: module.build(options, of_stages, num_classes, Numerics(rngs=nnx.Rngs(0)))
+    )
+    shapes = {f"head/{name}": leaf.shape for name, leaf in flat_variables(head).items()}
+    entries = rules.torch_entries(shapes, TorchKeys(under("head", "head", head.torch_keys)))
+    found = {e.key: rules.torch_shape(tuple(shapes[n]), e.layout) for n, e in entries.items()}
+    assert len(found) == len(shapes)
+    found |= {entry.counter: () for entry in entries.values() if entry.counter}
+    return {key.removeprefix("head."): shape for key, shape in found.items()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_head_has_exactly_the_tensors_of_the_references(method):
+    for row in files.rows(method):
+        model = files.load(f"{method}:{row}").model
+        expected = reference()[f"{method} {row.partition('_')[0]}"]
+        assert tensors(model.decode_head, model.backbone, model.num_classes) == expected, row
