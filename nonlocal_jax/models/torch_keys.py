@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Kind = Literal["conv", "linear", "norm"]
+Kind = Literal["conv", "linear", "norm", "layer_norm", "factor", "bases"]
 
 
 class Row(NamedTuple):

@@ -19,6 +19,9 @@ def _weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return np.array(1000, np.int64)
     if name.endswith("running_var"):
         return (rng.random(shape) + 0.5).astype(np.float32)
+    if name.endswith("bases"):  # of unit length, as EMANet keeps them
+        bases = rng.standard_normal(shape)
+        return (bases / np.linalg.norm(bases, axis=1, keepdims=True)).astype(np.float32)
     if len(shape) > 1:
         fan_in = np.prod(shape[1:])
         return (rng.standard_normal(shape) * np.sqrt(2 / fan_in)).astype(np.float32)

@@ -22,6 +22,9 @@ TENSORS: dict[Kind, dict[str, tuple[str, str]]] = {
         "mean": ("running_mean", "C"),
         "var": ("running_var", "C"),
     },
+    "layer_norm": {"scale": ("weight", "C11"), "bias": ("bias", "C11")},
+    "factor": {"scale": ("scale", "C")},
+    "bases": {"bases": ("bases", "1CK")},
 }
 # PyTorch counts the updates of each norm's statistics. The counts are kept in the metadata.
 COUNTER = "num_batches_tracked"
@@ -55,11 +58,17 @@ def torch_entries(names: Iterable[str], keys: TorchKeys) -> dict[str, Entry]:
 
 
 def to_ours(array: np.ndarray, layout: str) -> np.ndarray:
-    """OIHW to HWIO, OI11 to IO, C unchanged."""
+    """OIHW to HWIO, OI11 to IO, C11 to C, 1CK to CK, C unchanged: a vector or a number."""
     if layout == "OIHW":
         return np.ascontiguousarray(array.transpose(2, 3, 1, 0))
     if layout == "OI11":
         return np.ascontiguousarray(array[:, :, 0, 0].T)
+    if layout == "C11":
+        return np.ascontiguousarray(array[:, 0, 0])
+    if layout == "1CK":
+        return np.ascontiguousarray(array[0])
+    if array.ndim == 0:
+        return array  # ascontiguousarray would make a vector of it
     return np.ascontiguousarray(array)
 
 
@@ -69,6 +78,12 @@ def to_torch(array: np.ndarray, layout: str) -> np.ndarray:
         return np.ascontiguousarray(array.transpose(3, 2, 0, 1))
     if layout == "OI11":
         return np.ascontiguousarray(array.T[:, :, None, None])
+    if layout == "C11":
+        return np.ascontiguousarray(array[:, None, None])
+    if layout == "1CK":
+        return np.ascontiguousarray(array[None])
+    if array.ndim == 0:
+        return array
     return np.ascontiguousarray(array)
 
 
@@ -80,6 +95,10 @@ def torch_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     if layout == "OI11":
         inputs, outputs = shape
         return (outputs, inputs, 1, 1)
+    if layout == "C11":
+        return (*shape, 1, 1)
+    if layout == "1CK":
+        return (1, *shape)
     return shape
 
 
