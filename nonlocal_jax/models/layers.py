@@ -22,7 +22,10 @@ from nonlocal_jax.ops.dtypes import float32_or_wider, wide
 from nonlocal_jax.ops.padding import Valid, zero_outside
 
 KAIMING_FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+KAIMING_FAN_IN = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
 NORMAL_001 = nnx.initializers.normal(0.01)
+# PyTorch's own, of layers that its networks leave as they are.
+UNIFORM_FAN_IN = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class FrozenParam(nnx.Variable[jax.Array]):
@@ -74,6 +77,17 @@ class Conv(nnx.Module):
         results = [convolve(x.astype(self.dtype), k) for x, k in zip(inputs, parts, strict=True)]
         y = keep(functools.reduce(jnp.add, results))
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+class Factor(nnx.Module):
+    """A learned number that multiplies an array. It is 0 at first, which silences a new branch."""
+
+    def __init__(self, *, param_dtype: DTypeLike = jnp.float32):
+        self.scale = nnx.Param(jnp.zeros((), param_dtype))
+
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The product, in the dtype of `x`."""
+        return x * self.scale[...].astype(x.dtype)
 
 
 class BatchNorm(nnx.Module):

@@ -10,10 +10,17 @@ from jaxtyping import Array, Float
 
 from nonlocal_jax.config import schema
 from nonlocal_jax.models.backbones.backbone import Stage
-from nonlocal_jax.models.heads.head import Features, Head, Inputs, Logits, Sizes, StageName
+from nonlocal_jax.models.heads.head import (
+    Features,
+    Head,
+    Inputs,
+    Logits,
+    Sizes,
+    StageName,
+    remat_of_heads,
+)
 from nonlocal_jax.models.layers import NORMAL_001, Conv, ConvNorm
 from nonlocal_jax.models.numerics import Numerics
-from nonlocal_jax.models.remat import rematerialized
 from nonlocal_jax.models.torch_keys import Row, conv_norm
 from nonlocal_jax.ops.dtypes import float32_or_wider
 from nonlocal_jax.ops.padding import Valid
@@ -87,7 +94,7 @@ class FCNHead(Head):
         numerics: Numerics,
     ):
         self.reads = (stage,)
-        self.remat = "norms" if numerics.remat == "blocks" else numerics.remat  # it has no blocks
+        self.remat = remat_of_heads(numerics)
         conv_norm = partial(ConvNorm, **numerics.of_layers)
         widths = [in_features] + [channels] * num_convs
         self.convs = nnx.List([conv_norm(i, o, 3) for i, o in itertools.pairwise(widths)])
@@ -114,21 +121,12 @@ class FCNHead(Head):
         (x,), (inner,) = features, valid or (None,)
         y = self.transform(x, inner)
         if self.conv_cat is not None:
-            y = self._apply(self.conv_cat, (x, y), inner)
+            y = self.apply(self.conv_cat, (x, y), inner)
         y = self.dropout(y, rngs=rngs)
         return float32_or_wider(self.classifier(y))
 
     def transform(self, x: Features, valid: Valid | None) -> Transformed:
         """What happens between the head's input and `conv_cat`."""
         for layer in self.convs:
-            x = self._apply(layer, (x,), valid)
+            x = self.apply(layer, (x,), valid)
         return x
-
-    def _apply(self, conv_norm: ConvNorm, inputs: Inputs, valid: Valid | None) -> Features:
-        y: Features = rematerialized(_apply_conv_norm, self.remat)(conv_norm, inputs, valid)
-        return y
-
-
-def _apply_conv_norm(conv_norm: ConvNorm, inputs: Inputs, valid: Valid | None) -> Features:
-    """The convolution of `inputs` side by side."""
-    return conv_norm(*inputs, valid=valid)

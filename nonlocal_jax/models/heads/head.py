@@ -12,6 +12,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.models.layers import ConvNorm
+from nonlocal_jax.models.numerics import Numerics
+from nonlocal_jax.models.remat import rematerialized
 from nonlocal_jax.models.torch_keys import Row
 from nonlocal_jax.ops.padding import Valid
 
@@ -47,9 +50,22 @@ class Head(nnx.Module):
 
     Attributes:
       reads: names of the stages whose feature maps `__call__` gets, in that order.
+      remat: what the backward pass of `apply` computes again.
     """
 
     reads: tuple[str, ...]
+    remat = "none"
+
+    def rematerialize(self, numerics: Numerics) -> None:
+        """Sets `remat`. A head has no residual blocks, so of "blocks" its norms are left."""
+        self.remat = "norms" if numerics.remat == "blocks" else numerics.remat
+
+    def apply(
+        self, layer: ConvNorm, *inputs: Float[Array, "n h w _"], valid: Valid | None
+    ) -> Features:
+        """What a convolution with norm makes of `inputs` side by side; see ConvNorm."""
+        y: Features = rematerialized(_apply, self.remat)(layer, inputs, valid)
+        return y
 
     @property
     def torch_keys(self) -> tuple[Row, ...]:
@@ -74,6 +90,11 @@ class Head(nnx.Module):
         """All logits that have a loss, by name. The name of the logits of `__call__` is empty."""
         return {"": Weighted(1.0, self(features, rngs=rngs))}
 
+    def apply(self, layer: ConvNorm, inputs: Inputs, valid: Valid | None) -> Features:
+        """`layer` of the `inputs` side by side, rematerialised as `remat` says."""
+        y: Features = rematerialized(_apply, self.remat)(layer, inputs, valid)
+        return y
+
     def attention_map(
         self, features: Inputs, relative: Float[Array, "n 2"], valid: Sizes = None
     ) -> AttentionMap:
@@ -88,6 +109,19 @@ class Head(nnx.Module):
           UserError: the head has no attention.
         """
         raise UserError("This network's head has no attention map (config.model.decode_head.name).")
+
+
+def _apply(layer: ConvNorm, inputs: Inputs, valid: Valid | None) -> Features:
+    return layer(*inputs, valid=valid)
+
+
+def remat_of_heads(numerics: Numerics) -> str:
+    """The setting for a head: it has no residual blocks, so "blocks" means "norms" there."""
+    return "norms" if numerics.remat == "blocks" else numerics.remat
+
+
+def _apply(layer: ConvNorm, inputs: Inputs, valid: Valid | None) -> Features:
+    return layer(*inputs, valid=valid)
 
 
 def own_sizes(features: Features, valid: Valid | None) -> Int[Array, "n 2"]:
