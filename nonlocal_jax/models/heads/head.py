@@ -56,17 +56,6 @@ class Head(nnx.Module):
     reads: tuple[str, ...]
     remat = "none"
 
-    def rematerialize(self, numerics: Numerics) -> None:
-        """Sets `remat`. A head has no residual blocks, so of "blocks" its norms are left."""
-        self.remat = "norms" if numerics.remat == "blocks" else numerics.remat
-
-    def apply(
-        self, layer: ConvNorm, *inputs: Float[Array, "n h w _"], valid: Valid | None
-    ) -> Features:
-        """What a convolution with norm makes of `inputs` side by side; see ConvNorm."""
-        y: Features = rematerialized(_apply, self.remat)(layer, inputs, valid)
-        return y
-
     @property
     def torch_keys(self) -> tuple[Row, ...]:
         """The names of this head's layers in PyTorch files; () if it has no PyTorch counterpart."""
@@ -109,10 +98,6 @@ class Head(nnx.Module):
           UserError: the head has no attention.
         """
         raise UserError("This network's head has no attention map (config.model.decode_head.name).")
-
-
-def _apply(layer: ConvNorm, inputs: Inputs, valid: Valid | None) -> Features:
-    return layer(*inputs, valid=valid)
 
 
 def remat_of_heads(numerics: Numerics) -> str:
