@@ -1,7 +1,6 @@
 """Compares a checkpoint with a network: arrays, settings that shapes do not show, and classes."""
 
 import dataclasses
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from nonlocal_jax.config import files
 from nonlocal_jax.config.schema import Model
 from nonlocal_jax.config.video import VideoModel
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.models.backbones.resnet_keys import settings_of
 
 Array = Any  # an array, a jax.ShapeDtypeStruct, or a shape
 SHOWN = 20
@@ -132,7 +132,4 @@ def _shape(array: Array) -> tuple[int, ...]:
 
 def _backbone(name: str) -> dict[str, Any]:
     """Settings in the name of an imported backbone, such as "resnet50_v1c"."""
-    match = re.fullmatch(r"resnet(\d+)_(v1[cd])", name)
-    if match is None:
-        return {}
-    return {"model.backbone.depth": int(match[1]), "model.backbone.variant": match[2]}
+    return {f"model.backbone.{key}": value for key, value in settings_of(name).items()}

@@ -18,6 +18,7 @@ from nonlocal_jax.runtime.files import write_whole
 DIGESTS = "digests.json"
 SCORE = "score.json"
 METADATA = "metadata/metadata"
+MODEL, AVERAGE = "model", "average"  # the variables, and their average if the run keeps one
 # Orbax changes this file after the digests are written, before the folder gets its name.
 ORBAX_STEP, ORBAX_DONE = "_CHECKPOINT_METADATA", "commit_success.txt"
 ORBAX_TIMES = ("init_timestamp_nsecs", "commit_timestamp_nsecs")

@@ -1,7 +1,8 @@
 """Checkpoints of a network without a run: writes imports, and reads any checkpoint.
 
 A checkpoint is a folder with `model/` (by Orbax, arrays by name), `metadata/` (JSON),
-`digests.json` and, in a run, `optimizer/` and `score.json`; see folder.py.
+`digests.json` and, in a run, `optimizer/` and `score.json`; see folder.py. A run that averages its
+weights has `average/` beside `model/`: that was evaluated, and is read unless told otherwise.
 """
 
 import os
@@ -57,13 +58,14 @@ def save_model(directory: Path, variables: Variables, metadata: Metadata) -> Non
 
 
 def load_model(
-    path: Path, step: locate.Step | None = None
+    path: Path, step: locate.Step | None = None, *, averaged: bool = True
 ) -> tuple[dict[str, np.ndarray], Metadata]:
     """Variables (NumPy arrays by name) and metadata of a checkpoint.
 
     Args:
       path: an imported checkpoint, a run's folder, its `checkpoints` folder, or one step in it.
       step: of a run: a number, "latest", "best" by mIoU; by default the best, else the latest.
+      averaged: whether the average of the weights is read where there is one.
 
     Raises:
       UserError: there is no checkpoint, it is damaged, or a newer version wrote it.
@@ -71,14 +73,16 @@ def load_model(
     for attempt in range(ATTEMPTS):
         found = locate.find(path, step)
         try:
-            return load_found(found)
+            return load_found(found, averaged=averaged)
         except UserError:
             if found.folder.is_dir() or attempt == ATTEMPTS - 1:
                 raise
     raise AssertionError
 
 
-def load_found(found: locate.Found) -> tuple[dict[str, np.ndarray], Metadata]:
+def load_found(
+    found: locate.Found, *, averaged: bool = True
+) -> tuple[dict[str, np.ndarray], Metadata]:
     """Loads one checkpoint; see `load_model`.
 
     Raises:
@@ -91,7 +95,9 @@ def load_found(found: locate.Found) -> tuple[dict[str, np.ndarray], Metadata]:
             raise UserError(
                 f"The checkpoint {found.folder} is damaged: {problem}. Restore it from a copy."
             )
-        return _read(found.folder / "model"), metadata
+        average = found.folder / files.AVERAGE
+        chosen = average if averaged and average.is_dir() else found.folder / files.MODEL
+        return _read(chosen), metadata
     except (OSError, ValueError, KeyError, UserError) as error:
         if found.folder.is_dir():
             raise

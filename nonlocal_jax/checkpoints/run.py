@@ -129,16 +129,21 @@ class RunCheckpoints:
         variables: Variables,
         optimizer: Any,
         metadata: Metadata,
+        average: Variables | None = None,
         *,
         miou: float | None = None,
     ) -> None:
         """Starts saving a step. The arrays may be donated once this returns.
 
+        An `average` of the variables that is not empty is kept beside them.
+
         Raises:
           UserError: this one, or the one before, can't be written.
         """
         self.wait()
+        beside = {files.AVERAGE: ocp.args.StandardSave(dict(average))} if average else {}
         items = ocp.args.Composite(
+            **beside,
             model=ocp.args.StandardSave(dict(variables)),
             optimizer=ocp.args.StandardSave(optimizer),
             metadata=ocp.args.JsonSave(dataclasses.replace(metadata, step=step).to_tree()),
@@ -183,12 +188,17 @@ class RunCheckpoints:
         Raises:
           UserError: it holds other arrays.
         """
-        items = ocp.args.Composite(
-            model=ocp.args.StandardRestore(variables),
-            optimizer=ocp.args.StandardRestore(optimizer),
-        )
+        restored = self._restore(step, model=variables, optimizer=optimizer)
+        return restored["model"], restored["optimizer"]
+
+    def restore_average(self, step: int, average: Variables) -> dict[str, Any]:
+        """The average of the variables that was saved beside a step; see `restore`."""
+        return dict(self._restore(step, **{files.AVERAGE: average})[files.AVERAGE])
+
+    def _restore(self, step: int, **like: Any) -> Any:
+        given = {name: ocp.args.StandardRestore(item) for name, item in like.items()}
         try:
-            restored = self._manager.restore(step, args=items)
+            return self._manager.restore(step, args=ocp.args.Composite(**given))
         except (OSError, ValueError, KeyError) as error:
             if lost_peer(error):
                 raise
@@ -196,7 +206,6 @@ class RunCheckpoints:
                 f"The checkpoint {self.directory / str(step)} does not hold what this config needs "
                 f"({files.reason(error)}). Choose another --workdir."
             ) from error
-        return restored["model"], restored["optimizer"]
 
     def check(self) -> None:
         """Raises a UserError if saving the last step has failed."""

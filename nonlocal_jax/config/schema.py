@@ -87,10 +87,7 @@ class LossOptions:
     name: str
 
     def problems(self, key: str, num_classes: int) -> list[str]:
-        """Contradictions between these settings and the number of classes, a sentence each.
-
-        `key` is that of the section, as "loss".
-        """
+        """Contradictions to the number of classes, a sentence each; the section is `key`."""
         return []
 
 
@@ -313,8 +310,8 @@ class Run:
     optimizer: OptimizerOptions = chosen("optimizers", "sgd")
     """The optimiser."""
     ema_decay: KeptShare = 0.0
-    """The share of the exponential moving average of the weights that each step keeps, 0.999 for
-    one. The average is what is evaluated, and what other commands read. 0: there is none."""
+    """The share of the exponential moving average of the weights that a step keeps, as 0.999. The
+    average is what is evaluated, and what other commands read. 0: there is none."""
     loss: LossOptions = chosen("losses", "cross_entropy")
     """The loss that training minimises."""
     mesh: Mesh = field(default_factory=Mesh)
@@ -336,10 +333,7 @@ class Run:
         if self.init_skip_classifier and not self.init_from:
             found.append("config.init_skip_classifier has no effect without config.init_from.")
         if self.ema_decay and self.precise_norm_batches:
-            found.append(
-                "config.precise_norm_batches is for the weights themselves, and config.ema_decay "
-                "has their average evaluated: set one of them to 0."
-            )
+            found.append("config.ema_decay and config.precise_norm_batches exclude each other.")
         return found
 
 

@@ -106,9 +106,9 @@ def sum_over_devices(
 def sum_over_rows(
     function: Callable[[Queries, Keys], Sums], queries: Queries, keys: Keys, *, fill: Any
 ) -> Sums:
-    """The sum of function(queries, keys), a tree of [n, ...], over the devices of each image's rows.
+    """The sum of function(queries, keys), a tree of [n, ...], over devices that share an image.
 
-    `fill` is for each array of the queries what missing rows are filled with.
+    `fill` is a tree: what missing rows of each array of the queries are filled with.
     """
     if not _axes():
         return function(queries, keys)

@@ -68,9 +68,13 @@ def eval_sizes(config: Config) -> tuple[Size, Size]:
 
 
 def state_bytes(config: Run, mesh: jax.sharding.Mesh) -> dict[str, int]:
-    """Bytes of the training state on each chip: "parameters" (with statistics), "optimizer"."""
+    """Bytes of the training state on each chip.
+
+    "parameters" are those with statistics; "optimizer" is with the average of the weights.
+    """
     state = TrainProgram.of(config, mesh).abstract_state()
-    return {"parameters": _local_bytes(state.variables), "optimizer": _local_bytes(state.optimizer)}
+    kept = state.optimizer, state.average
+    return {"parameters": _local_bytes(state.variables), "optimizer": _local_bytes(kept)}
 
 
 def _local_bytes(tree: object) -> int:

@@ -14,7 +14,7 @@ from nonlocal_jax.models.functional import Functional
 from nonlocal_jax.runtime import sharding
 from nonlocal_jax.runtime.compilation import compiler_options
 from nonlocal_jax.training.optimizers.optimizer import Optimizer, make_optimizer
-from nonlocal_jax.training.step import TrainState, initial_state, make_train_step
+from nonlocal_jax.training.step import TrainState, Variables, initial_state, make_train_step
 from nonlocal_jax.training.tasks import task as tasks
 from nonlocal_jax.training.tasks.task import Objective
 
@@ -30,6 +30,7 @@ class TrainProgram:
       objective: what is minimised.
       batch: shapes and dtypes of a global batch.
       accumulate_steps: parts of a batch that are computed one after another.
+      ema_decay: share of the average of the weights that each step keeps; 0: no average is kept.
       seed: seed of dropout.
     """
 
@@ -39,6 +40,7 @@ class TrainProgram:
     objective: Objective
     batch: dict[str, jax.ShapeDtypeStruct]
     accumulate_steps: int
+    ema_decay: float
     seed: int
 
     @classmethod
@@ -55,15 +57,13 @@ class TrainProgram:
             objective=task.objective(),
             batch=task.batch(),
             accumulate_steps=config.accumulate_steps,
+            ema_decay=config.ema_decay,
             seed=config.seed,
         )
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of everything that training changes."""
-        abstract = jax.eval_shape(
-            lambda v: initial_state(self.network, v, self.optimizer.transformation),
-            self.network.shapes,
-        )
+        abstract = jax.eval_shape(self._initial_state, self.network.shapes)
         placed: TrainState = jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             abstract,
@@ -74,12 +74,14 @@ class TrainProgram:
     def first_state(self, variables: dict[str, Any]) -> TrainState:
         """The state at step 0 from a network's variables, on the mesh."""
         places = sharding.variable_shardings(self.mesh, self.abstract_state())
-        first = jax.jit(
-            lambda v: initial_state(self.network, v, self.optimizer.transformation),
-            out_shardings=places,
-        )
+        first = jax.jit(self._initial_state, out_shardings=places)
         state: TrainState = first(sharding.place_variables(jax.device_get(variables), self.mesh))
         return state
+
+    def _initial_state(self, variables: Variables) -> TrainState:
+        return initial_state(
+            self.network, variables, self.optimizer.transformation, averages=self.ema_decay > 0
+        )
 
     def trace(self) -> jax.stages.Traced:
         """The traced step, (state, batch) -> (state, metrics), not yet lowered.
@@ -91,6 +93,7 @@ class TrainProgram:
             self.optimizer.transformation,
             self.objective,
             accumulate_steps=self.accumulate_steps,
+            ema_decay=self.ema_decay,
             seed=self.seed,
         )
         state = self.abstract_state()

@@ -114,7 +114,7 @@ def train(config: Run, directory: pathlib.Path, preemption: Preemption | None = 
             if planned or told_to_stop:
                 # Save before evaluating, which may fail. A step that is not finite raises here.
                 metadata = _metadata(config, task, recent)
-                saved.save(step, state.variables, state.optimizer, metadata)
+                saved.save(step, state.variables, state.optimizer, metadata, state.average)
             if due and not told_to_stop:
                 with rate.pause():
                     scores = evaluate(step, state)
@@ -180,12 +180,14 @@ def _first_state(
         return program.first_state(variables)
     abstract = program.abstract_state()
     restored, optimizer_state = saved.restore(start, abstract.variables, abstract.optimizer)
+    average = saved.restore_average(start, abstract.average) if abstract.average else {}
     say(f"Going on from step {start} of {saved.directory}.")
     return abstract._replace(
         step=jax.device_put(np.int32(start), sharding.replicated(program.mesh)),
         parameters={name: restored[name] for name in abstract.parameters},
         statistics={name: restored[name] for name in abstract.statistics},
         optimizer=optimizer_state,
+        average=average,
     )
 
 
@@ -210,7 +212,7 @@ def _evaluate(
     Returns None if the process is told to stop meanwhile. The resumed run evaluates again.
     """
     try:
-        scores = evaluation.run(state.variables, between_batches=preemption.give_up_if_told)
+        scores = evaluation.run(state.evaluated, between_batches=preemption.give_up_if_told)
     except Preempted:
         return None
     saved.score(step, scores.best_by)

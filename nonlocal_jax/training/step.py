@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from nonlocal_jax.models.functional import Functional, flat_variables
+from nonlocal_jax.ops.dtypes import float32_or_wider
 from nonlocal_jax.runtime.sharding import gathered
 from nonlocal_jax.training.tasks.task import Objective
 
@@ -31,6 +32,7 @@ class TrainState(NamedTuple):
     parameters: Variables
     statistics: Variables  # batch norms' running statistics, and frozen parameters
     optimizer: Any
+    average: Variables  # of parameters and statistics over the steps; empty if it is not kept
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -40,15 +42,27 @@ class TrainState(NamedTuple):
         """
         return {**self.parameters, **self.statistics}
 
+    @property
+    def evaluated(self) -> dict[str, jax.Array]:
+        """The variables that are evaluated: their average, if there is one."""
+        variables = self.variables
+        return {k: v.astype(variables[k].dtype) for k, v in self.average.items()} or variables
+
 
 def initial_state(
-    network: Network, variables: Variables, optimizer: optax.GradientTransformation
+    network: Network,
+    variables: Variables,
+    optimizer: optax.GradientTransformation,
+    *,
+    averages: bool = False,
 ) -> TrainState:
-    """The state at step 0 from all of a network's variables."""
+    """The state at step 0 from all of a network's variables; `averages` if it keeps an average."""
     trainable = network.trainable
     parameters = {k: v for k, v in variables.items() if k in trainable}
     statistics = {k: v for k, v in variables.items() if k not in trainable}
-    return TrainState(jnp.zeros((), jnp.int32), parameters, statistics, optimizer.init(parameters))
+    average = {k: float32_or_wider(v) for k, v in variables.items()} if averages else {}
+    start = jnp.zeros((), jnp.int32)
+    return TrainState(start, parameters, statistics, optimizer.init(parameters), average)
 
 
 def make_train_step(
@@ -57,6 +71,7 @@ def make_train_step(
     objective: Objective,
     *,
     accumulate_steps: int = 1,
+    ema_decay: float = 0.0,
     seed: int = 0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step as a pure function. The caller jits it.
@@ -70,6 +85,7 @@ def make_train_step(
       objective: what is minimised, for a network and a batch.
       accumulate_steps: the batch is split into this many parts, and their gradients are averaged.
         Batch norm sees one part at a time.
+      ema_decay: see `moved_average`; of a state that keeps one.
       seed: of dropout. It is combined with the step's number, so resuming needs no generator state.
     """
 
@@ -84,7 +100,8 @@ def make_train_step(
         )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
-        new_state = TrainState(state.step, parameters, statistics, optimizer_state)
+        average = moved_average(state.average, {**parameters, **statistics}, state.step, ema_decay)
+        new_state = TrainState(state.step, parameters, statistics, optimizer_state, average)
         finite = jnp.isfinite(metrics["loss"]) & _all_finite(gradients) & _are_numbers(statistics)
         kept = jax.tree.map(
             lambda new, old: lax.select(finite, new.astype(old.dtype), old), new_state, state
@@ -92,6 +109,28 @@ def make_train_step(
         return kept._replace(step=state.step + 1), {**metrics, "finite": finite}
 
     return train_step
+
+
+def moved_average(
+    average: Variables, variables: Variables, step: Int[Array, ""], decay: float
+) -> Variables:
+    """The exponential moving average after one more step: decay average + (1 - decay) variables.
+
+    After few steps the decay is (1 + step) / (10 + step), if that is smaller: the initial weights
+    would count too much. A variable that does not change stays exactly what it is.
+
+    Args:
+      average: before the step; empty if there is none.
+      variables: after it.
+      step: number of steps before it.
+      decay: the share that is kept.
+    """
+    count = step.astype(jnp.float32)
+    share = 1 - jnp.minimum(decay, (1 + count) / (10 + count))
+    return {
+        name: old + share.astype(old.dtype) * (variables[name].astype(old.dtype) - old)
+        for name, old in average.items()
+    }
 
 
 def _gradient_function(network: Network, objective: Objective) -> GradientFunction:

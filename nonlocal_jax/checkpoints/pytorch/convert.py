@@ -1,10 +1,9 @@
 """Converts PyTorch files to checkpoints and back. Results are verified, and written atomically."""
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from flax import nnx
@@ -17,7 +16,8 @@ from nonlocal_jax.checkpoints.pytorch.importer import ImportResult, import_check
 from nonlocal_jax.checkpoints.pytorch.pickle_names import printable
 from nonlocal_jax.config.schema import Config
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.models.backbones.resnet import BLOCKS_PER_STAGE, Options, ResNet
+from nonlocal_jax.models.backbones.resnet import Options, ResNet
+from nonlocal_jax.models.backbones.resnet_keys import BLOCKS_PER_STAGE, settings_of
 from nonlocal_jax.models.functional import flat_variables
 from nonlocal_jax.models.network import build_network
 from nonlocal_jax.models.numerics import Numerics
@@ -63,14 +63,14 @@ def backbone_target(name: str) -> Target:
     Raises:
       UserError: there is no such backbone.
     """
-    match = re.fullmatch(r"resnet(\d+)_(v1[cd])", name)
-    if not match or int(match[1]) not in BLOCKS_PER_STAGE:
+    settings = settings_of(name)
+    if not settings:
         raise UserError(
             f"--backbone={name} is not known; give resnetDEPTH_VARIANT, e.g. resnet50_v1c, with a "
-            f"depth of {', '.join(map(str, BLOCKS_PER_STAGE))} and v1c or v1d."
+            f"depth of {', '.join(map(str, BLOCKS_PER_STAGE))} and v1, v1c or v1d, and _caffe "
+            "behind it if the first convolution of a bottleneck has the stride."
         )
-    depth, variant = cast(Any, (int(match[1]), match[2]))
-    options = Options(depth=depth, variant=variant)
+    options = Options(**settings)
     backbone = nnx.eval_shape(lambda: ResNet(options, Numerics(rngs=nnx.Rngs(0))))
     keys = backbone.torch_keys
     keys = replace(keys, rows=under("backbone", "backbone", keys.rows))

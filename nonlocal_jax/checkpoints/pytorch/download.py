@@ -14,8 +14,14 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.runtime.files import cache_folder
 
 _PRETRAINED = "https://download.openmmlab.com/pretrain/third_party"
+_TORCHVISION = "https://download.pytorch.org/models"
 # ImageNet weights that training starts from.
 BACKBONES = {
+    "resnet18_v1": f"{_TORCHVISION}/resnet18-f37072fd.pth",
+    "resnet34_v1": f"{_TORCHVISION}/resnet34-b627a593.pth",
+    "resnet50_v1": f"{_TORCHVISION}/resnet50-0676ba61.pth",
+    "resnet101_v1": f"{_TORCHVISION}/resnet101-63fe2227.pth",
+    "resnet152_v1": f"{_TORCHVISION}/resnet152-394f9c45.pth",
     "resnet18_v1c": f"{_PRETRAINED}/resnet18_v1c-b5776b93.pth",
     "resnet50_v1c": f"{_PRETRAINED}/resnet50_v1c-2cccc1ad.pth",
     "resnet101_v1c": f"{_PRETRAINED}/resnet101_v1c-e67eebb6.pth",

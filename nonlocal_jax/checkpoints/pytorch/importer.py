@@ -64,7 +64,11 @@ def import_checkpoint(
     left_out = (MOVING_AVERAGE, *keys.ignored) if backbone else (MOVING_AVERAGE,)
     ignored = [key for key in state if key.startswith(left_out)]
     prefix = "backbone." if backbone else ""
-    state = {f"{prefix}{key}": state[key] for key in state if not key.startswith(left_out)}
+    state = {
+        f"{prefix}{_renamed(key, keys) if backbone else key}": value
+        for key, value in state.items()
+        if not key.startswith(left_out)
+    }
     try:
         entries = rules.torch_entries(expected, keys)
     except KeyError as error:
@@ -86,6 +90,14 @@ def import_checkpoint(
         name: rules.to_ours(weights[entry.key], entry.layout) for name, entry in entries.items()
     }
     return ImportResult(variables, counters, ignored, _json_able(meta), _not_finite(variables))
+
+
+def _renamed(key: str, keys: TorchKeys) -> str:
+    """The key of a file of backbone weights as the rows have it."""
+    for theirs, ours in keys.renamed:
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    return key
 
 
 def _state_dict(tree: object) -> tuple[dict[str, np.ndarray], object]:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from nonlocal_jax.checkpoints.pytorch import pickle_data, pickle_writer
+from nonlocal_jax.checkpoints.pytorch import pickle_data, pickle_writer, safetensors_file
 from nonlocal_jax.checkpoints.pytorch.pickle_names import DTYPES, FormatError, Storage, printable
 from nonlocal_jax.checkpoints.pytorch.tree import finish
 from nonlocal_jax.errors import UserError
@@ -35,8 +35,8 @@ ZIP_END_BYTES = 2**16 + 22 + 20 + 56  # the longest comment, and the records aro
 def read(path: str | os.PathLike[str]) -> object:
     """Returns what was saved, as nested dicts, lists and tuples of plain values and NumPy arrays.
 
-    Arrays are read-only; bfloat16 ones have ml_dtypes' type. NumPy numbers become Python's, and an
-    OrderedDict a dict.
+    A file NAME.safetensors gives its tensors by name. Arrays are read-only; bfloat16 ones have
+    ml_dtypes' type. NumPy numbers become Python's, and an OrderedDict a dict.
 
     Raises:
       UserError: the file is missing, truncated, damaged, no checkpoint, absurdly large, or holds
@@ -44,12 +44,15 @@ def read(path: str | os.PathLike[str]) -> object:
     """
     path = Path(path)
     check_file(path)
+    kind = "safetensors file" if path.suffix == safetensors_file.SUFFIX else "PyTorch checkpoint"
     try:
+        if path.suffix == safetensors_file.SUFFIX:
+            return safetensors_file.read(path)
         with path.open("rb") as file:
             is_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
         return _read_zip(path) if is_zip else _read_legacy(path.read_bytes())
     except FormatError as error:
-        raise UserError(f"{path} cannot be read as a PyTorch checkpoint: {error}.") from error
+        raise UserError(f"{path} cannot be read as a {kind}: {error}.") from error
     except (OSError, MemoryError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
 

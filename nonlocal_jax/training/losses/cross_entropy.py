@@ -77,7 +77,9 @@ def segmentation_loss(
         return _sums(logits, labels, place, rows, columns)
 
     place = jnp.broadcast_to(jnp.arange(labels.shape[1], dtype=jnp.int32), labels.shape[:2])
-    total = layout.sum_over_devices(of_rows, (labels, place), layout.whole_rows(logits), fill=IGNORED)
+    total = layout.sum_over_devices(
+        of_rows, (labels, place), layout.whole_rows(logits), fill=IGNORED
+    )
     right, counted = (count.astype(total.loss.dtype) for count in (total.right, total.counted))
     denominator = counted + EPSILON if avg_non_ignore else labels.size
     return LossAndAccuracy(total.loss / denominator, right / counted)
@@ -87,7 +89,8 @@ def pixel_losses(
     scores: Float[Array, "n r classes W"], labels: UInt8[Array, "n r W"], options: Options
 ) -> Float[Array, "n r W"]:
     """The loss of each pixel; 0 where it is ignored."""
-    weights, share = by_class(options.class_weights, scores), options.label_smoothing
+    weights = by_class(options.class_weights, scores.shape[2], scores.dtype)
+    share = options.label_smoothing
     log_likelihoods = jax.nn.log_softmax(scores, axis=2)
     weighted = -log_likelihoods * weights[:, None]
     losses = (1 - share) * jnp.sum(jnp.where(is_label(scores, labels), weighted, 0.0), axis=2)

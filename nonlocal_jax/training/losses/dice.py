@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from nonlocal_jax.config.schema import IGNORED, NotNegative, Positive
+from nonlocal_jax.config.schema import NotNegative, Positive
 from nonlocal_jax.ops.score_blocks import hits, is_label, sums
 from nonlocal_jax.training.losses.loss import (
     ClassWeights,
@@ -52,7 +52,7 @@ def _loss(options: Options, logits: Logits, labels: Labels, align_corners: bool)
         partial(_of_block, options.exponent), logits, labels, align_corners, is_there
     )
     losses = 1 - (2 * overlap + options.smooth) / (total + options.smooth)
-    weights = jnp.asarray(options.class_weights or (1.0,) * losses.shape[1], losses.dtype)
+    weights = by_class(options.class_weights, losses.shape[1], losses.dtype)
     return result(jnp.mean(losses * weights), right, counted, logits, labels)
 
 

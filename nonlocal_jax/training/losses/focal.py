@@ -64,7 +64,10 @@ def _of_block(
 ) -> tuple[Array, ...]:
     """For each image: the sum of losses, pixels that are right, and that are labelled."""
     chosen = is_label(scores, labels)
-    alpha, weights = (by_class(x, scores)[:, None] for x in (options.alpha, options.class_weights))
+    alpha, weights = (
+        by_class(given, scores.shape[2], scores.dtype)[:, None]
+        for given in (options.alpha, options.class_weights)
+    )
     signed = jnp.where(chosen, scores, -scores)  # p_t = sigmoid(signed)
     share = jnp.where(chosen, alpha, 1 - alpha) * weights
     losses = share * jax.nn.sigmoid(-signed) ** options.gamma * jax.nn.softplus(-signed)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from nonlocal_jax.config import tables
@@ -58,9 +59,10 @@ def make_loss(options: LossOptions, key: str = "loss") -> Loss:
     return cast(Loss, tables.find("losses", options.name, f"{key}.name").build(options))
 
 
-def by_class(weights: Sequence[float], like: Array) -> Float[Array, "classes"]:
-    """The weights of the classes, of scores [n, r, classes, W]; 1 for all if there are none."""
-    return jnp.asarray(weights or (1.0,) * like.shape[2], like.dtype)
+def by_class(weights: Sequence[float], classes: int, dtype: DTypeLike) -> Float[Array, "classes"]:
+    """The weights of the classes: as given, the one that is given, or 1."""
+    one = weights[0] if weights else 1.0
+    return jnp.asarray(weights if len(weights) > 1 else (one,) * classes, dtype)
 
 
 def result(

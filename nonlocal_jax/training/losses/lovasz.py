@@ -27,6 +27,7 @@ from nonlocal_jax.training.losses.loss import (
     Logits,
     Loss,
     LossAndAccuracy,
+    by_class,
     result,
 )
 
@@ -85,8 +86,8 @@ def _forward(
 
     numbers = jnp.arange(logits.shape[3], dtype=jnp.int32)
     start = jnp.zeros((), logits.dtype), jnp.zeros_like(log_sums)
-    by_class = jnp.moveaxis(logits, 3, 0), numbers, shares
-    (loss, of_sums), of_logits = lax.scan(add_class, start, by_class)
+    of_classes = jnp.moveaxis(logits, 3, 0), numbers, shares
+    (loss, of_sums), of_logits = lax.scan(add_class, start, of_classes)
     return loss, (jnp.moveaxis(of_logits, 0, 3), of_sums)
 
 
@@ -106,7 +107,7 @@ _sum_of_classes.defvjp(_forward, _backward)
 def _shares(options: Options, labels: Labels, logits: Logits) -> Float[Array, "classes groups"]:
     """What the loss of each class of each group of images is multiplied by in the sum."""
     classes, groups = logits.shape[3], len(labels) if options.per_image else 1
-    weights = jnp.asarray(options.class_weights or (1.0,) * classes, logits.dtype)
+    weights = by_class(options.class_weights, classes, logits.dtype)
     flat = labels.reshape(groups, -1)
     has_labels = jnp.any(flat != IGNORED, axis=1)[:, None]
     taken = jnp.broadcast_to(has_labels, (groups, classes))

@@ -63,8 +63,8 @@ def hard_pixels(
     probabilities = pixels(_probabilities, logits, labels, align_corners)
     rank = jnp.clip(count - 1, 0, least)
     limit = number_at(jnp.where(counted, probabilities, jnp.inf), rank)
-    limit = jnp.where(count > 0, limit, 0.0)
-    return counted & (probabilities < jnp.maximum(limit, options.threshold))
+    limit = jnp.maximum(jnp.where(count > 0, limit, 0.0), options.threshold)
+    return jnp.logical_and(counted, probabilities < limit)
 
 
 def number_at(values: Map, rank: Int[Array, ""]) -> Float[Array, ""]:
@@ -73,7 +73,7 @@ def number_at(values: Map, rank: Int[Array, ""]) -> Float[Array, ""]:
     The bits of such floats have the order of the floats. The largest prefix that at most `rank`
     values are below is that of the result.
     """
-    bits = jnp.finfo(values.dtype).bits
+    bits = 8 * values.dtype.itemsize
     integer = jnp.dtype(f"uint{bits}")
     keys = lax.bitcast_convert_type(values, integer)
 

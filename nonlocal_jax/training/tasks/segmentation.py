@@ -19,6 +19,8 @@ from nonlocal_jax.ops.normalize import normalize
 from nonlocal_jax.training.losses.loss import Loss, make_loss
 from nonlocal_jax.training.tasks.task import Arrays, Objective, Task
 
+SAME = "same"  # the loss of an auxiliary head that has none of its own
+
 
 class Segmentation(Task):
     """The task of a config."""
@@ -43,7 +45,11 @@ class Segmentation(Task):
 
     def objective(self) -> Objective:
         """The sum of the losses of all heads."""
-        return objective(make_loss(self._config.loss), self._config.model.align_corners)
+        config = self._config
+        loss, others = make_loss(config.loss), None
+        if config.auxiliary_loss.name != SAME:
+            others = make_loss(config.auxiliary_loss, "auxiliary_loss")
+        return objective(loss, config.model.align_corners, auxiliary_loss=others)
 
     def evaluation(self, network: Any, mesh: Mesh) -> Evaluation:
         """The evaluation of the network that is trained."""
@@ -78,8 +84,8 @@ def build(config: schema.Config) -> Segmentation:
     return Segmentation(config)
 
 
-def objective(loss: Loss, align_corners: bool) -> Objective:
-    """The sum of a loss over the outputs of a segmentor.
+def objective(loss: Loss, align_corners: bool, *, auxiliary_loss: Loss | None = None) -> Objective:
+    """The sum of the losses of a segmentor's outputs.
 
     A batch holds `image` uint8 [n, h, w, 3], `label` uint8 [n, h, w] and `size` int32 [n, 2], the
     height and width without padding. Metrics are `loss`, `loss_NAME` of each output of the network
@@ -88,6 +94,7 @@ def objective(loss: Loss, align_corners: bool) -> Objective:
     Args:
       loss: applied to each output.
       align_corners: how logits are resized to the labels.
+      auxiliary_loss: of outputs of the auxiliary head, if it has a loss of its own.
     """
 
     def compute(model: Segmentor, batch: Arrays, rngs: nnx.Rngs) -> Arrays:
@@ -95,7 +102,8 @@ def objective(loss: Loss, align_corners: bool) -> Objective:
         outputs = model.training_outputs(images, rngs=rngs)
         metrics: Arrays = {}
         for name, output in outputs.items():
-            result = loss(output.logits, batch["label"], align_corners)
+            own = auxiliary_loss if name.partition("_")[0] == "auxiliary" else None
+            result = (own or loss)(output.logits, batch["label"], align_corners)
             metrics[f"loss_{name}"] = output.weight * result.loss
             if name == "decode":
                 metrics["accuracy"] = result.accuracy
