@@ -1,4 +1,4 @@
-"""The dilated ResNet backbones: ResNetV1c and V1d (He et al. 2018, arXiv 1812.01187).
+"""The dilated ResNet backbones: V1 (arXiv 1512.03385), V1c and V1d (He et al., arXiv 1812.01187).
 
 V1c replaces ResNet's 7x7 stem by three 3x3 convolutions; V1d also average-pools in its shortcuts.
 With an output stride of 8 or 16, the last stages have dilation instead of strides (arXiv
@@ -7,8 +7,7 @@ With an output stride of 8 or 16, the last stages have dilation instead of strid
 
 import itertools
 import operator
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
@@ -22,51 +21,23 @@ from jaxtyping import Array, Float
 
 from nonlocal_jax.config import schema
 from nonlocal_jax.models.backbones.backbone import Backbone, FeatureMaps, Features, Images, Stage
+from nonlocal_jax.models.backbones.resnet_keys import BLOCKS_PER_STAGE, torch_keys
 from nonlocal_jax.models.layers import ConvNorm, fold_into, freeze, freeze_statistics
 from nonlocal_jax.models.numerics import Numerics
 from nonlocal_jax.models.remat import rematerialized
 from nonlocal_jax.models.scanning import scan_blocks
-from nonlocal_jax.models.torch_keys import Row, TorchKeys
+from nonlocal_jax.models.torch_keys import TorchKeys
 from nonlocal_jax.models.tracing import traced_once
 from nonlocal_jax.ops import layout
 from nonlocal_jax.ops import max_pool as pooling
 from nonlocal_jax.ops.padding import Valid, at_stride, valid_mask, zero_outside
 from nonlocal_jax.ops.residual import add_relu, add_relu_without_gradient
 
-BLOCKS_PER_STAGE = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
 # Output stride -> the stride and the dilation of each stage.
 STRIDES = {8: (1, 2, 1, 1), 16: (1, 2, 2, 1), 32: (1, 2, 2, 2)}
 DILATIONS = {8: (1, 1, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}
 
 STEM_STRIDE = 4  # with its max-pooling
-
-TORCH_KEYS = (
-    Row("stem/0/conv", "stem.0", "conv"),
-    Row("stem/0/norm", "stem.1", "norm"),
-    Row("stem/1/conv", "stem.3", "conv"),
-    Row("stem/1/norm", "stem.4", "norm"),
-    Row("stem/2/conv", "stem.6", "conv"),
-    Row("stem/2/norm", "stem.7", "norm"),
-    Row("stage{s}/{b}/conv{c}/conv", "layer{s}.{b}.conv{c}", "conv"),
-    Row("stage{s}/{b}/conv{c}/norm", "layer{s}.{b}.bn{c}", "norm"),
-)
-# V1d's shortcut begins with an average-pool, which counts as number 0.
-TORCH_SHORTCUTS = {
-    "v1c": (
-        Row("stage{s}/{b}/downsample/conv", "layer{s}.{b}.downsample.0", "conv"),
-        Row("stage{s}/{b}/downsample/norm", "layer{s}.{b}.downsample.1", "norm"),
-    ),
-    "v1d": (
-        Row("stage{s}/{b}/downsample/conv", "layer{s}.{b}.downsample.1", "conv"),
-        Row("stage{s}/{b}/downsample/norm", "layer{s}.{b}.downsample.2", "norm"),
-    ),
-}
 
 Halved = Float[Array, "n h_out w_out c"]
 Results = Float[Array, "n h_out w_out o"]
@@ -78,8 +49,11 @@ class Options(schema.BackboneOptions):
     """Settings of the backbone."""
 
     name: str = "resnet"
-    variant: Literal["v1c", "v1d"] = "v1c"
-    """v1c: strides in the shortcut's convolution. v1d: average-pooling before it."""
+    variant: Literal["v1", "v1c", "v1d"] = "v1c"
+    """v1: the stem is a 7x7 convolution, as in torchvision. v1c: it is three 3x3 convolutions. v1d:
+    that, and shortcuts average-pool instead of having strides."""
+    style: Literal["pytorch", "caffe"] = "pytorch"
+    """Which convolution of a bottleneck has its stride: the 3x3 (pytorch), or the first (caffe)."""
     depth: Literal[18, 34, 50, 101, 152] = 50
     """18 and 34 have basic blocks, the others bottlenecks."""
     output_stride: Literal[8, 16, 32] = 8
@@ -164,6 +138,7 @@ class BasicBlock(nnx.Module):
         *,
         stride: int,
         dilation: int,
+        stride_first: bool,  # its first convolution has the stride anyway
         average_shortcut: bool,
         conv_norm: ConvNormFactory,
     ):
@@ -187,7 +162,10 @@ class BasicBlock(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3 (strided and dilated), 1x1 convolutions and a shortcut (arXiv 1512.03385)."""
+    """1x1, 3x3 (dilated), 1x1 convolutions and a shortcut (arXiv 1512.03385).
+
+    The 3x3 convolution is strided; with `stride_first`, as in that paper, the first 1x1 is.
+    """
 
     expansion = 4
 
@@ -198,13 +176,15 @@ class Bottleneck(nnx.Module):
         *,
         stride: int,
         dilation: int,
+        stride_first: bool,
         average_shortcut: bool,
         conv_norm: ConvNormFactory,
     ):
         out_features = features * self.expansion
-        self.stride = stride
-        self.conv1 = conv_norm(in_features, features, 1)
-        self.conv2 = conv_norm(features, features, 3, stride=stride, dilation=dilation)
+        first, second = (stride, 1) if stride_first else (1, stride)
+        self.stride, self.first_stride = stride, first
+        self.conv1 = conv_norm(in_features, features, 1, stride=first)
+        self.conv2 = conv_norm(features, features, 3, stride=second, dilation=dilation)
         self.conv3 = conv_norm(features, out_features, 1, relu=False, zero_scale=True)
         self.downsample = _shortcut(
             in_features,
@@ -217,29 +197,23 @@ class Bottleneck(nnx.Module):
     def __call__(self, x: Features, valid: Valid | None = None) -> Results:
         """Returns the block's output; `valid` is the size of each image in the input."""
         valid_out = at_stride(valid, self.stride)
-        y = self.conv2(self.conv1(x, valid=valid), valid=valid_out)
+        y = self.conv1(x, valid=at_stride(valid, self.first_stride))
+        y = self.conv2(y, valid=valid_out)
         folded = self.conv3.norm is None
         return _add_shortcut(self.conv3(y), x, self.downsample, valid, valid_out, folded)
 
 
 class ResNet(Backbone):
-    """Deep-stem ResNet that returns its four stages by name, "stage1" to "stage4"."""
+    """A ResNet that returns its four stages by name, "stage1" to "stage4"."""
 
     def __init__(self, options: Options, numerics: Numerics):
         self.variant = options.variant
         self.remat = numerics.remat
         self.scan_blocks = options.scan_blocks
-        stem_channels = options.stem_channels
         conv_norm = partial(ConvNorm, **numerics.of_layers)
-        self.stem = nnx.List(
-            [
-                conv_norm(3, stem_channels // 2, 3, stride=2),
-                conv_norm(stem_channels // 2, stem_channels // 2, 3),
-                conv_norm(stem_channels // 2, stem_channels, 3),
-            ]
-        )
+        self.stem = _stem(options.variant, options.stem_channels, conv_norm)
         block = Bottleneck if options.depth >= 50 else BasicBlock
-        in_features = stem_channels
+        in_features = options.stem_channels
         stages = []
         for index, blocks in enumerate(BLOCKS_PER_STAGE[options.depth]):
             features = options.base_channels * 2**index
@@ -253,6 +227,7 @@ class ResNet(Backbone):
                         features,
                         stride=STRIDES[options.output_stride][index] if i == 0 else 1,
                         dilation=dilation // 2 if contracted and i == 0 else dilation,
+                        stride_first=options.style == "caffe",
                         average_shortcut=options.variant == "v1d",
                         conv_norm=conv_norm,
                     )
@@ -276,9 +251,8 @@ class ResNet(Backbone):
 
     @property
     def torch_keys(self) -> TorchKeys:
-        """See Backbone. A file of ImageNet weights also has a classifier, which is ignored."""
-        rows = (*TORCH_KEYS, *TORCH_SHORTCUTS[self.variant])
-        return TorchKeys(rows, describe_torch_keys, ignored=("fc.",))
+        """See Backbone."""
+        return torch_keys(self.variant)
 
     def __call__(self, images: Images, valid: Valid | None = None) -> FeatureMaps:
         """See Backbone."""
@@ -308,22 +282,13 @@ class ResNet(Backbone):
             freeze(getattr(self, f"stage{index}"))
 
 
-def describe_torch_keys(keys: Iterable[str]) -> str:
-    """The name of a backbone by its keys in a PyTorch file: "R-50 (V1c)"."""
-    keys = list(keys)
-    blocks = tuple(_count_blocks(keys, stage) for stage in (1, 2, 3, 4))
-    bottleneck = any(".conv3." in key for key in keys)
-    depths = [d for d, n in BLOCKS_PER_STAGE.items() if n == blocks and (d >= 50) == bottleneck]
-    name = f"R-{depths[0]}" if depths else "no ResNet that is known"
-    if not any(key.startswith("stem.") for key in keys):
-        return f"{name} without the deep stem"
-    v1d = any(re.search(r"\.downsample\.2\.", key) for key in keys)
-    return f"{name} ({'V1d' if v1d else 'V1c'})"
-
-
-def _count_blocks(keys: Iterable[str], stage: int) -> int:
-    pattern = re.compile(rf"layer{stage}\.(\d{{1,4}})\.")
-    return len({match[1] for key in keys if (match := pattern.match(key))})
+def _stem(variant: str, channels: int, conv_norm: ConvNormFactory) -> nnx.List[ConvNorm]:
+    """The convolutions before the max-pooling, the first with stride 2."""
+    if variant == "v1":
+        return nnx.List([conv_norm(3, channels, 7, stride=2)])
+    half = channels // 2
+    first = conv_norm(3, half, 3, stride=2)
+    return nnx.List([first, conv_norm(half, half, 3), conv_norm(half, channels, 3)])
 
 
 def _apply_stem(stem: nnx.List[ConvNorm], x: Images, valid: Valid | None) -> Results:
