@@ -19,6 +19,11 @@ BACKBONES = {
 HEADS = {
     "nonlocal": "nonlocal_jax.models.heads.nonlocal_head",
     "fcn": "nonlocal_jax.models.heads.fcn",
+    "ann": "nonlocal_jax.models.heads.ann",
+    "dnl": "nonlocal_jax.models.heads.dnl",
+    "gc": "nonlocal_jax.models.heads.gc",
+    "cc": "nonlocal_jax.models.heads.cc",
+    "da": "nonlocal_jax.models.heads.da",
     "classification": "nonlocal_jax.models.heads.classification",
 }
 DATASETS = {

@@ -17,11 +17,13 @@ class Row(NamedTuple):
       ours: "convs/{i}/conv".
       theirs: "convs.{i}.conv".
       kind: of layer; it decides the names of its tensors and their layout.
+      also: another name there, if a file holds the layer twice.
     """
 
     ours: str
     theirs: str
     kind: Kind
+    also: str = ""
 
 
 def describe_unknown(keys: Iterable[str]) -> str:
@@ -37,20 +39,31 @@ class TorchKeys:
       rows: one for each layer.
       describe: names the backbone whose keys it is given: "R-50 (V1c)".
       ignored: prefixes of keys in files of backbone weights that are not used: its classifier.
+      renamed: prefixes of keys in such files, and what the rows have in their place.
     """
 
     rows: tuple[Row, ...]
     describe: Callable[[Iterable[str]], str] = describe_unknown
     ignored: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
 
 
 def under(ours: str, theirs: str, rows: Iterable[Row]) -> tuple[Row, ...]:
     """The rows of a module with the names that its parent gives it, here and in PyTorch."""
-    return tuple(Row(f"{ours}/{row.ours}", f"{theirs}.{row.theirs}", row.kind) for row in rows)
+    return tuple(
+        Row(
+            f"{ours}/{row.ours}",
+            f"{theirs}.{row.theirs}",
+            row.kind,
+            row.also and f"{theirs}.{row.also}",
+        )
+        for row in rows
+    )
 
 
-def conv_norm(ours: str, theirs: str) -> tuple[Row, Row]:
-    """The rows of a ConvNorm, which is a ConvModule in MMSegmentation."""
-    return Row(f"{ours}/conv", f"{theirs}.conv", "conv"), Row(
-        f"{ours}/norm", f"{theirs}.bn", "norm"
+def conv_norm(ours: str, theirs: str, also: str = "") -> tuple[Row, Row]:
+    """The rows of a ConvNorm, which is a ConvModule in MMSegmentation; `also` is as in a Row."""
+    return (
+        Row(f"{ours}/conv", f"{theirs}.conv", "conv", also and f"{also}.conv"),
+        Row(f"{ours}/norm", f"{theirs}.bn", "norm", also and f"{also}.bn"),
     )

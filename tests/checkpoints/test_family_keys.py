@@ -48,10 +48,10 @@ def tensors(options, backbone, num_classes):
         lambda: module.build(options, of_stages, num_classes, Numerics(rngs=nnx.Rngs(0)))
     )
     shapes = {f"head/{name}": leaf.shape for name, leaf in flat_variables(head).items()}
-    entries = rules.torch_entries(shapes, TorchKeys(under("head", "head", head.torch_keys)))
-    found = {e.key: rules.torch_shape(tuple(shapes[n]), e.layout) for n, e in entries.items()}
-    assert len(found) == len(shapes)
-    found |= {entry.counter: () for entry in entries.values() if entry.counter}
+    keys = TorchKeys(under("head", "head", head.torch_keys))
+    entries, found = rules.torch_entries(shapes, keys), rules.torch_shapes(shapes, keys)
+    assert len(found) == sum(len(entry.keys) for entry in entries.values())
+    found |= {key: () for entry in entries.values() for key in entry.counters}
     return {key.removeprefix("head."): shape for key, shape in found.items()}
 
 

@@ -72,7 +72,10 @@ def build(case):
         }
     )
     head.dropout = torch.nn.Identity()  # with a rate of 0 it is None, which ANN's head calls
-    values = weights({k: tuple(v.shape) for k, v in head.state_dict().items()})
+    tensors, first = head.state_dict(), {}
+    values = weights({k: tuple(v.shape) for k, v in tensors.items()})
+    for key, tensor in tensors.items():  # ANN has one layer under two names
+        values[key] = values[first.setdefault(tensor.data_ptr(), key)]
     state = {k: torch.from_numpy(np.asarray(v)) for k, v in values.items()}
     head.load_state_dict(state, strict=True)
     return head

@@ -40,10 +40,11 @@ def export_checkpoint(
     counters = metadata.counters
     state: OrderedDict[str, np.ndarray] = OrderedDict()
     for name, entry in rules.torch_entries(expected, keys).items():
-        state[entry.key] = rules.to_torch(np.asarray(variables[name]), entry.layout)
-        if entry.counter:
+        for key in entry.keys:
+            state[key] = rules.to_torch(np.asarray(variables[name]), entry.layout)
+        for key in entry.counters:
             # PyTorch does not read the count with a fixed momentum, but requires it.
-            state[entry.counter] = np.array(counters.get(entry.counter, 0), np.int64)
+            state[key] = np.array(counters.get(key, 0), np.int64)
     return {"meta": _meta(metadata), "state_dict": state}
 
 
@@ -51,11 +52,7 @@ def _torch_shapes(
     shapes: Mapping[str, tuple[int, ...]], keys: TorchKeys
 ) -> dict[str, tuple[int, ...]]:
     try:
-        entries = rules.torch_entries(shapes, keys)
-        return {
-            entry.key: rules.torch_shape(tuple(shapes[name]), entry.layout)
-            for name, entry in entries.items()
-        }
+        return rules.torch_shapes(shapes, keys)
     except (KeyError, ValueError) as error:
         raise UserError(f"it has a variable that PyTorch's network has not: {error}") from error
 

@@ -75,17 +75,18 @@ def import_checkpoint(
         raise UserError(
             f"no PyTorch file has the network's variable {error}: its module has no torch_keys"
         ) from error
-    known_counters = {entry.counter for entry in entries.values() if entry.counter}
+    known_counters = {key for entry in entries.values() for key in entry.counters}
     counters = {key: _count(key, state[key]) for key in state if key in known_counters}
     weights = {key: value for key, value in state.items() if key not in counters}
     differences = difference.report(
-        {e.key: rules.torch_shape(tuple(expected[n]), e.layout) for n, e in entries.items()},
+        rules.torch_shapes(expected, keys),
         {key: value.shape for key, value in weights.items()},
         keys,
     )
     if differences:
         raise UserError(differences)
     _check_types(weights)
+    _check_twins(weights, entries.values())
     variables = {
         name: rules.to_ours(weights[entry.key], entry.layout) for name, entry in entries.items()
     }
@@ -127,6 +128,12 @@ def _check_types(weights: Mapping[str, np.ndarray]) -> None:
     wrong = [f"{key} ({w.dtype.name})" for key, w in weights.items() if w.dtype.name not in FLOATS]
     if wrong:
         raise UserError(f"these tensors are not of a floating-point type: {', '.join(wrong)}")
+
+
+def _check_twins(weights: Mapping[str, np.ndarray], entries: Iterable[rules.Entry]) -> None:
+    for key, also in (entry.keys for entry in entries if entry.also):
+        if weights[key].tobytes() != weights[also].tobytes():
+            raise UserError(f"{key} and {also} differ; they belong to one layer with two names")
 
 
 def _not_finite(variables: Mapping[str, np.ndarray]) -> list[str]:

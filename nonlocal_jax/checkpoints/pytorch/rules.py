@@ -5,7 +5,7 @@ and export both use these.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -31,16 +31,26 @@ COUNTER = "num_batches_tracked"
 
 
 class Entry(NamedTuple):
-    """One tensor of the PyTorch file: its key, and its layout there."""
+    """One tensor of the PyTorch file: its key, and its layout there.
+
+    Attributes:
+      also: another key of the same tensor, if the file holds it twice; otherwise empty.
+    """
 
     key: str
     layout: str
+    also: str = ""
 
     @property
-    def counter(self) -> str | None:
-        """The key of the counter beside a running mean."""
-        module, _, tensor = self.key.rpartition(".")
-        return f"{module}.{COUNTER}" if tensor == "running_mean" else None
+    def keys(self) -> tuple[str, ...]:
+        """All keys of the tensor."""
+        return (self.key, self.also) if self.also else (self.key,)
+
+    @property
+    def counters(self) -> tuple[str, ...]:
+        """The keys of the counters beside a running mean; () beside another tensor."""
+        parts = [key.rpartition(".") for key in self.keys]
+        return tuple(f"{module}.{COUNTER}" for module, _, end in parts if end == "running_mean")
 
 
 def torch_entries(names: Iterable[str], keys: TorchKeys) -> dict[str, Entry]:
@@ -55,6 +65,21 @@ def torch_entries(names: Iterable[str], keys: TorchKeys) -> dict[str, Entry]:
     """
     patterns = [(pattern(row.ours), row) for row in keys.rows]
     return {name: _entry(name, patterns) for name in names}
+
+
+def torch_shapes(
+    shapes: Mapping[str, tuple[int, ...]], keys: TorchKeys
+) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a PyTorch file, by its key; for variables of these shapes.
+
+    Raises:
+      KeyError: see `torch_entries`.
+    """
+    return {
+        key: torch_shape(tuple(shapes[name]), entry.layout)
+        for name, entry in torch_entries(shapes, keys).items()
+        for key in entry.keys
+    }
 
 
 def to_ours(array: np.ndarray, layout: str) -> np.ndarray:
@@ -113,5 +138,7 @@ def _entry(name: str, patterns: list[tuple[re.Pattern[str], Row]]) -> Entry:
         match = pattern.fullmatch(module)
         if match and tensor in TENSORS[row.kind]:
             torch_tensor, layout = TENSORS[row.kind][tensor]
-            return Entry(f"{row.theirs.format(**match.groupdict())}.{torch_tensor}", layout)
+            names = (row.theirs, row.also) if row.also else (row.theirs,)
+            found = [f"{n.format(**match.groupdict())}.{torch_tensor}" for n in names]
+            return Entry(found[0], layout, *found[1:])
     raise KeyError(name)
