@@ -20,6 +20,7 @@ HEADS = {
     "nonlocal": "nonlocal_jax.models.heads.nonlocal_head",
     "fcn": "nonlocal_jax.models.heads.fcn",
     "ann": "nonlocal_jax.models.heads.ann",
+    "isa": "nonlocal_jax.models.heads.isa",
     "dnl": "nonlocal_jax.models.heads.dnl",
     "gc": "nonlocal_jax.models.heads.gc",
     "cc": "nonlocal_jax.models.heads.cc",

@@ -145,10 +145,16 @@ class NonLocal(nnx.Module):
         outside of it are left out of the sums and of N, and are 0 in the result.
         """
         x = self._cast(x, valid)
-        z = self.out(self._gather(self._embed(x, valid)))
+        z = self.out(self._aggregate(x, valid))
         if self.norm is not None:
             z = self.norm(z)
         return zero_outside(x + z, valid)
+
+    def _aggregate(
+        self, x: Features, valid: Int[Array, "n ndim"] | None
+    ) -> Float[Array, "n *space d"]:
+        """y of all positions; `x` is in the compute dtype, and 0 outside of the images."""
+        return self._gather(self._embed(x, valid))
 
     def fold_norm(self) -> None:
         """See models/fold.py."""

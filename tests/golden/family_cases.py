@@ -1,4 +1,4 @@
-"""A tiny head of each method, for make_family.py (the reference) and models/test_heads.py (ours)."""
+"""A tiny head of each method, for make_family.py (the reference) and models/test_heads.py."""
 
 from dataclasses import dataclass
 

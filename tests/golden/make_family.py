@@ -2,8 +2,8 @@
 
     PYTHON_OF_THE_REFERENCE -W ignore tests/golden/make_family.py [METHOD ...]
 
-Weights and feature maps come from weights.py, shapes from family_cases.py. Everything is computed in
-float64 and stored in float32:
+Weights and feature maps come from weights.py, shapes from family_cases.py. Everything is computed
+in float64 and stored in float32:
 
     logits/HxW       of one image, in evaluation
     strayed/HxW      error of the reference's own float32 logits, as a share of the largest
@@ -29,8 +29,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 class PSAMask(torch.nn.Module):
     """PSANet's rearrangement of masks, by its definition; the reference's needs a compiler.
 
-    Channel (k, m) of position (i, j) is about the position (i + k - K, j + m - M), where K and M are
-    half the size of the mask. "collect": result[that position, i, j]. "distribute":
+    Channel (k, m) of position (i, j) is about the position (i + k - K, j + m - M), where K and M
+    are half the size of the mask. "collect": result[that position, i, j]. "distribute":
     result[(i, j), that position]. Positions that the mask does not reach have 0.
     """
 

@@ -1,10 +1,12 @@
 """The setting of heads with softmax attention over all positions: the kernel that computes it."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TypeVar
 
 from nonlocal_jax.config import schema
 from nonlocal_jax.ops.attention.softmax import Implementation
+
+Options = TypeVar("Options", bound="AttentionOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +17,7 @@ class AttentionOptions(schema.HeadOptions):
     """Kernel of softmax attention. auto: the fastest that the platform has, see
     ops/attention/softmax.py."""
 
-    def for_platform(self, platform: str, dtype: str) -> Self:
+    def for_platform(self: Options, platform: str, dtype: str) -> Options:
         """A TPU's kernel must be named where the program is compiled on another machine."""
         if self.implementation != "auto" or platform != "tpu":
             return self

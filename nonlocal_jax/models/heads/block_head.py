@@ -10,7 +10,7 @@ head.
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
@@ -45,6 +45,7 @@ class BlockOptions(schema.HeadOptions):
     """Probability that training drops a whole channel before the classifier."""
 
 
+@runtime_checkable
 class Block(Protocol):
     """What is between the two convolutions."""
 
