@@ -47,8 +47,8 @@ def tree():
 def check_against_reference(config, expected):
     shapes, keys = shapes_and_keys(config)
     entries = rules.torch_entries(shapes, keys)
-    ours = {e.key: rules.torch_shape(shapes[name], e.layout) for name, e in entries.items()}
-    ours |= {entry.counter: () for entry in entries.values() if entry.counter}
+    ours = rules.torch_shapes(shapes, keys)
+    ours |= {key: () for entry in entries.values() for key in entry.counters}
     assert ours == expected
     assert len({entry.key for entry in entries.values()}) == len(entries)
 
@@ -250,7 +250,8 @@ def test_backbone_names():
     assert target.shapes["backbone/stage4/2/conv3/conv/kernel"] == (1, 1, 512, 2048)
     assert target.url.endswith("resnet50_v1c-2cccc1ad.pth")
     assert convert.backbone_target("resnet18_v1d").url == ""
-    for name in ("resnet51_v1c", "resnet50", "resnet50_v2", "../resnet50_v1c"):
+    assert convert.backbone_target("resnet50_v1").url.endswith("resnet50-0676ba61.pth")
+    for name in ("resnet51_v1c", "resnet50", "resnet50_v2", "resnet50_caffe", "../resnet50_v1c"):
         with pytest.raises(UserError, match="is not known"):
             convert.backbone_target(name)
 

@@ -28,8 +28,8 @@ DEEP_STEM = (
     Row("stem/2/conv", "stem.6", "conv"),
     Row("stem/2/norm", "stem.7", "norm"),
 )
-# timm's deep stem: the beginning of its keys, and what MMSegmentation has in its place.
-TIMM_STEM = (("conv1.", "stem."), ("bn1.", "stem.7."))
+# timm's deep stem: the beginnings of its keys, and what MMSegmentation has in their place.
+TIMM_STEM = (*((f"conv1.{i}.", f"stem.{i}.") for i in (0, 1, 3, 4, 6)), ("bn1.", "stem.7."))
 BLOCKS = (
     Row("stage{s}/{b}/conv{c}/conv", "layer{s}.{b}.conv{c}", "conv"),
     Row("stage{s}/{b}/conv{c}/norm", "layer{s}.{b}.bn{c}", "norm"),
