@@ -39,7 +39,8 @@ class TorchKeys:
       rows: one for each layer.
       describe: names the backbone whose keys it is given: "R-50 (V1c)".
       ignored: prefixes of keys in files of backbone weights that are not used: its classifier.
-      renamed: prefixes of keys in such files, and what the rows have in their place.
+      renamed: prefixes of keys in such files, and what the rows have in their place. They are
+        replaced in a file that has all of them.
     """
 
     rows: tuple[Row, ...]

@@ -64,11 +64,9 @@ def import_checkpoint(
     left_out = (MOVING_AVERAGE, *keys.ignored) if backbone else (MOVING_AVERAGE,)
     ignored = [key for key in state if key.startswith(left_out)]
     prefix = "backbone." if backbone else ""
-    state = {
-        f"{prefix}{_renamed(key, keys) if backbone else key}": value
-        for key, value in state.items()
-        if not key.startswith(left_out)
-    }
+    if backbone:
+        state = _renamed(state, keys.renamed)
+    state = {f"{prefix}{key}": state[key] for key in state if not key.startswith(left_out)}
     try:
         entries = rules.torch_entries(expected, keys)
     except KeyError as error:
@@ -93,12 +91,17 @@ def import_checkpoint(
     return ImportResult(variables, counters, ignored, _json_able(meta), _not_finite(variables))
 
 
-def _renamed(key: str, keys: TorchKeys) -> str:
-    """The key of a file of backbone weights as the rows have it."""
-    for theirs, ours in keys.renamed:
-        if key.startswith(theirs):
-            return ours + key.removeprefix(theirs)
-    return key
+def _renamed(
+    state: Mapping[str, np.ndarray], prefixes: Iterable[tuple[str, str]]
+) -> dict[str, np.ndarray]:
+    """The tensors with the beginnings of their keys replaced, if all of these occur."""
+    found = dict(state)
+    for theirs, ours in prefixes:
+        begun = [key for key in state if key.startswith(theirs)]
+        if not begun:
+            return dict(state)
+        found |= {ours + key.removeprefix(theirs): found.pop(key) for key in begun}
+    return found
 
 
 def _state_dict(tree: object) -> tuple[dict[str, np.ndarray], object]:
