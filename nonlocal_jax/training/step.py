@@ -98,7 +98,10 @@ def make_train_step(
         gradients, (statistics, metrics) = gradient_function(
             state.parameters, state.statistics, batch, key
         )
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
+        with jax.numpy_dtype_promotion("standard"):  # which Optax counts on
+            updates, optimizer_state = optimizer.update(
+                gradients, state.optimizer, state.parameters
+            )
         parameters = optax.apply_updates(state.parameters, updates)
         average = moved_average(state.average, {**parameters, **statistics}, state.step, ema_decay)
         new_state = TrainState(state.step, parameters, statistics, optimizer_state, average)

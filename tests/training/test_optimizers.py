@@ -1,15 +1,49 @@
 """Schedules and optimisers against their formulas."""
 
 import dataclasses
+import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from nonlocal_jax.config import files
-from nonlocal_jax.training.optimizers import sgd
+from nonlocal_jax.training.optimizers import decay, sgd
 from nonlocal_jax.training.optimizers.optimizer import make_optimizer
 from nonlocal_jax.training.schedules import polynomial
+
+RATE = 0.1
+# A network's parameters by name, with their values.
+PARAMETERS = {
+    "backbone/stem/conv/kernel": 2.0,
+    "backbone/stem/norm/scale": 1.0,
+    "backbone/stem/norm/bias": -0.5,
+    "decode_head/classifier/kernel": 3.0,
+    "decode_head/classifier/bias": 0.25,
+}
+GRADIENTS = (1.0, -0.5, 0.25)
+
+
+def optimizer_of(**settings):
+    """An optimiser at a constant learning rate; settings are keys of `optimizer`."""
+    given = {"schedule.name": "constant", "learning_rate": RATE, **settings}
+    config = files.load("demo", **{f"optimizer.{key}": value for key, value in given.items()})
+    return make_optimizer(config.optimizer, total_steps=40, batch_size=8).transformation
+
+
+def trained(gradients=GRADIENTS, **settings):
+    """The parameters after some steps in which all of them have the same gradient."""
+    optimizer = optimizer_of(**settings)
+    parameters = {name: jnp.array(value) for name, value in PARAMETERS.items()}
+    state = optimizer.init(parameters)
+    for gradient in gradients:
+        same = {name: jnp.array(gradient) for name in parameters}
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(same, state, parameters)
+        parameters = optax.apply_updates(parameters, updates)
+    return {name: float(value) for name, value in parameters.items()}
 
 
 def test_polynomial_schedule():
@@ -45,3 +79,88 @@ def test_sgd_decays_weights_before_the_momentum():
         updates, state = optimizer.update({"x": jnp.array(gradient)}, state, ours)
         ours = {"x": ours["x"] + updates["x"]}
         np.testing.assert_allclose(ours["x"], parameter, rtol=1e-6)
+
+
+def test_cosine_schedule():
+    settings = {"schedule.name": "cosine", "schedule.min_learning_rate": 0.001}
+    config = files.load("demo", **{f"optimizer.{key}": value for key, value in settings.items()})
+    options = dataclasses.replace(config.optimizer, learning_rate=0.01, warmup_steps=3)
+    schedule = make_optimizer(options, total_steps=40, batch_size=8).schedule
+    for step in (0, 2, 3, 20, 39, 40):
+        expected = 0.001 + 0.009 * (1 + math.cos(math.pi * step / 40)) / 2
+        expected *= min((step + 1) / 4, 1)
+        np.testing.assert_allclose(schedule(step), expected, rtol=1e-6)
+
+
+def test_constant_schedule():
+    config = files.load("demo", **{"optimizer.schedule.name": "constant"})
+    options = dataclasses.replace(config.optimizer, learning_rate=0.01, warmup_steps=3)
+    schedule = make_optimizer(options, total_steps=40, batch_size=8).schedule
+    rates = [float(schedule(step)) for step in (0, 1, 2, 3, 39)]
+    np.testing.assert_allclose(rates, [0.0025, 0.005, 0.0075, 0.01, 0.01], rtol=1e-6)
+
+
+def test_nesterov():
+    found = trained(nesterov=True, momentum=0.9, weight_decay=0.01)
+    for name, parameter in PARAMETERS.items():
+        velocity = 0.0
+        for gradient in GRADIENTS:
+            decayed = gradient + 0.01 * parameter
+            velocity = 0.9 * velocity + decayed
+            parameter -= RATE * (decayed + 0.9 * velocity)
+        np.testing.assert_allclose(found[name], parameter, rtol=1e-6, atol=1e-6)
+
+
+def test_adamw():
+    found = trained(name="adamw", b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.01)
+    for name, parameter in PARAMETERS.items():
+        mean = square = 0.0
+        for step, gradient in enumerate(GRADIENTS, start=1):
+            parameter *= 1 - RATE * 0.01
+            mean = 0.8 * mean + 0.2 * gradient
+            square = 0.95 * square + 0.05 * gradient**2
+            root = math.sqrt(square / (1 - 0.95**step))
+            parameter -= RATE * mean / (1 - 0.8**step) / (root + 1e-3)
+        np.testing.assert_allclose(found[name], parameter, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "caffe2_sgd"])
+@pytest.mark.parametrize(("norms", "biases"), [(True, True), (False, True), (False, False)])
+def test_norms_and_biases_may_be_left_out_of_the_decay(name, norms, biases):
+    found = trained((0.0,), name=name, weight_decay=0.5, decay_norms=norms, decay_biases=biases)
+    decaying = {key for key, value in PARAMETERS.items() if found[key] != value}
+    of_norms = {key for key in PARAMETERS if "/norm/" in key}
+    expected = set(PARAMETERS)
+    expected -= set() if norms else of_norms
+    expected -= set() if biases else {"decode_head/classifier/bias"}
+    assert decaying == expected
+
+
+def test_the_norms_of_every_network_are_known():
+    assert decay.is_of_a_norm("backbone/stage1/0/norm2/scale")
+    assert not decay.is_of_a_norm("decode_head/normal/kernel/x")
+    assert not decay.is_of_a_norm("scale")
+
+
+def test_a_large_gradient_is_scaled_down():
+    expected = trained((0.25,), weight_decay=0.0)
+    norm = 0.25 * math.sqrt(len(PARAMETERS))
+    for gradient in (0.25, 2.0):
+        found = trained((gradient,), weight_decay=0.0, clip_norm=norm)
+        np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_parts_of_the_network_have_their_own_learning_rates(name):
+    found = trained(name=name, weight_decay=0.01, backbone_factor=0.1, head_factor=10.0)
+    slow, fast = (trained(name=name, weight_decay=0.01, learning_rate=r) for r in (0.01, 1.0))
+    for key, value in found.items():
+        expected = slow if key.startswith("backbone/") else fast
+        np.testing.assert_allclose(value, expected[key], rtol=1e-6, err_msg=key)
+
+
+def test_by_default_the_state_is_that_of_older_checkpoints():
+    parameters = {name: jnp.array(value) for name, value in PARAMETERS.items()}
+    found = optimizer_of().init(parameters)
+    rule = optax.chain(optax.add_decayed_weights(0.0), optax.sgd(lambda _: RATE, momentum=0.9))
+    assert jax.tree.structure(found) == jax.tree.structure(rule.init(parameters))
