@@ -21,6 +21,7 @@ HEADS = {
     "fcn": "nonlocal_jax.models.heads.fcn",
     "ann": "nonlocal_jax.models.heads.ann",
     "isa": "nonlocal_jax.models.heads.isa",
+    "ema": "nonlocal_jax.models.heads.ema",
     "dnl": "nonlocal_jax.models.heads.dnl",
     "gc": "nonlocal_jax.models.heads.gc",
     "cc": "nonlocal_jax.models.heads.cc",
