@@ -34,4 +34,6 @@ def get_config(row: str = "") -> ConfigDict:
     """The config of a row."""
     config = family.row(row, ROWS, "psanet/psanet")
     config.model.decode_head = ConfigDict({"name": "psa"})
+    if row.startswith("ade20k"):
+        config.model.decode_head.mask_size = (66, 66)
     return config

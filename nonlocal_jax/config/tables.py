@@ -22,6 +22,7 @@ HEADS = {
     "ann": "nonlocal_jax.models.heads.ann",
     "isa": "nonlocal_jax.models.heads.isa",
     "ema": "nonlocal_jax.models.heads.ema",
+    "psa": "nonlocal_jax.models.heads.psa",
     "dnl": "nonlocal_jax.models.heads.dnl",
     "gc": "nonlocal_jax.models.heads.gc",
     "cc": "nonlocal_jax.models.heads.cc",

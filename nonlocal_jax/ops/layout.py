@@ -66,7 +66,7 @@ gather.defvjp(_gather_forward, _gather_backward)
 
 
 def on_each_device(
-    function: Callable[[Queries, Keys], Results], queries: Queries, keys: Keys
+    function: Callable[..., Results], queries: Queries, keys: Keys, *everywhere: Array
 ) -> Results:
     """Applies function(queries, keys) -> [n, rows, ...] on each device to its rows of the queries.
 
@@ -77,11 +77,12 @@ def on_each_device(
       function: row i of its results depends on row i of the queries and on all keys.
       queries: arrays [n, rows, ...].
       keys: arrays [n, ...].
+      everywhere: further arguments of the function, that all devices get whole.
     """
     if not _axes():
-        return function(queries, keys)
+        return function(queries, keys, *everywhere)
     length = jax.tree.leaves(queries)[0].shape[1]
-    rows = _shared(function, _pad_rows(queries, 0), keys)
+    rows = _shared(function, _pad_rows(queries, 0), keys, *everywhere)
     results: Results = jax.tree.map(lambda x: x[:, :length], rows)
     return results
 
@@ -121,15 +122,17 @@ def sum_over_rows(
     return sums
 
 
-def _shared(function: Callable[[Queries, Keys], Any], queries: Queries, keys: Keys) -> Any:
+def _shared(
+    function: Callable[..., Any], queries: Queries, keys: Keys, *everywhere: Array
+) -> Any:
     axes, first = _axes(), jax.tree.leaves(queries)[0]
     rows = _split_spec(axes, first)
     return jax.shard_map(
         function,
-        in_specs=(rows, P(_image_axes(axes, first))),
+        in_specs=(rows, P(_image_axes(axes, first)), *(P() for _ in everywhere)),
         out_specs=rows,
         check_vma=False,  # custom kernels do not declare over which axes their results vary
-    )(queries, keys)
+    )(queries, keys, *everywhere)
 
 
 def _pad_rows(arrays: Queries, fill: Any) -> Queries:

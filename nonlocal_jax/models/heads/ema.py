@@ -2,13 +2,13 @@
 
 The features x_i of an image are written with K bases mu_k instead of with each other (section 3):
 
-    E step      z_ik = softmax_k(x_i . mu_k)                    (equation 6)
-    M step      mu_k = sum_i z_ik x_i / sum_i z_ik              (equation 7), then length 1
-    the result  sum_k z_ik mu_k                                 (equation 8)
+    E step      z_ik = softmax_k(x_i . mu_k)
+    M step      mu_k = sum_i z_ik x_i / sum_i z_ik,   divided by its length
+    the result  sum_k z_ik mu_k
 
 Both steps are taken T times. Every image starts with the same bases, which are no parameters: they
-are a running mean, in training, of the bases that the images end with (section 3.4). No gradient
-goes through the steps, so what precedes them is trained by the branch beside them.
+are a running mean, in training, of the bases that the images end with. No gradient goes through the
+steps, so what precedes them is trained by the branch beside them.
 """
 
 from collections.abc import Mapping
