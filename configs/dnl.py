@@ -30,4 +30,6 @@ def get_config(row: str = "") -> ConfigDict:
     """The config of a row."""
     config = family.row(row, ROWS, "dnlnet/dnl")
     config.model.decode_head = ConfigDict({"name": "dnl"})
+    if row in ("cityscapes_r50_769x769_80k", "cityscapes_r101_769x769_80k"):
+        config.optimizer.undecayed = ("theta", "phi")
     return config

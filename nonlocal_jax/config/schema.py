@@ -111,6 +111,8 @@ class OptimizerOptions:
     """Whether scales and biases of norms decay, too."""
     decay_biases: bool = True
     """Whether the biases of other layers decay, too."""
+    undecayed: tuple[str, ...] = ()
+    """Names of layers whose parameters do not decay, such as theta."""
     clip_norm: Annotated[float, Ge(0), Le(1e6)] = 0.0
     """Gradients are scaled down to this norm over all parameters if theirs is larger. 0: never."""
     backbone_factor: Factor = 1.0
@@ -284,6 +286,9 @@ class Run:
     """An imported backbone, or a checkpoint, to start from. Empty: random weights."""
     init_skip_classifier: bool = False
     """Start with random classifiers, for a checkpoint of other classes in `init_from`."""
+    init_match_classes: bool = False
+    """Start with the classifiers of `init_from` for the classes that it has by the same name, upper
+    and lower case included. The other classes start at random."""
     precision: Literal["default", "high", "highest"] = "default"
     """Precision of matrix products and convolutions. With highest, dtype auto means float32."""
     batch_size: Count = 8
@@ -332,6 +337,12 @@ class Run:
             found.append("config.mesh has more than one -1; one axis at most takes what is left.")
         if self.init_skip_classifier and not self.init_from:
             found.append("config.init_skip_classifier has no effect without config.init_from.")
+        if self.init_match_classes and not self.init_from:
+            found.append("config.init_match_classes has no effect without config.init_from.")
+        if self.init_match_classes and self.init_skip_classifier:
+            found.append(
+                "config.init_match_classes and config.init_skip_classifier exclude each other."
+            )
         if self.ema_decay and self.precise_norm_batches:
             found.append("config.ema_decay and config.precise_norm_batches exclude each other.")
         return found

@@ -55,8 +55,9 @@ def initial_variables(
       class_names: classes of the data, by label. Different classes of a checkpoint are reported.
 
     Raises:
-      UserError: the checkpoint is of another network, or of another number of classes and
-        `config.init_skip_classifier` is not set.
+      UserError: the checkpoint is of another network, of another number of classes without a
+        setting that says what becomes of the classifiers, or does not name the classes that
+        `config.init_match_classes` looks for.
     """
     variables = tasks.of(config).initial_variables()
     if not config.init_from:
@@ -66,8 +67,11 @@ def initial_variables(
         loaded = {
             name: value for name, value in loaded.items() if _is_taken(name, value, variables)
         }
+    if config.init_match_classes and class_names is not None:
+        loaded = _matched(config.init_from, metadata, loaded, variables, class_names)
     _check(config, metadata, loaded, network)
-    if class_names is not None and any(_is_classifier(name) for name in loaded):
+    matched = config.init_match_classes
+    if class_names is not None and not matched and any(_is_classifier(name) for name in loaded):
         _say_of(config.init_from, compare.classes(metadata, class_names))
     say(f"Starting from {config.init_from}: {len(loaded)} of {len(variables)} arrays.")
     return {
@@ -77,7 +81,39 @@ def initial_variables(
 
 
 def _is_classifier(name: str) -> bool:
-    return "/classifier/" in name
+    return "classifier/" in name  # a head may have several
+
+
+def _matched(
+    path: str,
+    metadata: Metadata,
+    loaded: Mapping[str, np.ndarray],
+    variables: Mapping[str, jax.Array],
+    class_names: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """The loaded arrays with classifiers of the data's classes.
+
+    The last axis of a classifier's arrays is that of the classes. Those of a class that the
+    checkpoint has by the same name are taken from there, the others from `variables`.
+    """
+    theirs = metadata.class_names
+    if theirs is None:
+        raise UserError(
+            f"{path} does not name its classes, so config.init_match_classes finds none. To leave "
+            "the classifiers at random, set --config.init_skip_classifier=True instead."
+        )
+    ours = [label for label, name in enumerate(class_names) if name in theirs]
+    there = [theirs.index(class_names[label]) for label in ours]
+    matched = dict(loaded)
+    for name, value in loaded.items():
+        if _is_classifier(name) and name in variables and value.shape[-1:] == (len(theirs),):
+            matched[name] = np.array(variables[name])
+            matched[name][..., ours] = value[..., there]
+    shared = [class_names[label] for label in ours]
+    others = [name for name in class_names if name not in theirs]
+    say(f"Classes with the classifier of {path}: {', '.join(shared) or 'none'}.")
+    say(f"Classes with a random classifier: {', '.join(others) or 'none'}.")
+    return matched
 
 
 def _is_taken(name: str, value: np.ndarray, variables: Mapping[str, jax.Array]) -> bool:
@@ -101,7 +137,8 @@ def _check(
     arrays = compare.difference(loaded, expected)
     if arrays and all(_is_classifier(line) for line in arrays):
         raise UserError(
-            f"{path} has another number of classes than config.model.num_classes. To leave the "
+            f"{path} has another number of classes than config.model.num_classes. To take over "
+            "the classes of the same names, set --config.init_match_classes=True; to leave the "
             "classifiers at random, set --config.init_skip_classifier=True."
         )
     settings = compare.meaning(metadata, config.model)

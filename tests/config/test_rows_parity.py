@@ -46,6 +46,38 @@ def fcn_fields(head):
 OWN_FIELDS = {
     "nonlocal": nonlocal_fields,
     "fcn": fcn_fields,
+    "dnl": lambda head: {
+        "type": "DNLHead",
+        "reduction": head.reduction,
+        "use_scale": head.use_scale,
+        "mode": "embedded_gaussian",
+    },
+    "gc": lambda head: {
+        "type": "GCHead",
+        "ratio": 1 / head.reduction,
+        "pooling_type": "att",
+        "fusion_types": ["channel_add"],
+    },
+    "ann": lambda head: {
+        "type": "ANNHead",
+        "project_channels": head.project_channels,
+        "query_scales": [1],
+        "key_pool_scales": list(head.grids),
+    },
+    "cc": lambda head: {"type": "CCHead", "recurrence": head.recurrence},
+    "da": lambda head: {"type": "DAHead", "pam_channels": head.position_channels},
+    "isa": lambda head: {
+        "type": "ISAHead",
+        "isa_channels": head.attention_channels,
+        "down_factor": list(head.group),
+    },
+    "ema": lambda head: {
+        "type": "EMAHead",
+        "ema_channels": head.ema_channels,
+        "num_bases": head.bases,
+        "num_stages": head.steps,
+        "momentum": head.momentum,
+    },
 }
 
 
@@ -158,6 +190,10 @@ def optimizer_fields(config):
         "optimizer.lr": optimizer.learning_rate,
         "optimizer.momentum": optimizer.momentum,
         "optimizer.weight_decay": optimizer.weight_decay,
+        **{
+            f"optimizer.paramwise_cfg.custom_keys.{layer}.wd_mult": 0.0
+            for layer in optimizer.undecayed
+        },
         "lr_config.policy": "poly",
         "lr_config.power": schedule.power,
         "lr_config.min_lr": schedule.min_learning_rate,

@@ -36,6 +36,7 @@ RUN = tiny(
 # What does not fit to the data, the machine or the other settings, and what is then told.
 REFUSED = {
     ("init_skip_classifier", True): "has no effect without config.init_from",
+    ("init_match_classes", True): "has no effect without config.init_from",
     ("model.dtype", "float64"): "JAX_ENABLE_X64",
     ("model.num_classes", 1): "config.model.num_classes is 1, and folder has 3",
     ("model.num_classes", 254): "config.model.num_classes is 254, and folder has 3",

@@ -12,13 +12,15 @@ NORM = "norm"  # in the name of a norm, as ".../norm/scale"
 
 def mask(options: OptimizerOptions) -> Mask | None:
     """Whether each parameter decays, as Optax takes it; None if all do."""
-    if options.decay_norms and options.decay_biases:
+    if options.decay_norms and options.decay_biases and not options.undecayed:
         return None
     return lambda parameters: {name: decays(options, name) for name in parameters}
 
 
 def decays(options: OptimizerOptions, name: str) -> bool:
     """Whether the parameter of that name decays."""
+    if not set(options.undecayed).isdisjoint(name.split("/")):
+        return False
     if is_of_a_norm(name):
         return options.decay_norms
     return options.decay_biases or name.split("/")[-1] != "bias"
