@@ -114,11 +114,11 @@ class PyramidAttention(nnx.Module):
     def torch_keys(self) -> tuple[Row, ...]:
         """The names of the layers in PyTorch files."""
         if self.theta is None:  # there are two names for one layer
-            both = conv_norm("phi", "key_project", also="query_project")
+            projections = [*conv_norm("phi", "key_project", also="query_project")]
         else:
-            both = (*conv_norm("phi", "key_project"), *conv_norm("theta", "query_project"))
+            projections = [*conv_norm("phi", "key_project"), *conv_norm("theta", "query_project")]
         return (
-            *both,
+            *projections,
             Row("gamma", "value_project", "linear"),
             Row("out", "out_project", "linear"),
         )
@@ -148,7 +148,7 @@ class PyramidAttention(nnx.Module):
         of_cells = jax.nn.softmax(products * self.scale)
         sizes, one = own_sizes(u, valid_u), jnp.zeros((*u.shape[:3], 1), of_cells.dtype)
         spread = jax.linear_transpose(partial(grid_means, grids=self.grids, sizes=sizes), one)
-        (weights,) = spread(of_cells[..., None])
+        weights: Array = spread(of_cells[..., None])[0]
         return weights[..., 0]
 
     def _queries_and_keys(

@@ -130,6 +130,7 @@ class Branch(nnx.Module):
         channels, (rows, columns) = options.channels, options.mask_size
         self.direction, self.mask_size = direction, options.mask_size
         self.compact, self.softmax = options.compact, options.softmax
+        self.divisor = options.normalization_factor
         self.reduce = ConvNorm(features, channels, 1, **numerics.of_layers)
         self.hidden = ConvNorm(channels, channels, 1, **numerics.of_layers)
         self.mask = nnx.Linear(
@@ -151,7 +152,7 @@ class Branch(nnx.Module):
     def __call__(self, x: Features, valid: Valid | None, shrinking: Shrinking) -> Map:
         """z of each position of the shrunk map."""
         v, h, inside = self._parts(x, valid, shrinking)
-        z = point_wise_attention(h, v, self._mask(h), inside, **self._form())
+        z = point_wise_attention(h, v, self._mask(h), inside, divisor=self.divisor, **self._form())
         return zero_outside(z, shrinking.small)
 
     def weights(
@@ -196,7 +197,7 @@ class PSAHead(Head):
         self.reads = (options.stage,)
         self.remat = remat_of_heads(numerics)
         self.factor, self.align_corners = options.shrink_factor, numerics.align_corners
-        self.normalization_factor, width = options.normalization_factor, options.channels
+        width = options.channels
         directions = BRANCHES[options.branches]
         self.branches = nnx.List([Branch(d, features, options, numerics) for d in directions])
         self.project = ConvNorm(width * len(directions), features, 1, **numerics.of_layers)
@@ -226,7 +227,7 @@ class PSAHead(Head):
         """See Head."""
         (x,), (inner,) = features, valid or (None,)
         shrinking = self._shrinking(x, inner)
-        z = [b(x, inner, shrinking) / self.normalization_factor for b in self.branches]
+        z = [branch(x, inner, shrinking) for branch in self.branches]
         framed = [jnp.pad(part, ((0, 0), (1, 1), (1, 1), (0, 0))) for part in z]
         y = self.apply(self.project, tuple(framed), None)
         sizes, small, aligned, _ = shrinking
@@ -248,7 +249,7 @@ class PSAHead(Head):
         sizes, factor = own_sizes(x, valid), self.factor
         if factor == 1:
             return Shrinking(
-                sizes, sizes, jnp.full(sizes.shape[0], self.align_corners), x.shape[1:3]
+                sizes, sizes, jnp.full(sizes.shape[0], self.align_corners), (x.shape[1], x.shape[2])
             )
         up = jnp.all(sizes % factor != 0, axis=-1)
         small = jnp.maximum(jnp.where(up[:, None], -(-sizes // factor), sizes // factor), 1)

@@ -41,6 +41,7 @@ def point_wise_attention(
     direction: Direction,
     compact: bool = False,
     softmax: bool = True,
+    divisor: float = 1.0,
 ) -> Value:
     """z at all positions, in the dtype of `value`; logits, softmax and sums are float32.
 
@@ -53,10 +54,11 @@ def point_wise_attention(
       direction: which of both.
       compact: whether W belongs to places. There must be one for each position of `hidden`.
       softmax: whether a_ts is the softmax of L_ts, or L_ts itself.
+      divisor: of the sums.
     """
     numbers = jnp.broadcast_to(jnp.arange(hidden.shape[1]), hidden.shape[:2])
     rows = (numbers, hidden) if direction == "collect" else (numbers,)
-    attend = partial(_attend, direction, compact, softmax)
+    attend = partial(_attend, direction, compact, softmax, divisor)
     return on_each_device(attend, rows, (hidden, value, valid), mask)
 
 
@@ -85,6 +87,7 @@ def _attend(
     direction: Direction,
     compact: bool,
     softmax: bool,
+    divisor: float,
     rows: tuple[Array, ...],
     images: tuple[Hidden, Value, Bool[Array, "n h w 1"]],
     mask: Mask,
@@ -97,7 +100,7 @@ def _attend(
         number, own = row[0][0], row[-1]  # the number is the same in all images
         logits = _logits(direction, compact, own, hidden, mask, number)
         weights = _weights(logits, valid, softmax).astype(value.dtype)
-        return products("nhtw,nhwd->ntd", weights, value).astype(value.dtype)
+        return (products("nhtw,nhwd->ntd", weights, value) / divisor).astype(value.dtype)
 
     row_by_row = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), rows)
     return jnp.moveaxis(lax.map(one, row_by_row), 0, 1)
