@@ -70,8 +70,9 @@ config.model.backbone.depth  # 50
 ```
 
 The sections `model.backbone`, `model.decode_head`, `model.auxiliary_head`, `optimizer`,
-`optimizer.schedule` and `loss` have a `name`. It selects a module, and the module decides which
-other keys the section has. `--help` of a command lists the keys of the config in `--config`.
+`optimizer.schedule`, `loss` and `auxiliary_loss` have a `name`. It selects a module, and the module
+decides which other keys the section has. `--help` of a command lists the keys of the config in
+`--config`.
 """
 VIDEOS = """
 ## Videos

@@ -40,6 +40,33 @@ FLAGS = [
     "--config.eval_every=12",
     "--join_timeout=30",
 ]
+# Runs of one process that differ in how they learn; each is killed at random moments.
+LEARNING = {
+    "adamw_cosine_average": [
+        "--config.optimizer.name=adamw",
+        "--config.optimizer.schedule.name=cosine",
+        "--config.optimizer.warmup_steps=10",
+        "--config.optimizer.decay_norms=False",
+        "--config.ema_decay=0.9",
+    ],
+    "nesterov_steps_average": [
+        "--config.optimizer.nesterov=True",
+        "--config.optimizer.clip_norm=1.0",
+        "--config.optimizer.backbone_factor=0.1",
+        "--config.optimizer.schedule.name=steps",
+        "--config.optimizer.schedule.steps=(10,25)",
+        "--config.ema_decay=0.5",
+    ],
+    "adamw_constant_losses": [
+        "--config.optimizer.name=adamw",
+        "--config.optimizer.schedule.name=constant",
+        "--config.loss.name=sum",
+        "--config.loss.first.name=ohem",
+        "--config.loss.first.min_kept=100",
+        "--config.loss.third_weight=0.5",
+        "--config.auxiliary_loss.name=focal",
+    ],
+}
 TOLD_TO_STOP = {signal.SIGTERM: 75, signal.SIGINT: 130}
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 LEFT_ALONE = (1, 2, -signal.SIGABRT)  # the other process is gone, or never came
@@ -50,7 +77,7 @@ PATIENCE = 400.0  # JAX gives up on a silent process after 100 seconds
 class Launch:
     """The processes of one run; `output` has their lines in files."""
 
-    def __init__(self, folder, workdir, processes):
+    def __init__(self, folder, workdir, processes, more=()):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -59,7 +86,8 @@ class Launch:
         self.output = [folder / f"output{number}" for number in range(processes)]
         self.processes = []
         for number in range(processes):
-            command = [sys.executable, "-m", "nonlocal_jax.main", *FLAGS, f"--workdir={workdir}"]
+            command = [sys.executable, "-m", "nonlocal_jax.main", *FLAGS, *more]
+            command.append(f"--workdir={workdir}")
             command.append(f"--config.data_dir={folder / 'data'}")
             if processes > 1:
                 command += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"]
@@ -100,26 +128,27 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(place):
-    """Uninterrupted runs by their number of processes: workdir, seconds before and in training."""
+    """Uninterrupted runs by processes and learning: workdir, seconds before and in training."""
     runs = {}
 
-    def get(processes):
-        if processes not in runs:
-            workdir = place / f"whole{processes}"
-            launch, start = Launch(place, workdir, processes), time.monotonic()
+    def get(processes, learning=""):
+        key = f"{processes}{learning}"
+        if key not in runs:
+            workdir, more = place / f"whole{key}", LEARNING.get(learning, ())
+            launch, start = Launch(place, workdir, processes, more), time.monotonic()
             launch.wait_until([BEGUN])
             begun = time.monotonic()
             assert launch.wait() == [0] * processes, launch.said()
-            runs[processes] = workdir, begun - start, time.monotonic() - begun
-        return runs[processes]
+            runs[key] = workdir, begun - start, time.monotonic() - begun
+        return runs[key]
 
     return get
 
 
-def interrupt(place, workdir, processes, how, seconds, rng):
+def interrupt(place, workdir, processes, how, seconds, rng, more=()):
     """Starts the run and sends a signal at a random moment, to one process or all of them."""
     before, training = seconds
-    launch = Launch(place, workdir, processes)
+    launch = Launch(place, workdir, processes, more)
     if rng.random() < 0.75:
         logged = range(rng.randrange(0, 36, 3), 41)
         launch.wait_until([f"step {step}/40" for step in logged if step] + [BEGUN] * (0 in logged))
@@ -159,10 +188,11 @@ def lines(workdir):
 
 def check_same_end(whole, workdir):
     assert lines(workdir) == lines(whole)
-    expected, _ = load_model(whole)
-    actual, metadata = load_model(workdir)
-    for name, value in expected.items():
-        np.testing.assert_array_equal(actual[name], value, err_msg=name)
+    for averaged in (False, True):
+        expected, _ = load_model(whole, averaged=averaged)
+        actual, metadata = load_model(workdir, averaged=averaged)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(actual[name], value, err_msg=name)
     folder = workdir / "checkpoints"
     assert metadata == load_model(whole)[1]
     assert all(path.name.isdigit() for path in folder.iterdir()), list(folder.iterdir())
@@ -178,21 +208,22 @@ def best(workdir):
     return max((score, step) for step, score in scores.items() if score is not None)
 
 
-def check_interruptions(place, whole, processes, how, times, seed):
+def check_interruptions(place, whole, processes, how, times, seed, learning=""):
     """Interrupts a run so many times, and lets it finish; one that is at its end is followed by
     another.
     """
-    workdir, *seconds = whole(processes)
+    workdir, *seconds = whole(processes, learning)
+    more = LEARNING.get(learning, ())
     rng, left, number = random.Random(seed), times, 0
     while left or number < 1:
-        interrupted = place / f"{how.name}{processes}_{seed}_{number}"
+        interrupted = place / f"{how.name}{processes}{learning}_{seed}_{number}"
         codes = [1]
         while left and any(codes):
-            codes = interrupt(place, interrupted, processes, how, seconds, rng)
+            codes = interrupt(place, interrupted, processes, how, seconds, rng, more)
             print(f"{how.name} {processes} run {number}: {codes}", flush=True)
             left -= any(codes)
         if any(codes):
-            launch = Launch(place, interrupted, processes)
+            launch = Launch(place, interrupted, processes, more)
             assert launch.wait() == [0] * processes, launch.said()
         check_same_end(workdir, interrupted)
         number += 1
@@ -202,6 +233,11 @@ def check_interruptions(place, whole, processes, how, times, seed):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_interrupted_it_ends_as_if_it_had_not_been(place, whole, processes, how):
     check_interruptions(place, whole, processes, how, times=3 - processes, seed=0)
+
+
+@pytest.mark.parametrize("learning", LEARNING)
+def test_killed_however_it_learns_it_ends_as_if_it_had_not_been(place, whole, learning):
+    check_interruptions(place, whole, 1, signal.SIGKILL, times=4, seed=9, learning=learning)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
