@@ -177,6 +177,16 @@ class Data:
     """For `folder`: label 0 is ignored, and label k becomes k - 1."""
     label_map: LabelMap = field(default_factory=dict)
     """For `folder`: from the values in the masks to labels."""
+    train_list: str = ""
+    """For `folder`: a text file with names of the training images, one a line. They and their masks
+    are below images/ and labels/. Empty: all of images/train and labels/train."""
+    val_list: str = ""
+    """For `folder`: the same for the validation images."""
+    folders: tuple[str, ...] = ()
+    """For `folder`: several folders of the same classes, in place of `data_dir`."""
+    folder_weights: tuple[Positive, ...] = ()
+    """How often training takes an example of each of `folders`, relative to the others. Empty: all
+    examples are taken equally often."""
     scale: Scale = (2048, 1024)
     """Long and short side that an image is fitted into, before the random ratio."""
     ratio_range: tuple[Positive, Positive] = (0.5, 2.0)
@@ -375,10 +385,23 @@ class Config(Run):
                 f"config.eval.stride is {self.eval.stride}; it must be at most "
                 f"config.eval.window, {self.eval.window}, or some pixels are in no window."
             )
+        found += _folder_problems(self.data, self.data_dir)
         classes = self.model.num_classes
         found += self.loss.problems("loss", classes)
         found += self.auxiliary_loss.problems("auxiliary_loss", classes)
         return found + _label_map_problems(self.data, classes)
+
+
+def _folder_problems(data: Data, data_dir: str) -> list[str]:
+    found = []
+    if data.folders and data_dir:
+        found.append("config.data.folders and config.data_dir exclude each other.")
+    if data.folder_weights and len(data.folder_weights) != len(data.folders):
+        found.append(
+            f"config.data.folder_weights has {len(data.folder_weights)} numbers, and "
+            f"config.data.folders {len(data.folders)} folders: it must have one for each."
+        )
+    return found
 
 
 def _label_map_problems(data: Data, classes: int) -> list[str]:

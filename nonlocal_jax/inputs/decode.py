@@ -117,6 +117,23 @@ def decode_label(
     return label.astype(np.uint8)
 
 
+def decode_colours(
+    encoded: bytes, name: str, most_pixels: int = MOST_PIXELS
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes a mask to colours, by its palette if it has one; see `decode_label`.
+
+    Raises:
+      UserError: it cannot be decoded, is damaged, or has too many pixels.
+    """
+    _check_pixels(encoded, name, most_pixels)
+    try:
+        if is_png(encoded) and not _checksums_hold(encoded):
+            raise OSError("a checksum does not hold")
+        return np.asarray(_open(encoded).convert("RGB"))
+    except _PILLOWS_ERRORS as error:
+        raise UserError(f"{name} cannot be decoded as a mask: {_remedy(encoded)}") from error
+
+
 def image_size(encoded: bytes, name: str, most_pixels: int = MOST_PIXELS) -> tuple[int, int]:
     """Height and width of an encoded image, from its header if that is enough.
 

@@ -153,9 +153,10 @@ class Inputs:
           image.
         """
         source = self.open("train") if source is None else source
+        parts = self._parts(source)
         if self.data.on_bad_example == "skip":
             source = sources.SkippingSource(source)
-        examples = order.in_order(_Elements(source), self.seed)
+        examples = order.in_order(_Elements(source), self.seed, parts)
         for transform in self.augmentations():
             examples = examples.random_map(transform)
         return examples.map(transforms.Pad(self.data.crop_size))
@@ -192,7 +193,16 @@ class Inputs:
 
         They are indices of the training split, before `on_bad_example` replaces bad examples.
         """
-        return order.batch_indices(len(self.open("train")), step, self.batch_size, self.seed)
+        source = self.open("train")
+        parts = self._parts(source)
+        return order.batch_indices(len(source), step, self.batch_size, self.seed, parts)
+
+    def _parts(self, source: Source) -> list[order.Part]:
+        """The parts of a training split whose examples are not taken equally often."""
+        weights = self.dataset.weights
+        if not weights or not isinstance(source, sources.FolderSource):
+            return []
+        return order.parts(source.part_sizes(len(weights)), weights)
 
     def describe_batch(self, step: int) -> str:
         """A sentence that says which examples the batch of a step holds."""

@@ -26,7 +26,7 @@ from jaxtyping import UInt8
 from nonlocal_jax.config.schema import IGNORED, MOST_PIXELS
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs import decode
-from nonlocal_jax.inputs.datasets.dataset import Dataset, Description, Pair
+from nonlocal_jax.inputs.datasets.dataset import Dataset, Description, Pair, ReadMask
 from nonlocal_jax.inputs.example import Example, Source
 from nonlocal_jax.inputs.records import Records
 
@@ -43,6 +43,7 @@ class Encoded(NamedTuple):
       image_at: place of the image, for errors.
       label_at: place of the mask.
       label_table: maps values of the mask to train labels; None if it holds train labels.
+      read_mask: see Pair.
     """
 
     image: bytes
@@ -51,6 +52,7 @@ class Encoded(NamedTuple):
     image_at: str
     label_at: str
     label_table: UInt8[np.ndarray, "256"] | None
+    read_mask: ReadMask | None = None
 
 
 class EncodedSource(abc.ABC):
@@ -97,7 +99,8 @@ class EncodedSource(abc.ABC):
         self, encoded: Encoded, image: UInt8[np.ndarray, "h w 3"]
     ) -> UInt8[np.ndarray, "h w"]:
         """The train labels of an example, checked against its image."""
-        stored = decode.decode_label(encoded.label, encoded.label_at, self._most_pixels)
+        read = encoded.read_mask or decode.decode_label
+        stored = read(encoded.label, encoded.label_at, self._most_pixels)
         label = stored
         if encoded.label_table is not None:
             label = cv2.LUT(stored, encoded.label_table)
@@ -125,16 +128,21 @@ class FolderSource(EncodedSource):
         pair = self._pairs[index]
         return Encoded(
             image=_read(pair.image_path),
-            label=_read(pair.label_path),
+            label=_read(pair.label_path) if pair.label is None else pair.label,
             name=pair.name,
             image_at=str(pair.image_path),
-            label_at=str(pair.label_path),
+            label_at=pair.label_at,
             label_table=pair.label_table,
+            read_mask=pair.read_mask,
         )
 
     def name(self, index: int) -> str:
         """See EncodedSource."""
         return self._pairs[index].name
+
+    def part_sizes(self, count: int) -> list[int]:
+        """The number of examples in each of `count` parts, which follow each other."""
+        return [sum(pair.part == part for pair in self._pairs) for part in range(count)]
 
     def image_size(self, index: int) -> tuple[int, int]:
         """See EncodedSource."""

@@ -5,7 +5,10 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs.datasets.dataset import Dataset
 
 # Settings that only some data sets read: those whose module names them in `READS`.
-OPTIONAL_SETTINGS = ("classes_file", "label_map", "reduce_zero_label")
+OPTIONAL_SETTINGS = (
+    *("classes_file", "label_map", "reduce_zero_label"),
+    *("train_list", "val_list", "folders", "folder_weights"),
+)
 
 
 def describe(data: schema.Data, data_dir: str = "") -> Dataset:

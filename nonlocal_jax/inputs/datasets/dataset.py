@@ -23,6 +23,9 @@ UNKNOWN = 254  # in a label table: a mask value without a class, which is an err
 
 LabelTable = UInt8[np.ndarray, "256"]
 Palette = UInt8[np.ndarray, "k 3"]
+ReadMask = Callable[[bytes, str, int], UInt8[np.ndarray, "h w"]]
+"""From an encoded mask, its name for errors, and the most pixels that it may have, to its train
+labels. It is picklable."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
@@ -34,12 +37,23 @@ class Pair:
       image_path: the encoded image.
       label_path: the encoded mask.
       label_table: maps values of the mask to train labels; None if the mask holds train labels.
+      read_mask: reads the mask, if it is no PNG of numbers.
+      label: the encoded mask, if `label_path` holds the masks of several images.
+      part: which of the data set's parts the pair belongs to.
     """
 
     name: str
     image_path: pathlib.Path
     label_path: pathlib.Path
     label_table: LabelTable | None = None
+    read_mask: ReadMask | None = None
+    label: bytes | None = None
+    part: int = 0
+
+    @property
+    def label_at(self) -> str:
+        """The place of the mask, for errors."""
+        return f"{self.label_path}" if self.label is None else f"{self.label_path} ({self.name})"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -80,6 +94,8 @@ class Dataset(Description):
       own_values: the values of the data set's own masks for each class, which the server of its
         benchmark expects; -1 for a class without a value. Empty if they are the classes.
       generate: returns the examples of a split, for a data set without such files.
+      weights: how often training takes an example of each part, relative to the other parts. Empty
+        if it takes all examples equally often.
     """
 
     palette: Palette = dataclasses.field(repr=False)
@@ -89,6 +105,7 @@ class Dataset(Description):
     label_table: LabelTable | None = dataclasses.field(default=None, repr=False)
     own_values: tuple[int, ...] = dataclasses.field(default=(), repr=False)
     generate: Callable[[str], Source] | None = None
+    weights: tuple[float, ...] = ()
 
     def pairs(self, root: pathlib.Path, split: str) -> list[Pair]:
         """The images of a split with their masks, in the order in which the reference reads them.

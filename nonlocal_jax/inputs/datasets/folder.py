@@ -1,77 +1,66 @@
 """Data of your own: images/{train,val}, labels/{train,val} and a list of the classes.
 
-The list is classes.txt, one name a line in label order, or classes.json:
+inputs/class_list.py says what the list may hold. What the config sets as well must be equal. Masks
+are PNG files of the same paths as their images. Masks of polygons are labels/train.json and
+labels/val.json.
 
-    {"classes": ["road", "sky"], "palette": [[128, 64, 128], [70, 130, 180]],
-     "label_map": {"7": 0, "11": 1}, "reduce_zero_label": false}
-
-All but "classes" is optional. What the config sets as well must be equal.
+With `config.data.train_list` and `val_list`, text files say which images a split has. With
+`config.data.folders` the data set is several folders of this form, whose classes are the same.
 """
 
-import dataclasses
+import functools
 import pathlib
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
-from annotated_types import Ge, Le, MinLen
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from nonlocal_jax.config import schema
 from nonlocal_jax.config.schema import IGNORED
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs.datasets.dataset import (
-    UNKNOWN,
-    Dataset,
-    LabelTable,
-    Palette,
-    distinct_colours,
-    without_zero,
+from nonlocal_jax.inputs.class_list import ClassList, read_class_list
+from nonlocal_jax.inputs.colours import ColourMasks
+from nonlocal_jax.inputs.datasets import folder_pairs
+from nonlocal_jax.inputs.datasets.dataset import Dataset, LabelTable, Pair, without_zero
+
+READS = (
+    *("classes_file", "label_map", "reduce_zero_label"),
+    *("train_list", "val_list", "folders", "folder_weights"),
 )
-
-READS = ("classes_file", "label_map", "reduce_zero_label")
 FOLDER = "data/folder"  # if no folder is named
-CLASSES_FILES = ("classes.json", "classes.txt")
-
-_Byte = Annotated[int, Ge(0), Le(255)]
-
-
-@with_config(ConfigDict(extra="forbid", strict=True))
-@dataclasses.dataclass(frozen=True)
-class _Json:
-    """The content of classes.json."""
-
-    classes: list[Annotated[str, MinLen(1)]]
-    palette: list[tuple[_Byte, _Byte, _Byte]] | None = None
-    label_map: schema.LabelMap | None = None
-    reduce_zero_label: bool | None = None
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ClassList:
-    """The content of the class list.
-
-    Attributes:
-      path: of the list.
-      names: one per train label.
-      palette: RGB of each class.
-      label_map: mask value to train label; None if the list has none.
-      reduce_zero_label: whether label 0 is ignored and k is k - 1; None if the list has none.
-    """
-
-    path: pathlib.Path
-    names: tuple[str, ...]
-    palette: Palette
-    label_map: Mapping[int, int] | None = None
-    reduce_zero_label: bool | None = None
 
 
 def build(data: schema.Data, data_dir: str) -> Dataset:
-    """The data set in a folder.
+    """The data set in a folder, or in several.
 
     Raises:
-      UserError: there is no class list, it is invalid, or the config contradicts it.
+      UserError: there is no class list, it is invalid, the config contradicts it, or folders have
+        other classes than the first one.
     """
+    if not data.folders:
+        return _one(data, data_dir)
+    parts = [_one(data, folder) for folder in data.folders]
+    first = parts[0]
+    for folder, part in zip(data.folders, parts, strict=True):
+        if part.class_names != first.class_names:
+            raise UserError(
+                f"{folder} has the classes {', '.join(part.class_names)}, and {data.folders[0]} "
+                f"has {', '.join(first.class_names)}. All of config.data.folders need the same "
+                "classes in the same order."
+            )
+    return Dataset(
+        name="folders",  # prepared files of a single folder are not theirs
+        class_names=first.class_names,
+        palette=first.palette,
+        roots=data.folders[:1],
+        list_pairs=functools.partial(_joined, data=data, parts=parts),
+        weights=data.folder_weights,
+        remedy="Each of config.data.folders holds images, labels and classes.txt.",
+    )
+
+
+def _one(data: schema.Data, data_dir: str) -> Dataset:
+    """The data set in one folder."""
     listed = read_class_list(pathlib.Path(data_dir or FOLDER), data.classes_file)
     label_map = dict(data.label_map)
     if listed.label_map is not None:
@@ -85,6 +74,11 @@ def build(data: schema.Data, data_dir: str) -> Dataset:
     table: LabelTable | None = None
     own: tuple[int, ...] = ()
     if label_map or reduce_zero_label:
+        if listed.masks != "values":
+            raise UserError(
+                "config.data.label_map and config.data.reduce_zero_label are for masks of values; "
+                f"{listed.path} says that these are of {listed.masks}. Leave them out."
+            )
         table = _label_table(label_map, reduce_zero_label, listed)
         own = _own_values(label_map, reduce_zero_label, table, len(listed.names))
     return Dataset(
@@ -94,77 +88,53 @@ def build(data: schema.Data, data_dir: str) -> Dataset:
         roots=(FOLDER,),
         label_table=table,
         own_values=own,
+        list_pairs=functools.partial(
+            _pairs,
+            listed=listed,
+            table=table,
+            lists={"train": data.train_list, "val": data.val_list},
+        ),
         remedy="Give the folder that holds images/train, images/val, labels/train, labels/val and "
         "classes.txt with --config.data_dir=DIR.",
     )
 
 
-def read_class_list(root: pathlib.Path, classes_file: str = "") -> ClassList:
-    """Reads the class list of a folder.
+def _pairs(
+    root: pathlib.Path,
+    split: str,
+    *,
+    listed: ClassList,
+    table: LabelTable | None,
+    lists: Mapping[str, str],
+) -> Iterator[Pair]:
+    """The pairs of a folder's split, with what reads their masks."""
+    names = folder_pairs.read_names(root, lists[split]) if lists[split] else None
+    if listed.masks == "polygons":
+        pairs: Iterable[Pair] = folder_pairs.drawn(root, split, names, listed.names, listed.outside)
+    else:
+        pairs = folder_pairs.of_masks(root, split, names, table)
+    colours = None
+    if listed.masks == "colours":
+        palette = tuple((int(r), int(g), int(b)) for r, g, b in listed.palette)
+        colours = ColourMasks(palette, listed.ignored_colours)
+    return (pair if colours is None else replace(pair, read_mask=colours) for pair in pairs)
 
-    Args:
-      root: the folder.
-      classes_file: path of the list, relative to the working folder or to `root`; empty for
-        classes.json or classes.txt in `root`.
 
-    Raises:
-      UserError: there is no such file, or it is no list of classes.
+def _joined(
+    first: pathlib.Path, split: str, *, data: schema.Data, parts: list[Dataset]
+) -> Iterator[Pair]:
+    """The pairs of several folders. A folder without images/val takes no part in validation.
+
+    Names begin with that of the folder, or with its number where folders have the same name.
     """
-    path = _find(root, classes_file)
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            content = TypeAdapter(_Json).validate_json(text)
-        else:
-            content = _Json([line.strip() for line in text.splitlines() if line.strip()])
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise _no_list(path, f"{where}: {first['msg']}".removeprefix(": ")) from error
-    except (OSError, ValueError) as error:
-        raise _no_list(path, str(error)) from error
-    names, colours = tuple(content.classes), content.palette
-    if not 2 <= len(names) < UNKNOWN:
-        raise _no_list(path, f"it has {len(names)} classes; there may be 2 to {UNKNOWN - 1}")
-    unprintable = [name for name in names if not name.isprintable()]
-    if unprintable:
-        raise _no_list(path, f"the class {unprintable[0]!a} cannot be printed")
-    repeated = [name for name in names if names.count(name) > 1]
-    if repeated:
-        raise _no_list(path, f"the class {repeated[0]!r} is there more than once")
-    if colours is not None and len(colours) != len(names):
-        raise _no_list(path, f"it has {len(names)} classes and {len(colours)} colours")
-    return ClassList(
-        path=path,
-        names=names,
-        palette=np.array(colours, np.uint8) if colours else distinct_colours(len(names)),
-        label_map=content.label_map,
-        reduce_zero_label=content.reduce_zero_label,
-    )
-
-
-def _find(root: pathlib.Path, classes_file: str) -> pathlib.Path:
-    if classes_file:
-        given = pathlib.Path(classes_file)
-        return given if given.exists() else root / given
-    for name in CLASSES_FILES:
-        if (root / name).is_file():
-            return root / name
-    if not root.is_dir():
-        raise UserError(
-            f"There is no folder {root.absolute()}. Name yours with --config.data_dir=DIR."
-        )
-    raise UserError(
-        f"{root} has no class list. Write classes.txt there, one class name a line in label "
-        "order, or name a file with --config.data.classes_file=FILE."
-    )
-
-
-def _no_list(path: pathlib.Path, why: str) -> UserError:
-    return UserError(
-        f"{path} is not a class list: {why}. It must be a text file of one class name a line, or "
-        'JSON {"classes": ["road", ...], "palette": [[128, 64, 128], ...]}.'
-    )
+    roots = [pathlib.Path(folder) for folder in data.folders]
+    last = [root.resolve().name for root in roots]
+    for number, (root, part) in enumerate(zip(roots, parts, strict=True)):
+        if split == "val" and not data.val_list and not (root / "images" / "val").is_dir():
+            continue
+        prefix = last[number] if last.count(last[number]) == 1 else str(number)
+        for pair in part.pairs(root, split):
+            yield replace(pair, name=f"{prefix}/{pair.name}", part=number)
 
 
 def _check_equal(listed: ClassList, key: str, stated: object, configured: object) -> None:

@@ -1,0 +1,144 @@
+"""The images and masks of a folder of your own."""
+
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.inputs import polygons
+from nonlocal_jax.inputs.datasets.dataset import (
+    IMAGE_SUFFIXES,
+    LabelTable,
+    Pair,
+    no_mask,
+    tree_pairs,
+)
+from nonlocal_jax.inputs.listing import files_below
+
+
+class Names(NamedTuple):
+    """A list of images.
+
+    Attributes:
+      path: of the list.
+      names: paths below images/, as they are written, with or without a suffix.
+    """
+
+    path: pathlib.Path
+    names: list[str]
+
+
+def read_names(root: pathlib.Path, file: str) -> Names:
+    """The names in a text file, one a line.
+
+    Args:
+      root: the folder.
+      file: path of the list, relative to the working folder or to `root`.
+
+    Raises:
+      UserError: there is no such file, it is empty, or names an image twice.
+    """
+    path = pathlib.Path(file)
+    path = path if path.exists() else root / path
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read: {error}. It must be a text file with the name of an image in "
+            "each line."
+        ) from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise UserError(f"{path} names no image.")
+    stems = [_stem(name) for name in names]
+    repeated = [name for name, stem in zip(names, stems, strict=True) if stems.count(stem) > 1]
+    if len(set(stems)) < len(stems):
+        raise UserError(f"{path} names {repeated[0]} more than once.")
+    return Names(path, names)
+
+
+def image_folder(root: pathlib.Path, split: str, names: Names | None) -> pathlib.Path:
+    """Where the images of a split are: below images/ if a list names them."""
+    return root / "images" if names is not None else root / "images" / split
+
+
+def of_masks(
+    root: pathlib.Path, split: str, names: Names | None, label_table: LabelTable | None
+) -> Iterator[Pair]:
+    """The pairs of a split whose masks are PNG files.
+
+    Args:
+      root: the folder.
+      split: "train" or "val".
+      names: of its images; None for all of images/SPLIT.
+      label_table: see Pair.
+
+    Raises:
+      UserError: a folder, an image of the list, or a mask is missing.
+    """
+    if names is None:
+        yield from tree_pairs(root / "images" / split, root / "labels" / split, label_table)
+        return
+    labels = root / "labels"
+    masks = {_stem(name): name for name in files_below(labels, (".png",)).files}
+    for name in _listed(root / "images", names):
+        stem = _stem(name)
+        if stem not in masks:
+            raise no_mask(root / "images" / name, str(labels / f"{stem}.png"))
+        yield Pair(name, root / "images" / name, labels / masks[stem], label_table)
+
+
+def drawn(
+    root: pathlib.Path,
+    split: str,
+    names: Names | None,
+    class_names: Sequence[str],
+    outside: int | None,
+) -> Iterator[Pair]:
+    """The pairs of a split whose masks are polygons, in labels/SPLIT.json.
+
+    Args:
+      root: the folder.
+      split: "train" or "val".
+      names: of its images; None for all of images/SPLIT.
+      class_names: by label.
+      outside: the label of pixels outside of all polygons; None if they are ignored.
+
+    Raises:
+      UserError: the folder, the file, an image of the list, or the entry of an image is missing.
+    """
+    path = root / "labels" / f"{split}.json"
+    drawings = polygons.read(path, class_names, outside)
+    images = image_folder(root, split, names)
+    found = files_below(images, IMAGE_SUFFIXES).files if names is None else _listed(images, names)
+    for name in found:
+        if name not in drawings:
+            raise no_mask(images / name, f'entry of "file_name": "{name}" in {path}')
+        yield Pair(name, images / name, path, read_mask=polygons.draw, label=drawings[name])
+
+
+def _listed(images: pathlib.Path, names: Names) -> Iterator[str]:
+    """The paths below `images` of the images in a list, in its order."""
+    found: dict[str, str] = {}
+    for name in files_below(images, IMAGE_SUFFIXES).files:
+        stem = _stem(name)
+        if stem in found:
+            raise UserError(
+                f"{images / found[stem]} and {images / name} share one mask. Take one of the "
+                "images away, or rename it and its mask."
+            )
+        found[stem] = name
+    for name in names.names:
+        path = found.get(_stem(name))
+        if path is None or (name != _stem(name) and name != path):
+            raise UserError(
+                f"{names.path} names {name}, and there is no such image in {images}. Names are "
+                "paths below that folder, with or without a suffix."
+            )
+        yield path
+
+
+def _stem(name: str) -> str:
+    """A path without the suffix of an image."""
+    path = pathlib.PurePosixPath(name)
+    return str(path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path)
