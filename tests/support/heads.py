@@ -33,12 +33,17 @@ class HeadAlone(Functional[Head]):
 @functools.cache
 def tiny_head(method, dtype="float32"):
     """The head of a case."""
+    return head_of(method, CASES[method].ours, dtype=jnp.dtype(dtype))
+
+
+def head_of(method, options, **numerics_of):
+    """A head with these options."""
     module = tables.find("heads", method, "model.decode_head.name")
-    options = module.Options(**{"dropout": 0.0, **CASES[method].ours})
+    options = module.Options(**{"dropout": 0.0, **options})
     stages = {name: Stage(channels, 8) for name, channels in STAGES.items()}
 
     def build():
-        numerics = Numerics(rngs=nnx.Rngs(0), dtype=jnp.dtype(dtype))
+        numerics = Numerics(rngs=nnx.Rngs(0), **numerics_of)
         return module.build(options, stages, NUM_CLASSES, numerics)
 
     return HeadAlone(*nnx.split(nnx.eval_shape(build)))
@@ -65,17 +70,18 @@ def golden_variables(head, dtype="float32"):
 
 
 def padded(method, seed=0):
-    """The images of a case in one batch, and their sizes; beside them is a large, loud one.
-
-    Outside of the images are zeros, as all layers leave them there.
-    """
+    """The images of a case in one batch, and their sizes; beside them is a large, loud one."""
     case = CASES[method]
-    sizes = [*case.sizes, CANVAS]
     loud = [100 * x for x in case.inputs(8 + seed, 1, CANVAS)]
-    images = [*(maps for _, maps in case.evaluation()), loud]
+    return one_batch(case, [*case.evaluation(), (CANVAS, loud)])
+
+
+def one_batch(case, sizes_and_maps, canvas=CANVAS):
+    """Images in one batch. Outside of them are zeros, as all layers leave them there."""
+    sizes, images = zip(*sizes_and_maps, strict=True)
     batches = []
     for stage in range(len(case.reads)):
-        batch = np.zeros((len(images), *CANVAS, images[0][stage].shape[-1]), np.float32)
+        batch = np.zeros((len(images), *canvas, images[0][stage].shape[-1]), np.float32)
         for row, maps, (height, width) in zip(batch, images, sizes, strict=True):
             row[:height, :width] = maps[stage][0]
         batches.append(batch)
