@@ -2,8 +2,12 @@
 
     python -m nonlocal_jax.prepare ade20k --download
     python -m nonlocal_jax.prepare cityscapes --source=FOLDER
+    python -m nonlocal_jax.prepare folder --source=FOLDER
 
 The name is cityscapes, ade20k, voc12aug, camvid or kinetics. TensorFlow is not needed.
+
+With the name folder, nothing is written. All images and masks of a folder of your own are read, and
+what would go wrong in training is printed, with sizes, class frequencies and a config.
 """
 
 import pathlib
@@ -16,8 +20,11 @@ from absl import flags
 from nonlocal_jax.checkpoints.pytorch import download
 from nonlocal_jax.config import command_line
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.inputs.preparation import builders
+from nonlocal_jax.inputs.datasets.dataset import SPLITS
+from nonlocal_jax.inputs.preparation import builders, folder_check
 from nonlocal_jax.inputs.preparation.prepare import prepare
+
+FOLDER = "folder"  # the name of a folder of one's own
 
 
 def define(values: flags.FlagValues) -> None:
@@ -38,14 +45,27 @@ def define(values: flags.FlagValues) -> None:
         "allow_incomplete", False, "Accept fewer images than published.", flag_values=values
     )
     flags.DEFINE_bool("overwrite", False, "Replace an earlier result.", flag_values=values)
+    for split in SPLITS:
+        flags.DEFINE_string(
+            f"{split}_list",
+            "",
+            f"Of a folder of your own: the file with the names of its {split} images.",
+            flag_values=values,
+        )
 
 
 def main(options: command_line.Options) -> None:
     """Prepares the data set."""
     given, started = options.flags, time.monotonic()
     if not given.name:
-        known = ", ".join(builders.names())
+        known = ", ".join([*builders.names(), FOLDER])
         raise UserError(f"Which data set? Name it first: `prepare NAME`, one of {known}.")
+    lists = {split: str(given[f"{split}_list"].value) for split in SPLITS}
+    if given.name == FOLDER:
+        _check_folder(given.source, lists)
+        return
+    if any(lists.values()):
+        raise UserError(f"--train_list and --val_list are for `prepare folder`, not {given.name}.")
     folder, counts, is_new = prepare(
         given.name,
         pathlib.Path(given.source) if given.source else None,
@@ -58,6 +78,17 @@ def main(options: command_line.Options) -> None:
         print(f"{folder} is complete, in {time.monotonic() - started:.0f} s.")
     else:
         print(f"{folder} is already prepared: {counts}. Replace it with --overwrite.")
+
+
+def _check_folder(source: str | None, lists: dict[str, str]) -> None:
+    """Prints what is in a folder of one's own, and what is wrong with it."""
+    if not source:
+        raise UserError("--source is missing: name the folder with images, labels and classes.txt.")
+    report = folder_check.check(pathlib.Path(source), lists)
+    print(report.text())
+    if report.problems:
+        raise UserError(f"{source} has {len(report.problems)} problems, which are listed above.")
+    print(f"{source} is ready for training.")
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -28,6 +28,10 @@ ReadMask = Callable[[bytes, str, int], UInt8[np.ndarray, "h w"]]
 labels. It is picklable."""
 
 
+Report = Callable[[UserError], None]
+"""What is done about a problem of a data set, which others may follow."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Pair:
     """An image and its mask on disk.
@@ -123,8 +127,16 @@ class Dataset(Description):
         return pairs
 
 
+def raise_(error: UserError) -> None:
+    """Raises an error, where a problem is not to be reported in another way."""
+    raise error
+
+
 def tree_pairs(
-    images: pathlib.Path, labels: pathlib.Path, label_table: LabelTable | None = None
+    images: pathlib.Path,
+    labels: pathlib.Path,
+    label_table: LabelTable | None = None,
+    report: Report = raise_,
 ) -> Iterator[Pair]:
     """The pairs of two folders. An image and its mask have the same path without suffix.
 
@@ -132,6 +144,8 @@ def tree_pairs(
       images: folder of images, with or without subfolders. Pairs are sorted by relative path.
       labels: folder of PNG masks.
       label_table: for all masks, see Pair.
+      report: is called for each image without a mask, or with that of another image. If it does not
+        raise, the image is left out.
 
     Raises:
       UserError: a folder is missing, or an image has no mask.
@@ -144,12 +158,17 @@ def tree_pairs(
     for name in listed.files:
         stem = pathlib.PurePosixPath(name).with_suffix("")
         if stem not in masks:
-            raise no_mask(images / name, str(labels / f"{stem}.png"))
+            report(no_mask(images / name, str(labels / f"{stem}.png")))
+            continue
         if stem in stems:
-            raise UserError(
-                f"{images / stems[stem]} and {images / name} share one mask, "
-                f"{labels / masks[stem]}. Take one of the images away, or rename it and its mask."
+            report(
+                UserError(
+                    f"{images / stems[stem]} and {images / name} share one mask, "
+                    f"{labels / masks[stem]}. Take one of the images away, or rename it and its "
+                    "mask."
+                )
             )
+            continue
         stems[stem] = name
         yield Pair(name, images / name, labels / masks[stem], label_table)
 

@@ -21,7 +21,14 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs.class_list import ClassList, read_class_list
 from nonlocal_jax.inputs.colours import ColourMasks
 from nonlocal_jax.inputs.datasets import folder_pairs
-from nonlocal_jax.inputs.datasets.dataset import Dataset, LabelTable, Pair, without_zero
+from nonlocal_jax.inputs.datasets.dataset import (
+    Dataset,
+    LabelTable,
+    Pair,
+    Report,
+    raise_,
+    without_zero,
+)
 
 READS = (
     *("classes_file", "label_map", "reduce_zero_label"),
@@ -89,7 +96,7 @@ def _one(data: schema.Data, data_dir: str) -> Dataset:
         label_table=table,
         own_values=own,
         list_pairs=functools.partial(
-            _pairs,
+            pairs_of,
             listed=listed,
             table=table,
             lists={"train": data.train_list, "val": data.val_list},
@@ -99,20 +106,35 @@ def _one(data: schema.Data, data_dir: str) -> Dataset:
     )
 
 
-def _pairs(
+def pairs_of(
     root: pathlib.Path,
     split: str,
     *,
     listed: ClassList,
     table: LabelTable | None,
     lists: Mapping[str, str],
+    report: Report = raise_,
 ) -> Iterator[Pair]:
-    """The pairs of a folder's split, with what reads their masks."""
+    """The pairs of a folder's split, with what reads their masks.
+
+    Args:
+      root: the folder.
+      split: "train" or "val".
+      listed: its class list.
+      table: from the values of its masks to labels.
+      lists: a file with names for each split; empty for all of images/SPLIT.
+      report: see `tree_pairs`.
+
+    Raises:
+      UserError: a folder or a list is missing; and see `tree_pairs`.
+    """
     names = folder_pairs.read_names(root, lists[split]) if lists[split] else None
     if listed.masks == "polygons":
-        pairs: Iterable[Pair] = folder_pairs.drawn(root, split, names, listed.names, listed.outside)
+        pairs: Iterable[Pair] = folder_pairs.drawn(
+            root, split, names, listed.names, listed.outside, report
+        )
     else:
-        pairs = folder_pairs.of_masks(root, split, names, table)
+        pairs = folder_pairs.of_masks(root, split, names, table, report)
     colours = None
     if listed.masks == "colours":
         palette = tuple((int(r), int(g), int(b)) for r, g, b in listed.palette)

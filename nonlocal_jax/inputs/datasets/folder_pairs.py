@@ -10,7 +10,9 @@ from nonlocal_jax.inputs.datasets.dataset import (
     IMAGE_SUFFIXES,
     LabelTable,
     Pair,
+    Report,
     no_mask,
+    raise_,
     tree_pairs,
 )
 from nonlocal_jax.inputs.listing import files_below
@@ -63,7 +65,11 @@ def image_folder(root: pathlib.Path, split: str, names: Names | None) -> pathlib
 
 
 def of_masks(
-    root: pathlib.Path, split: str, names: Names | None, label_table: LabelTable | None
+    root: pathlib.Path,
+    split: str,
+    names: Names | None,
+    label_table: LabelTable | None,
+    report: Report = raise_,
 ) -> Iterator[Pair]:
     """The pairs of a split whose masks are PNG files.
 
@@ -72,20 +78,22 @@ def of_masks(
       split: "train" or "val".
       names: of its images; None for all of images/SPLIT.
       label_table: see Pair.
+      report: see `tree_pairs`.
 
     Raises:
       UserError: a folder, an image of the list, or a mask is missing.
     """
     if names is None:
-        yield from tree_pairs(root / "images" / split, root / "labels" / split, label_table)
+        yield from tree_pairs(root / "images" / split, root / "labels" / split, label_table, report)
         return
     labels = root / "labels"
     masks = {_stem(name): name for name in files_below(labels, (".png",)).files}
-    for name in _listed(root / "images", names):
+    for name in _listed(root / "images", names, report):
         stem = _stem(name)
-        if stem not in masks:
-            raise no_mask(root / "images" / name, str(labels / f"{stem}.png"))
-        yield Pair(name, root / "images" / name, labels / masks[stem], label_table)
+        if stem in masks:
+            yield Pair(name, root / "images" / name, labels / masks[stem], label_table)
+        else:
+            report(no_mask(root / "images" / name, str(labels / f"{stem}.png")))
 
 
 def drawn(
@@ -94,6 +102,7 @@ def drawn(
     names: Names | None,
     class_names: Sequence[str],
     outside: int | None,
+    report: Report = raise_,
 ) -> Iterator[Pair]:
     """The pairs of a split whose masks are polygons, in labels/SPLIT.json.
 
@@ -103,6 +112,7 @@ def drawn(
       names: of its images; None for all of images/SPLIT.
       class_names: by label.
       outside: the label of pixels outside of all polygons; None if they are ignored.
+      report: see `tree_pairs`.
 
     Raises:
       UserError: the folder, the file, an image of the list, or the entry of an image is missing.
@@ -110,14 +120,19 @@ def drawn(
     path = root / "labels" / f"{split}.json"
     drawings = polygons.read(path, class_names, outside)
     images = image_folder(root, split, names)
-    found = files_below(images, IMAGE_SUFFIXES).files if names is None else _listed(images, names)
+    found = (
+        files_below(images, IMAGE_SUFFIXES).files
+        if names is None
+        else _listed(images, names, report)
+    )
     for name in found:
-        if name not in drawings:
-            raise no_mask(images / name, f'entry of "file_name": "{name}" in {path}')
-        yield Pair(name, images / name, path, read_mask=polygons.draw, label=drawings[name])
+        if name in drawings:
+            yield Pair(name, images / name, path, read_mask=polygons.draw, label=drawings[name])
+        else:
+            report(no_mask(images / name, f'entry of "file_name": "{name}" in {path}'))
 
 
-def _listed(images: pathlib.Path, names: Names) -> Iterator[str]:
+def _listed(images: pathlib.Path, names: Names, report: Report) -> Iterator[str]:
     """The paths below `images` of the images in a list, in its order."""
     found: dict[str, str] = {}
     for name in files_below(images, IMAGE_SUFFIXES).files:
@@ -131,11 +146,14 @@ def _listed(images: pathlib.Path, names: Names) -> Iterator[str]:
     for name in names.names:
         path = found.get(_stem(name))
         if path is None or (name != _stem(name) and name != path):
-            raise UserError(
-                f"{names.path} names {name}, and there is no such image in {images}. Names are "
-                "paths below that folder, with or without a suffix."
+            report(
+                UserError(
+                    f"{names.path} names {name}, and there is no such image in {images}. Names are "
+                    "paths below that folder, with or without a suffix."
+                )
             )
-        yield path
+        else:
+            yield path
 
 
 def _stem(name: str) -> str:
