@@ -7,48 +7,31 @@ A field made by `chosen` is a section whose `name` picks a module from a table (
 module's `Options` dataclass, a subclass of the field's type, has the other keys of the section.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
-from pydantic import BeforeValidator
+from annotated_types import Ge, Gt, Le, MinLen
 
+from nonlocal_jax.config import data as of_data
+from nonlocal_jax.config.data import Data as Data
+from nonlocal_jax.config.setting_types import IGNORED as IGNORED
+from nonlocal_jax.config.setting_types import MOST_PIXELS as MOST_PIXELS
+from nonlocal_jax.config.setting_types import AutoCount as AutoCount
+from nonlocal_jax.config.setting_types import AxisSize as AxisSize
+from nonlocal_jax.config.setting_types import Count as Count
+from nonlocal_jax.config.setting_types import CountOrNone as CountOrNone
+from nonlocal_jax.config.setting_types import DropRate as DropRate
+from nonlocal_jax.config.setting_types import Factor as Factor
+from nonlocal_jax.config.setting_types import KeptShare as KeptShare
+from nonlocal_jax.config.setting_types import Label as Label
+from nonlocal_jax.config.setting_types import LabelMap as LabelMap
+from nonlocal_jax.config.setting_types import NotNegative as NotNegative
+from nonlocal_jax.config.setting_types import Positive as Positive
+from nonlocal_jax.config.setting_types import Probability as Probability
+from nonlocal_jax.config.setting_types import Scale as Scale
+from nonlocal_jax.config.setting_types import Seed as Seed
+from nonlocal_jax.config.setting_types import Size as Size
 from nonlocal_jax.errors import UserError
-
-IGNORED = 255  # the label of pixels that neither loss nor scores count
-MOST_PIXELS = 100_000_000  # of an image, unless config.data.max_pixels says otherwise
-
-Positive = Annotated[float, Gt(0)]
-NotNegative = Annotated[float, Ge(0)]
-Probability = Annotated[float, Ge(0), Le(1)]
-Count = Annotated[int, Ge(1)]
-CountOrNone = Annotated[int, Ge(0)]
-Seed = Annotated[int, Ge(0), Lt(2**32)]
-Size = tuple[Count, Count]
-"""Height and width, in pixels."""
-Scale = tuple[Count, Count]
-"""The long and the short side that an image is fitted into, in pixels."""
-AutoCount = Annotated[int, Ge(-1)]
-"""A number, or -1 to have it chosen."""
-AxisSize = Annotated[int, Ge(-1), Predicate(lambda size: size != 0)]
-"""Devices along an axis of the mesh. -1: all that the other axes leave."""
-DropRate = Annotated[float, Ge(0), Lt(1)]
-"""The share of channels that is dropped in training."""
-KeptShare = Annotated[float, Ge(0), Lt(1)]
-"""The share of a running average that each step keeps."""
-Factor = Annotated[float, Ge(0), Le(1e3)]
-Label = Annotated[int, Ge(0), Le(IGNORED)]
-
-
-def _with_integer_keys(value: object) -> object:
-    """Keys as integers: JSON and ConfigDict have text keys only."""
-    if not isinstance(value, Mapping):
-        return value
-    return {int(k) if str(k).isdecimal() else k: v for k, v in value.items()}
-
-
-LabelMap = Annotated[dict[Label, Label], BeforeValidator(_with_integer_keys)]
 
 
 def chosen(table: str, name: str, **values: object) -> Any:
@@ -159,69 +142,6 @@ class Model:
         loss_weight=0.4,
     )
     """A second head that is used in training only."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """Training images and their augmentation."""
-
-    name: str = "cityscapes"
-    """The data set; `folder` is for your own images."""
-    source: Literal["auto", "array_record", "folder"] = "auto"
-    """What is read. array_record: prepared files. folder: the published tree. auto: the prepared
-    files if they are there, else the tree."""
-    classes_file: str = ""
-    """For `folder`: a file with class names and colours. By default classes.json or classes.txt in
-    the folder."""
-    reduce_zero_label: bool = False
-    """For `folder`: label 0 is ignored, and label k becomes k - 1."""
-    label_map: LabelMap = field(default_factory=dict)
-    """For `folder`: from the values in the masks to labels."""
-    train_list: str = ""
-    """For `folder`: a text file with names of the training images, one a line. They and their masks
-    are below images/ and labels/. Empty: all of images/train and labels/train."""
-    val_list: str = ""
-    """For `folder`: the same for the validation images."""
-    folders: tuple[str, ...] = ()
-    """For `folder`: several folders of the same classes, in place of `data_dir`."""
-    folder_weights: tuple[Positive, ...] = ()
-    """How often training takes an example of each of `folders`, relative to the others. Empty: all
-    examples are taken equally often."""
-    scale: Scale = (2048, 1024)
-    """Long and short side that an image is fitted into, before the random ratio."""
-    ratio_range: tuple[Positive, Positive] = (0.5, 2.0)
-    """Smallest and largest ratio of the random resizing."""
-    crop_size: Size = (512, 1024)
-    """Height and width of a crop."""
-    max_class_fraction: Annotated[float, Gt(0), Le(1)] = 0.75
-    """A crop is drawn again, up to ten times, if one class has this share of its labelled pixels or
-    more. 1: crops are never drawn again."""
-    flip_probability: Probability = 0.5
-    """Probability that an image is mirrored left to right."""
-    vertical_flip_probability: Probability = 0.0
-    """Probability that an image is mirrored top to bottom."""
-    rotate_probability: Probability = 0.0
-    """Probability that an image is rotated."""
-    rotate_degrees: Annotated[float, Ge(0), Le(180)] = 10.0
-    """Largest angle of a rotation, in either direction."""
-    cutout_probability: Probability = 0.0
-    """Probability that parts of an image are blacked out."""
-    cutout_holes: Count = 1
-    """Black boxes in such an image."""
-    cutout_size: Size = (64, 64)
-    """Height and width of a black box."""
-    photometric_distortion: bool = True
-    """Random brightness, contrast, saturation and hue."""
-    num_threads: AutoCount = -1
-    """Threads that load and augment examples. -1 or 0: one for each core."""
-    num_workers: AutoCount = -1
-    """Worker processes that load and augment examples. 0: threads alone. -1: chosen by the kind of
-    files and the number of cores."""
-    max_pixels: Count = MOST_PIXELS
-    """Images and masks with more pixels are refused before they are decoded, in `predict`, too."""
-    on_bad_example: Literal["raise", "skip"] = "raise"
-    """What to do about an example that cannot be read. raise: stop. skip: take another one, and log
-    it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -385,34 +305,11 @@ class Config(Run):
                 f"config.eval.stride is {self.eval.stride}; it must be at most "
                 f"config.eval.window, {self.eval.window}, or some pixels are in no window."
             )
-        found += _folder_problems(self.data, self.data_dir)
+        found += of_data.folder_problems(self.data, self.data_dir)
         classes = self.model.num_classes
         found += self.loss.problems("loss", classes)
         found += self.auxiliary_loss.problems("auxiliary_loss", classes)
-        return found + _label_map_problems(self.data, classes)
-
-
-def _folder_problems(data: Data, data_dir: str) -> list[str]:
-    found = []
-    if data.folders and data_dir:
-        found.append("config.data.folders and config.data_dir exclude each other.")
-    if data.folder_weights and len(data.folder_weights) != len(data.folders):
-        found.append(
-            f"config.data.folder_weights has {len(data.folder_weights)} numbers, and "
-            f"config.data.folders {len(data.folders)} folders: it must have one for each."
-        )
-    return found
-
-
-def _label_map_problems(data: Data, classes: int) -> list[str]:
-    least = 1 if data.reduce_zero_label else 0
-    most = classes - 1 + least
-    return [
-        f"config.data.label_map has {value}: {label}; a label must be {least} to {most}, or "
-        f"{IGNORED} for ignored (config.model.num_classes is {classes})."
-        for value, label in data.label_map.items()
-        if label > most and label != IGNORED
-    ]
+        return found + of_data.label_map_problems(self.data, classes)
 
 
 def for_segmentation(run: Run) -> Config:
