@@ -27,7 +27,7 @@ FREE = {"data_dir", "init_from", "data.classes_file", "published.url", "publishe
         (
             "optimizer.schedule.name",
             "sqare",
-            "'sqare'; it must be one of polynomial, steps, or a module",
+            "'sqare'; it must be one of polynomial, .*, or a module",
         ),
         ("data.flip_probability", 2.0, "2.0; .* at least 0, at most 1"),
         ("batch_size", 0, "0; it must be a whole number, at least 1"),
@@ -50,7 +50,7 @@ FREE = {"data_dir", "init_from", "data.classes_file", "published.url", "publishe
         (
             "model.decode_head.name",
             "fcm",
-            "'fcm'; it must be one of nonlocal, fcn, classification, or a module",
+            "'fcm'; it must be one of nonlocal, fcn, .*, or a module",
         ),
         ("model.decode_head.name", "no.such", "there is no module of that name"),
     ],
