@@ -122,9 +122,7 @@ def sum_over_rows(
     return sums
 
 
-def _shared(
-    function: Callable[..., Any], queries: Queries, keys: Keys, *everywhere: Array
-) -> Any:
+def _shared(function: Callable[..., Any], queries: Queries, keys: Keys, *everywhere: Array) -> Any:
     axes, first = _axes(), jax.tree.leaves(queries)[0]
     rows = _split_spec(axes, first)
     return jax.shard_map(

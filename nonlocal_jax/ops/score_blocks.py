@@ -33,9 +33,7 @@ OfBlock = Callable[..., Any]
 """From scores [n, r, classes, W], labels [n, r, W] and maps [n, r, W] of some rows."""
 
 
-def sums(
-    function: OfBlock, logits: Logits, labels: Labels, align_corners: bool, *maps: Map
-) -> Any:
+def sums(function: OfBlock, logits: Logits, labels: Labels, align_corners: bool, *maps: Map) -> Any:
     """What `function` returns, summed over all rows of each image: a tree of [n, ...].
 
     Args:
@@ -89,9 +87,7 @@ def hits(
     return (first == labels) & counted, counted
 
 
-def is_label(
-    scores: Scores, labels: UInt8[Array, "n r W"]
-) -> Bool[Array, "n r classes W"]:
+def is_label(scores: Scores, labels: UInt8[Array, "n r W"]) -> Bool[Array, "n r classes W"]:
     """Whether a class is the label of a pixel."""
     return jnp.arange(scores.shape[2], dtype=jnp.uint8)[:, None] == labels[:, :, None]
 
