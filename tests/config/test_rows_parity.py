@@ -78,6 +78,15 @@ OWN_FIELDS = {
         "num_stages": head.steps,
         "momentum": head.momentum,
     },
+    "psa": lambda head: {
+        "type": "PSAHead",
+        "mask_size": list(head.mask_size),
+        "psa_type": {"both": "bi-direction"}[head.branches],
+        "compact": head.compact,
+        "shrink_factor": head.shrink_factor,
+        "normalization_factor": head.normalization_factor,
+        "psa_softmax": head.softmax,
+    },
 }
 
 
@@ -158,7 +167,7 @@ def training_fields(config):
     return {k: v for i, step in enumerate(steps) for k, v in prefixed(f"{i}", step).items()}
 
 
-def test_fields(config):
+def evaluation_fields(config):
     steps = [
         {"type": "Resize", "keep_ratio": True},
         {"type": "RandomFlip"},
@@ -177,9 +186,6 @@ def test_fields(config):
             for k, v in prefixed(f"1.transforms.{i}", step).items()
         },
     }
-
-
-test_fields.__test__ = False
 
 
 def optimizer_fields(config):
@@ -214,7 +220,7 @@ def fields(config):
     return {
         **model_fields(config),
         **prefixed("data.train.pipeline", training_fields(config)),
-        **prefixed("data.test.pipeline", test_fields(config)),
+        **prefixed("data.test.pipeline", evaluation_fields(config)),
         **optimizer_fields(config),
     }
 

@@ -13,7 +13,8 @@ from nonlocal_jax.errors import UserError
 
 DEFAULTS = files.load("demo")
 # No value of its type is wrong for these.
-FREE = {"data_dir", "init_from", "data.classes_file", "published.url", "published.sha256"}
+FREE = {"data_dir", "init_from", "published.url", "published.sha256"}
+FREE |= {"data.classes_file", "data.train_list", "data.val_list"}
 
 
 @pytest.mark.parametrize(

@@ -26,4 +26,6 @@ def flat(node, prefix=""):
 
 
 if __name__ == "__main__":
-    print(json.dumps({n: flat(Config.fromfile(f"{CONFIGS}/{n}.py")) for n in sys.argv[1:]}))
+    print(
+        json.dumps({n: flat(Config.fromfile(f"{CONFIGS}/{n}.py")._cfg_dict) for n in sys.argv[1:]})
+    )
