@@ -4,8 +4,13 @@ Both `align_corners` conventions are linear and separable, so resizing is two ma
 rows, then columns. They shard, differentiate and compose (matrix times matrix) like any other.
 """
 
+from collections.abc import Sequence
+
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+from nonlocal_jax.ops.dtypes import float32_or_wider
 
 Size = int | Int[Array, ""]
 
@@ -49,3 +54,32 @@ def resize_matrix(
     return interpolation_matrix(
         source, target, source_length=source, target_length=target, align_corners=align_corners
     )
+
+
+def resize_each(
+    x: Float[Array, "n h w c"],
+    source: Int[Array, "n 2"],
+    target: Int[Array, "n 2"],
+    space: Sequence[int],
+    *,
+    align_corners: Bool[Array, "n"],
+) -> Float[Array, "n _ _ c"]:
+    """Images of sizes `source` resized to `target`, in maps of size `space` with zeros outside.
+
+    The result has the dtype of `x`; factors and sums are float32.
+    """
+    wide = float32_or_wider(x)
+
+    def matrices(axis: int) -> Float[Array, "n to from"]:
+        def one(source: Int[Array, ""], target: Int[Array, ""], aligned: Bool[Array, ""]) -> Array:
+            sizes = {"source_length": x.shape[1 + axis], "target_length": space[axis]}
+            forms = [
+                interpolation_matrix(source, target, align_corners=aligns, **sizes)
+                for aligns in (False, True)
+            ]
+            return jnp.where(aligned, forms[1], forms[0]).astype(wide.dtype)
+
+        return jax.vmap(one)(source[:, axis], target[:, axis], align_corners)
+
+    resized = jnp.einsum("nHh,nhwc,nWw->nHWc", matrices(0), wide, matrices(1))
+    return resized.astype(x.dtype)

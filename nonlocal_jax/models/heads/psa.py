@@ -15,10 +15,8 @@ convolution of both results pads by 1, and resizing takes the frame of constants
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, NamedTuple, TypedDict
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -48,7 +46,7 @@ from nonlocal_jax.ops.attention.point_wise import (
 )
 from nonlocal_jax.ops.dtypes import float32_or_wider
 from nonlocal_jax.ops.padding import Valid, valid_mask, zero_outside
-from nonlocal_jax.ops.resize import interpolation_matrix
+from nonlocal_jax.ops.resize import resize_each
 
 Map = Float[Array, "n _ _ _"]
 BRANCHES: dict[str, tuple[Direction, ...]] = {
@@ -74,7 +72,8 @@ class Options(schema.HeadOptions):
     map of h x w."""
     compact: bool = False
     """Whether the mask has a place for each position of the shrunk map, which it may not be smaller
-    than, in place of one for each offset."""
+    than, in place of one for each offset. With a single branch, MMSegmentation calls this form of
+    collect "distribute", and the other way round."""
     shrink_factor: schema.Count = 2
     """The attention works on a map that is so much smaller."""
     softmax: bool = True
@@ -174,7 +173,7 @@ class Branch(nnx.Module):
         """v, h, and where they are inside of the images."""
         v = self.reduce(x, valid=valid)
         sizes, small, aligned, space = shrinking
-        v = _resized(v, sizes, small, aligned, space)
+        v = resize_each(v, sizes, small, space, align_corners=aligned)
         h = self.hidden(v, valid=None if valid is None else small)
         return v, h, valid_mask(small, space)
 
@@ -231,7 +230,7 @@ class PSAHead(Head):
         framed = [jnp.pad(part, ((0, 0), (1, 1), (1, 1), (0, 0))) for part in z]
         y = self.apply(self.project, tuple(framed), None)
         sizes, small, aligned, _ = shrinking
-        y = _resized(y, small + 2, sizes, aligned, x.shape[1:3])
+        y = resize_each(y, small + 2, sizes, x.shape[1:3], align_corners=aligned)
         y = self.apply(self.bottleneck, (x, y), inner)
         return float32_or_wider(self.classifier(self.dropout(y, rngs=rngs)))
 
@@ -258,32 +257,3 @@ class PSAHead(Head):
             -(-size // factor) if rounds_up else size // factor for size in x.shape[1:3]
         )
         return Shrinking(sizes, small, up, (max(height, 1), max(width, 1)))
-
-
-def _resized(
-    x: Features, source: Valid, target: Valid, aligned: Bool[Array, "n"], space: tuple[int, ...]
-) -> Map:
-    """The images of sizes `source` resized to `target` in maps of size `space`; zero outside."""
-
-    def matrix(
-        source: Int[Array, ""], target: Int[Array, ""], aligned: Bool[Array, ""], axis: int
-    ) -> Float[Array, "to from"]:
-        both = [
-            interpolation_matrix(
-                source,
-                target,
-                source_length=x.shape[1 + axis],
-                target_length=space[axis],
-                align_corners=align,
-            )
-            for align in (False, True)
-        ]
-        return jnp.where(aligned, both[1], both[0])
-
-    rows, columns = (
-        jax.vmap(partial(matrix, axis=axis))(source[:, axis], target[:, axis], aligned)
-        for axis in (0, 1)
-    )
-    wide = float32_or_wider(x)
-    rows, columns = rows.astype(wide.dtype), columns.astype(wide.dtype)
-    return jnp.einsum("nHh,nhwc,nWw->nHWc", rows, wide, columns).astype(x.dtype)
