@@ -193,6 +193,27 @@ class BatchNorm(nnx.Module):
         self.var.set_value(self.momentum * self.var[...] + (1 - self.momentum) * unbiased)
 
 
+class LayerNorm(nnx.Module):
+    """Normalisation over the channels of each position (Ba et al., arXiv 1607.06450).
+
+    As in PyTorch, eps is 1e-5. Mean and variance are computed one after the other, which loses less
+    than the mean of squares does.
+    """
+
+    epsilon = 1e-5
+
+    def __init__(self, features: int, *, param_dtype: DTypeLike = jnp.float32):
+        self.scale = nnx.Param(jnp.ones(features, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(features, param_dtype))
+
+    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+        """The result, in float32 or wider."""
+        x = float32_or_wider(x)
+        x -= jnp.mean(x, axis=-1, keepdims=True)
+        x *= lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
+        return x * self.scale[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+
+
 class ConvNorm(nnx.Module):
     """Bias-free convolution, batch norm, and ReLU unless `relu=False`."""
 

@@ -42,16 +42,22 @@ class PSAMask(torch.nn.Module):
         n, _, height, width = x.shape
         masks = x.view(n, *self.mask_size, height, width)
         result = x.new_zeros(n, height, width, height, width)
-        half_k, half_m = ((size - 1) // 2 for size in self.mask_size)
         for i, j in np.ndindex(height, width):
-            for k, m in np.ndindex(*self.mask_size):
-                row, column = i + k - half_k, j + m - half_m
-                if 0 <= row < height and 0 <= column < width:
-                    if self.kind == "collect":
-                        result[:, row, column, i, j] = masks[:, k, m, i, j]
-                    else:
-                        result[:, i, j, row, column] = masks[:, k, m, i, j]
+            rows, of_rows = reached(i, height, self.mask_size[0])
+            columns, of_columns = reached(j, width, self.mask_size[1])
+            mask = masks[:, of_rows, of_columns, i, j]
+            if self.kind == "collect":
+                result[:, rows, columns, i, j] = mask
+            else:
+                result[:, i, j, rows, columns] = mask
         return result.view(n, height * width, height, width)
+
+
+def reached(center, length, mask_length):
+    """The positions of a line that a mask around `center` reaches, and their channels."""
+    first = center - (mask_length - 1) // 2
+    start, stop = max(first, 0), min(first + mask_length, length)
+    return slice(start, stop), slice(start - first, stop - first)
 
 
 def build(case):
@@ -72,13 +78,18 @@ def build(case):
         }
     )
     head.dropout = torch.nn.Identity()  # with a rate of 0 it is None, which ANN's head calls
-    tensors, first = head.state_dict(), {}
+    return with_our_weights(head)
+
+
+def with_our_weights(module):
+    """The module with the weights of weights.py."""
+    tensors, first = module.state_dict(), {}
     values = weights({k: tuple(v.shape) for k, v in tensors.items()})
     for key, tensor in tensors.items():  # ANN has one layer under two names
         values[key] = values[first.setdefault(tensor.data_ptr(), key)]
     state = {k: torch.from_numpy(np.asarray(v)) for k, v in values.items()}
-    head.load_state_dict(state, strict=True)
-    return head
+    module.load_state_dict(state, strict=True)
+    return module
 
 
 def nchw(array):
@@ -125,10 +136,15 @@ def train(case):
     return found
 
 
-def main():
-    """Writes the files of the methods that are named, or of all."""
+def complete_reference():
+    """Gives the reference the two modules that it takes from compiled operators."""
     cc_head.CrissCrossAttention = criss_cross()
     psa_head.PSAMask = PSAMask
+
+
+def main():
+    """Writes the files of the methods that are named, or of all."""
+    complete_reference()
     for method in sys.argv[1:] or CASES:
         found = evaluate(CASES[method]) | train(CASES[method])
         single = {name: np.float32(value) for name, value in found.items()}

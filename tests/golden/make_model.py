@@ -94,18 +94,18 @@ def nhwc(tensor):
     return tensor.detach().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def train(model, size):
+def train(model, size, rate=1e-3):
     """Ten SGD steps in float64; the learning rate falls by the polynomial schedule over 20 steps.
 
     In float32 a random network this deep amplifies rounding: two runs of the reference itself, in
     float32 and float64, differ by 1% in their first gradients wherever a ReLU's sign flips.
     """
     model.train().double()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
     out, losses = {}, {}
     for step in range(STEPS):
         for group in optimizer.param_groups:
-            group["lr"] = (1e-3 - 1e-5) * (1 - step / 20) ** 0.9 + 1e-5
+            group["lr"] = (rate - 1e-5) * (1 - step / 20) ** 0.9 + 1e-5
         x = torch.from_numpy(images(100 + step, (2, *size, 3)).transpose(0, 3, 1, 2)).double()
         y = torch.from_numpy(labels(200 + step, (2, *size)).astype(np.int64))[:, None]
         result = model.forward_train(x, [{}] * 2, y)

@@ -9,13 +9,13 @@ from nonlocal_jax.training.step import make_train_step
 from nonlocal_jax.training.tasks.segmentation import objective
 
 
-def optimizer():
-    """SGD from 1e-3 to 1e-5 over 20 steps."""
+def optimizer(rate=1e-3):
+    """SGD from a learning rate of `rate` to 1e-5 over 20 steps."""
     falling = polynomial.Options(min_learning_rate=1e-5)
-    return sgd.build(sgd.Options(schedule=falling), polynomial.build(falling, 1e-3, 20))
+    return sgd.build(sgd.Options(schedule=falling), polynomial.build(falling, rate, 20))
 
 
-def train_step(network, **options):
+def train_step(network, rate=1e-3, **options):
     """The jitted step of that optimiser: (state, batch) -> (state, metrics)."""
     minimised = objective(segmentation_loss, options.pop("align_corners", False))
-    return jax.jit(make_train_step(network, optimizer(), minimised, **options))
+    return jax.jit(make_train_step(network, optimizer(rate), minimised, **options))

@@ -20,7 +20,7 @@ from nonlocal_jax.models.backbones.backbone import Stage
 from nonlocal_jax.models.heads import fcn
 from nonlocal_jax.models.heads.block_head import BlockHead, BlockOptions
 from nonlocal_jax.models.heads.head import Features, Head, Position
-from nonlocal_jax.models.layers import KAIMING_FAN_IN, UNIFORM_FAN_IN
+from nonlocal_jax.models.layers import KAIMING_FAN_IN, UNIFORM_FAN_IN, LayerNorm
 from nonlocal_jax.models.numerics import Numerics
 from nonlocal_jax.models.torch_keys import Row, under
 from nonlocal_jax.ops.attention.unary import unary_attention, unary_scores, unary_weights
@@ -73,7 +73,7 @@ class GlobalContext(nnx.Module):
         linear = partial(nnx.Linear, kernel_init=UNIFORM_FAN_IN, **layer)
         self.key = linear(features, 1, kernel_init=KAIMING_FAN_IN)
         self.reduce = linear(features, inner)
-        self.norm = nnx.LayerNorm(inner, epsilon=1e-5, **layer)
+        self.norm = LayerNorm(inner, param_dtype=numerics.param_dtype)
         self.expand = linear(inner, features, kernel_init=nnx.initializers.zeros)
 
     def __call__(self, x: Features, valid: Valid | None = None) -> Features:

@@ -89,7 +89,7 @@ def _attend(rows: Rows, columns: Columns) -> Value:
 def _weights(rows: Rows, columns: Columns) -> Weights:
     column = products("nhwc,niwc->nhwi", rows.query, columns.key)
     row = products("nhwc,nhjc->nhwj", rows.query, rows.key)
-    others = rows.number[:, :, None] != jnp.arange(column.shape[-1])
+    others = rows.number[:, :, None] != jnp.arange(column.shape[-1], dtype=jnp.int32)
     of_column = others[:, :, None, :] & jnp.moveaxis(columns.inside, 1, 2)[:, None]
     of_row = rows.inside[:, :, None, :]
     # Finite, so that a position outside of the image, which may have no key, has no NaN.
