@@ -7,14 +7,18 @@ test_convert.py compares.
 import functools
 import json
 
+import numpy as np
 import pytest
 from flax import nnx
 from networks import GOLDEN
 
-from nonlocal_jax.checkpoints.pytorch import rules
+from nonlocal_jax import convert
+from nonlocal_jax.checkpoints import model
+from nonlocal_jax.checkpoints.metadata import Metadata
+from nonlocal_jax.checkpoints.pytorch import exporter, rules, torch_file
 from nonlocal_jax.config import files, tables
 from nonlocal_jax.models.functional import flat_variables
-from nonlocal_jax.models.network import build_backbone
+from nonlocal_jax.models.network import build_backbone, build_network
 from nonlocal_jax.models.numerics import Numerics
 from nonlocal_jax.models.torch_keys import TorchKeys, under
 
@@ -58,6 +62,30 @@ def tensors(options, backbone, num_classes):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_head_has_exactly_the_tensors_of_the_references(method):
     for row in files.rows(method):
-        model = files.load(f"{method}:{row}").model
+        options = files.load(f"{method}:{row}").model
         expected = reference()[f"{method} {row.partition('_')[0]}"]
-        assert tensors(model.decode_head, model.backbone, model.num_classes) == expected, row
+        found = tensors(options.decode_head, options.backbone, options.num_classes)
+        assert found == expected, row
+
+
+def test_the_command_imports_a_row_and_keeps_its_config(tmp_path, capsys):
+    small = {"backbone.stem_channels": 2, "backbone.base_channels": 2, "auxiliary_head.channels": 4}
+    small |= {"decode_head.channels": 8, "decode_head.attention_channels": 4}
+    small = {f"model.{key}": value for key, value in small.items()}
+    name = "isa:cityscapes_r50_769x769_40k"
+    network = build_network(files.load(name, **small).model)
+    shapes = {key: leaf.shape for key, leaf in network.shapes.items()}
+    rng = np.random.default_rng(0)
+    variables = {key: rng.random(shape).astype(np.float32) for key, shape in shapes.items()}
+    given = Metadata(kind="segmentor", meta={"CLASSES": ["road"]})
+    tree = exporter.export_checkpoint(variables, given, shapes, keys=network.torch_keys)
+    torch_file.write(tmp_path / "file.pth", tree)
+    overrides = [f"--config.{key}={value}" for key, value in small.items()]
+    paths = [f"--input={tmp_path / 'file.pth'}", f"--output={tmp_path / 'out'}"]
+    assert convert.run([f"--config={name}", *overrides, *paths]) == 0
+    assert "every value is the file's" in capsys.readouterr().out
+    loaded, metadata = model.load_model(tmp_path / "out")
+    assert metadata.network == name and metadata.config == files.load(name, **small)
+    assert (metadata.config.eval.mode, metadata.config.published.miou) == ("slide", 78.7)
+    for key, value in variables.items():
+        np.testing.assert_array_equal(loaded[key], value)
