@@ -61,6 +61,8 @@ SLOW = {
     "inputs": ("data_prepare", "loader", "scenes"),
     "models": (
         "fold",
+        "heads",
+        "heads_attention",
         "model",
         "non_local",
         "padding",

@@ -23,14 +23,33 @@ def close(actual, expected, tolerance, what, least=0.0):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_logits_in_padding_equal_the_references_of_each_image_alone(method):
-    head, theirs = tiny_head(method), golden(method)
-    features, valid = padded(method)
+    check_logits(method, tiny_head(method))
+
+
+@pytest.mark.soak
+@pytest.mark.devices(8)
+@pytest.mark.parametrize("method", METHODS)
+def test_logits_in_padding_are_the_same_on_eight_devices(method):
+    with jax.set_mesh(make_mesh(Mesh(data=1, spatial=8), jax.devices()[:8])):
+        check_logits(method, tiny_head(method))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("method", METHODS)
+def test_logits_in_bfloat16_are_near_the_references(method):
+    # The whitened logits of DNL, divided by a small temperature, lose most.
+    check_logits(method, tiny_head(method, "bfloat16"), 0.1 if method == "dnl" else 0.03)
+
+
+def check_logits(method, head, least=1e-5):
+    """Of the images of a case in one padded batch, within `least` or the reference's own error."""
+    theirs, (features, valid) = golden(method), padded(method)
     together = jax.jit(lambda v, x, sizes: logits(head, v, x, sizes))(
         golden_variables(head), features, valid
     )
     assert together.dtype == jnp.float32
     for own, (height, width) in zip(together, CASES[method].sizes, strict=False):
-        tolerance = max(1e-5, 5 * theirs[f"strayed/{height}x{width}"])
+        tolerance = max(least, 5 * theirs[f"strayed/{height}x{width}"])
         expected = theirs[f"logits/{height}x{width}"][0]
         close(own[:height, :width], expected, tolerance, (height, width))
 
