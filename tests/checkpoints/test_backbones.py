@@ -159,6 +159,7 @@ def header(**changed):
         header(shape=[True, 2]),
         header(shape=[2**62, 2**62]),
         header(data_offsets=[4, 12]),
+        header(shape=[1], data_offsets=[4, 8]),
         header(data_offsets=[0]),
         header(data_offsets="08"),
         (2).to_bytes(8, "little") + b"[]",

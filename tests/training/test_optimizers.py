@@ -136,6 +136,15 @@ def test_norms_and_biases_may_be_left_out_of_the_decay(name, norms, biases):
     assert decaying == expected
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw", "caffe2_sgd"])
+def test_layers_may_be_left_out_of_the_decay_by_name(name):
+    found = trained((0.0,), name=name, weight_decay=0.5, undecayed=("classifier", "conv"))
+    kept = {key for key, value in PARAMETERS.items() if found[key] == value}
+    left_out = {key for key in PARAMETERS if "conv/" in key or "classifier/" in key}
+    assert kept - {key for key in PARAMETERS if "/norm/" in key} == left_out
+    assert name == "caffe2_sgd" or kept == left_out  # norms do not decay in caffe2_sgd
+
+
 def test_the_norms_of_every_network_are_known():
     assert decay.is_of_a_norm("backbone/stage1/0/norm2/scale")
     assert not decay.is_of_a_norm("decode_head/normal/kernel/x")
