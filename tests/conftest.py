@@ -47,6 +47,7 @@ if ON_GPU:
 # Modules whose tests compile much or start processes; `make quick` leaves them out.
 SLOW = {
     "checkpoints": (
+        "backbones",
         "caffe2",
         "caffe2_fuzz",
         "convert",

@@ -314,6 +314,10 @@ def test_folders_that_do_not_go_together_are_told(tmp_path):
         files.load("camvid", data_dir="x", **base)
     with pytest.raises(UserError, match=r"has 1 numbers, and config\.data\.folders 2 folders"):
         files.load("camvid", **base, **{"data.folder_weights": (1.0,)})
+    with pytest.raises(
+        UserError, match=r"no folder b,c, .* as --config\.data\.folders=\"\('a','b'\)"
+    ):
+        inputs(folders=("b,c",)).open("train")
     with pytest.raises(UserError, match="camvid does not read it"):
         datasets.describe(Data(name="camvid", folders=("a",)), "")
 

@@ -46,6 +46,12 @@ def build(data: schema.Data, data_dir: str) -> Dataset:
     """
     if not data.folders:
         return _one(data, data_dir)
+    for folder in data.folders:
+        if not pathlib.Path(folder).is_dir():
+            raise UserError(
+                f"There is no folder {folder}, which config.data.folders names. Several are written "
+                "as --config.data.folders=\"('a','b')\"."
+            )
     parts = [_one(data, folder) for folder in data.folders]
     first = parts[0]
     for folder, part in zip(data.folders, parts, strict=True):
