@@ -49,8 +49,8 @@ def build(data: schema.Data, data_dir: str) -> Dataset:
     for folder in data.folders:
         if not pathlib.Path(folder).is_dir():
             raise UserError(
-                f"There is no folder {folder}, which config.data.folders names. Several are written "
-                "as --config.data.folders=\"('a','b')\"."
+                f"There is no folder {folder}, which config.data.folders names. Several are "
+                "written as --config.data.folders=\"('a','b')\"."
             )
     parts = [_one(data, folder) for folder in data.folders]
     first = parts[0]
