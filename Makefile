@@ -9,10 +9,14 @@ ON_GPU := models/test_model.py training/test_train_step.py ops/test_gpu_arithmet
 	training/test_losses.py evaluation/test_inference.py ops/test_taps.py models/test_non_local.py \
 	ops models/test_fold.py
 
-.PHONY: demo quick test test-gpu lint types parity soak compiler package docs clean
+.PHONY: demo family quick test test-gpu lint types parity soak compiler package docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m nonlocal_jax.demo
+
+# The demo with every head.
+family: $(VENV)/.installed
+	$(BIN)/python -m nonlocal_jax.demo --heads=all --workdir=runs/family
 
 # Lint, types, and the tests that compile little: an answer in two minutes.
 quick: $(VENV)/.installed-test lint types

@@ -4,7 +4,7 @@
 
 trains the config `demo` without the block and with it, on generated scenes in which the class of
 the shapes depends on a lamp beyond the reach of the convolutions. The same command resumes an
-interrupted run.
+interrupted run. `--heads=all` trains it with every head that this package has.
 """
 
 import pathlib
@@ -18,12 +18,18 @@ from nonlocal_jax.config import command_line, files, schema
 from nonlocal_jax.config.command_line import Options
 from nonlocal_jax.runtime import console, startup
 from nonlocal_jax.runtime.console import say
-from nonlocal_jax.training.demonstration import demonstrate
+from nonlocal_jax.training.demonstration import HEADS, demonstrate
 
 
 def define(values: flags.FlagValues) -> None:
     """The command's own flags."""
     flags.DEFINE_string("workdir", "runs/demo", "Where runs and pictures go.", flag_values=values)
+    flags.DEFINE_list(
+        "heads",
+        ["fcn", "nonlocal"],
+        "The decode heads to compare, separated by commas; all for every one.",
+        flag_values=values,
+    )
 
 
 def main(options: Options) -> None:
@@ -31,7 +37,8 @@ def main(options: Options) -> None:
     start = time.perf_counter()
     config = schema.for_segmentation(options.config_over(files.load("demo")))
     startup.use_jax(config.precision)
-    demonstrate(config, pathlib.Path(options.flags.workdir))
+    heads = list(HEADS) if options.flags.heads == ["all"] else options.flags.heads
+    demonstrate(config, pathlib.Path(options.flags.workdir), heads)
     say(f"\nAll of it took {console.clock(time.perf_counter() - start)}.")
 
 

@@ -83,12 +83,16 @@ class Predictor:
       palette: RGB of each class, uint8 [classes, 3].
       config: the config in use.
       found: folder and step of the checkpoint.
+      parameters: number of the network's parameters and statistics.
+      has_attention: whether `attention` tells something.
     """
 
     def __init__(self, restored: Restored, *, tta: bool = False):
         self.class_names, self.palette = restored.class_names, restored.palette
         self.config, self.found = restored.config, restored.found
         network = restored.network
+        self.has_attention = network.has_attention
+        self.parameters = sum(int(np.size(value)) for value in restored.variables.values())
         mesh = sharding.make_mesh(schema.Mesh(), jax.devices()[:1])
         self._variables = sharding.place_variables(restored.variables, mesh)
         protocol = Protocol.of(self.config.eval, self.config.model.align_corners, tta)
