@@ -198,6 +198,7 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path):
 @pytest.mark.parametrize("fault", ["hangs", "died"])
 def test_an_input_worker_that_fails_ends_a_run_with_its_checkpoint(tmp_path, monkeypatch, fault):
     monkeypatch.setitem(resnet.BLOCKS_PER_STAGE, 18, (1, 1, 1, 1))
+    monkeypatch.setattr(watchdog, "CLOSING", 0.5)
     often = {"batch_size": 8, "total_steps": 6, "checkpoint_every": 2, "log_every": 2}
     scenes = {"data.name": "scenes", "model.num_classes": 5, "data.crop_size": (33, 33)}
     config = tiny(**often, **scenes, init_from="")
@@ -210,7 +211,7 @@ def test_an_input_worker_that_fails_ends_a_run_with_its_checkpoint(tmp_path, mon
             raise RuntimeError(
                 "Grain worker process 0 was terminated unexpectedly with exit code -9."
             )
-        time.sleep(6)
+        time.sleep(60)
 
     def guarded(*arguments, **options):
         return watchdog.guarded(failing(*arguments, **options), buffered=1, patience=1.0)
