@@ -40,7 +40,7 @@ types: $(VENV)/.installed-test
 parity: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m parity
 
-# Runs that are killed or told to stop at twenty random moments, as one process and as two.
+# Long tests: every setting, runs interrupted at twenty random moments, flipped bytes, more meshes.
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak
 

@@ -63,9 +63,8 @@ class Functional(Generic[Model]):
 def initialised(build: Callable[[nnx.Rngs], nnx.Module], seed: int) -> dict[str, jax.Array]:
     """Freshly initialised variables, by name, of the module that `build` makes."""
     # "rbg" compiles several times faster than JAX's default generator, unrolled for every shape.
-    key = jax.random.key(seed, impl="rbg")
-    variables: dict[str, jax.Array] = jax.jit(lambda key: flat_variables(build(nnx.Rngs(key))))(key)
-    return variables
+    # Outside of jit, arrays of one shape share a program: one of all arrays takes long to compile.
+    return flat_variables(build(nnx.Rngs(jax.random.key(seed, impl="rbg"))))
 
 
 def flat_variables(module: nnx.Module) -> dict[str, Any]:

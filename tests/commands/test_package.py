@@ -137,7 +137,22 @@ def test_installed_by_pip(python, editable, wheel, tmp_path):
     constraints = str(REPOSITORY / "constraints.txt")
     pip = [environment / "bin" / "pip", "install", "--quiet", "--constraint", constraints, *what]
     subprocess.run(pip, check=True)
-    empty = tmp_path / "empty"
+    check_installed(environment, tmp_path / "empty")
+
+
+@pytest.mark.package
+def test_installed_with_the_oldest_libraries_that_are_allowed(wheel, tmp_path):
+    environment = tmp_path / "venv"
+    venv.create(environment, with_pip=True)
+    subprocess.run([environment / "bin" / "pip", "install", "--quiet", "uv"], check=True)
+    uv = [environment / "bin" / "uv", "pip", "install", "--quiet"]
+    python = ["--python", str(environment / "bin" / "python")]
+    subprocess.run([*uv, *python, "--resolution=lowest-direct", str(wheel)], check=True)
+    check_installed(environment, tmp_path / "empty")
+
+
+def check_installed(environment, empty):
+    """Uses the commands of an environment in an empty folder."""
     empty.mkdir()
 
     def run(*words):

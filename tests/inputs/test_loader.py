@@ -359,6 +359,7 @@ def test_a_million_examples_cost_no_more_than_a_thousand(monkeypatch):
     assert growth[2] < growth[1] + 4, growth  # MiB; a list of a million numbers has 8 at least
 
 
+@pytest.mark.soak
 def test_memory_stays_flat_over_two_thousand_batches(monkeypatch):
     monkeypatch.setattr(Inputs, "open", lambda *_: Blank(50))
     inputs = small("", crop_size=(16, 16), scale=(16, 16))

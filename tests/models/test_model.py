@@ -39,7 +39,12 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", OVERRIDES)
+LONG = ("r152_d16_v1d", "r50_d8_odd")  # other tests have their parts
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.soak] * (name in LONG)) for name in OVERRIDES]
+)
 def test_every_output_equals_the_references(name):
     """In float32; R-101 in float64, as its 101 layers round by 0.6e-5 to 1.2e-5, by the CPU."""
     dtype = "float64" if name == "r101_d8" else "float32"

@@ -28,7 +28,10 @@ def one_step(remat, **overrides):
     return train_step(network)(state, golden_batch(0, (33, 41)))
 
 
-@pytest.mark.parametrize("overrides", [{"backbone.depth": 18}, {"backbone.frozen_stages": 1}])
+@pytest.mark.parametrize(
+    "overrides",
+    [pytest.param({"backbone.depth": 18}, marks=pytest.mark.soak), {"backbone.frozen_stages": 1}],
+)
 def test_a_step_is_the_same_whatever_is_kept(overrides, monkeypatch):
     """Also the running statistics: they move once."""
     sharded.shrink(monkeypatch, depth=50 if "backbone.frozen_stages" in overrides else 18)

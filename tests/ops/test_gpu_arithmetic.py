@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import plain
 import pytest
+from device import ON_GPU
 from networks import golden_variables, tiny_config
 from plain import naive_softmax, value_and_gradients
 
@@ -25,6 +26,7 @@ from nonlocal_jax.training.losses.cross_entropy import segmentation_loss
 
 # TF32 keeps 10 bits of a factor, bfloat16 keeps 7 of every array.
 BOUNDS = {"float32": 1e-3, "bfloat16": 2e-2, "exact": 2e-6}
+LONG = pytest.mark.slow if ON_GPU else pytest.mark.soak  # a CPU's rounding is told by other tests
 
 
 @pytest.fixture(autouse=True)
@@ -159,6 +161,7 @@ def network_and_variables(dtype):
     return config, network, golden_variables(config, network)
 
 
+@LONG
 def test_the_folded_network_in_bfloat16():
     images = jnp.asarray(np.random.default_rng(4).standard_normal((2, 65, 49, 3)), jnp.float32)
     logits = {}
@@ -170,6 +173,7 @@ def test_the_folded_network_in_bfloat16():
     assert_within(logits["bfloat16"], logits["float32"], "bfloat16")
 
 
+@LONG
 def test_a_train_step_in_bfloat16_goes_the_same_way():
     """The program of `main`: its loss, and the direction in which it moves every kernel."""
     losses, moved = {}, {}

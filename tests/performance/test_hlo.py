@@ -31,7 +31,9 @@ from nonlocal_jax.ops.attention.softmax import softmax_attention
 from nonlocal_jax.training.losses.cross_entropy import segmentation_loss
 
 
-@pytest.mark.parametrize("overrides", [{}, {"align_corners": True}])
+@pytest.mark.parametrize(
+    "overrides", [pytest.param({}, marks=pytest.mark.soak), {"align_corners": True}]
+)
 def test_training(overrides):
     program = train_program(config_of(**overrides), on_one(jax.devices()[0]))
     assert largest(program) < LIMIT

@@ -20,6 +20,7 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs import watchdog
 from nonlocal_jax.inputs.example import Example
 from nonlocal_jax.inputs.loader import Inputs
+from nonlocal_jax.models.backbones import resnet
 from nonlocal_jax.training import loop, run_log, workdir
 from nonlocal_jax.training.step_metrics import StepMetrics
 
@@ -196,6 +197,8 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path):
 
 @pytest.mark.parametrize("fault", ["hangs", "died"])
 def test_an_input_worker_that_fails_ends_a_run_with_its_checkpoint(tmp_path, monkeypatch, fault):
+    monkeypatch.setitem(resnet.BLOCKS_PER_STAGE, 18, (1, 1, 1, 1))
+    monkeypatch.setattr(watchdog, "CLOSING", 0.5)
     often = {"batch_size": 8, "total_steps": 6, "checkpoint_every": 2, "log_every": 2}
     scenes = {"data.name": "scenes", "model.num_classes": 5, "data.crop_size": (33, 33)}
     config = tiny(**often, **scenes, init_from="")

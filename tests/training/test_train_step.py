@@ -95,11 +95,16 @@ def small_batch(n=4, size=(33, 33)):
     }
 
 
-def test_a_step_that_is_not_finite_changes_nothing_but_the_counter():
+@pytest.fixture(scope="module")
+def small():
+    """A network, its variables, and its step."""
     config = tiny_config(**{"backbone.depth": 18})
     network = build_network(config.model)
-    variables = golden_variables(config, network)
-    step = train_step(network)
+    return network, golden_variables(config, network), train_step(network)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counter(small):
+    network, variables, step = small
     state = initial_state(network, variables, optimizer())
     poisoned = {**variables, "decode_head/classifier/bias": jnp.full(7, jnp.nan)}
     bad = initial_state(network, poisoned, optimizer())
@@ -110,16 +115,14 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counter():
     assert metrics["finite"]
 
 
-def test_a_running_variance_that_overflows_is_not_finite():
-    config = tiny_config(**{"backbone.depth": 18})
-    network = build_network(config.model)
-    variables = golden_variables(config, network)
+def test_a_running_variance_that_overflows_is_not_finite(small):
+    network, variables, step = small
     huge = {
         **variables,
         "backbone/stem/0/conv/kernel": 1e20 * variables["backbone/stem/0/conv/kernel"],
     }
     before = initial_state(network, huge, optimizer())
-    after, metrics = train_step(network)(before, small_batch())
+    after, metrics = step(before, small_batch())
     assert np.isfinite(metrics["loss"]) and not metrics["finite"]
     jax.tree.map(np.testing.assert_array_equal, after._replace(step=before.step), before)
 
