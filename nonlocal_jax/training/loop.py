@@ -20,6 +20,7 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.runtime import console, distributed, environment, lock, sharding
 from nonlocal_jax.runtime.console import say
 from nonlocal_jax.runtime.preemption import Preempted, Preemption
+from nonlocal_jax.runtime.silence import Silence
 from nonlocal_jax.training import starting_weights, workdir
 from nonlocal_jax.training.compiled_step import TrainProgram
 from nonlocal_jax.training.precise_norm import PreciseNorm
@@ -83,6 +84,7 @@ def train(config: Run, directory: pathlib.Path, preemption: Preemption | None = 
         )
         recent = StepMetrics(config.skip_nonfinite_steps, task.inputs.describe_batch, start.recent)
         rate = console.Rate(config.total_steps, config.batch_size)
+        silence = stack.enter_context(contextlib.closing(Silence()))
         evaluate = functools.partial(_evaluate, evaluation, saved, log, preemption)
         scores = None
         if start.step and _is_due(config, start.step) and not start.evaluated:
@@ -96,8 +98,9 @@ def train(config: Run, directory: pathlib.Path, preemption: Preemption | None = 
         for step in range(start.step + 1, config.total_steps + 1):
             # The device computes the last step while the host prepares the next batch.
             batch = sharding.put_batch(next(batches), mesh)
-            state, metrics = train_step(state, batch)
-            recent.add(step, metrics)
+            with silence.told():
+                state, metrics = train_step(state, batch)
+                recent.add(step, metrics)
             saved.check()
 
             if step % config.log_every == 0 or step == config.total_steps:

@@ -272,3 +272,27 @@ def test_interrupted_at_many_moments_it_ends_as_if_it_had_not_been(
 ):
     """Twenty interruptions in four parts."""
     check_interruptions(place, whole, processes, how, times=5, seed=1 + part)
+
+
+@pytest.mark.parametrize("seconds", [20, None], ids=["for_a_while", "for_ever"])
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_process_that_stops_answering_is_waited_for_or_told(place, whole, stopped, seconds):
+    workdir, *_ = whole(2)
+    folder = place / f"silent{stopped}_{seconds}"
+    launch = Launch(place, folder, 2)
+    launch.wait_until(["step 9/40"])
+    launch.processes[stopped].send_signal(signal.SIGSTOP)
+    other = launch.processes[1 - stopped]
+    if seconds is None:
+        code = other.wait(timeout=PATIENCE)
+        assert code in LEFT_ALONE, launch.said()
+        launch.processes[stopped].kill()
+        said = launch.output[1 - stopped].read_text()
+        assert "another process" in said and "Start all of them again" in said, said
+        assert "Traceback" not in said
+        launch = Launch(place, folder, 2)
+    else:
+        time.sleep(seconds)
+        launch.processes[stopped].send_signal(signal.SIGCONT)
+    assert launch.wait() == [0, 0], launch.said()
+    check_same_end(workdir, folder)

@@ -1,0 +1,27 @@
+"""A process that waits for another one says so."""
+
+import time
+
+import jax
+
+from nonlocal_jax.runtime.silence import Silence
+
+
+def lines_of(capsys, monkeypatch, count, seconds):
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+    silence = Silence(patience=0.2)
+    for wait in seconds:
+        with silence.told():
+            time.sleep(wait)
+        time.sleep(0.5)  # an evaluation, say
+    silence.close()
+    return capsys.readouterr().out.splitlines()
+
+
+def test_each_long_wait_is_told_once(capsys, monkeypatch):
+    told = lines_of(capsys, monkeypatch, 2, [0.8, 0.0, 0.8])
+    assert len(told) == 2 and all("another process is stopped" in line for line in told)
+
+
+def test_a_process_alone_waits_for_none(capsys, monkeypatch):
+    assert not lines_of(capsys, monkeypatch, 1, [0.5])
