@@ -40,7 +40,7 @@ def test_a_random_checkpoint_gives_the_references_outputs(row, reference_python,
         model.eval()
         stages = model.backbone(images)
         before = model.decode_head.convs[0](stages["stage4"])
-        auxiliary = model.auxiliary_head(stages["stage3"])
+        auxiliary = model.auxiliary_head((stages["stage3"],))
         return stages, model.decode_head.non_local(before), model(images), auxiliary
 
     reference = [reference_python, "-W", "ignore", REPOSITORY / "tests/golden/reference_forward.py"]

@@ -61,7 +61,7 @@ def test_a_random_checkpoint_gives_the_references_logits_and_comes_back(
         model = network.bind(variables)
         model.eval()
         stages = model.backbone(images)
-        return model(images), model.auxiliary_head(stages["stage3"])
+        return model(images), model.auxiliary_head((stages["stage3"],))
 
     ours = dict(zip(("decode", "auxiliary"), forward(imported.variables, images), strict=True))
     align = config.model.align_corners

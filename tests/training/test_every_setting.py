@@ -44,7 +44,8 @@ REFUSED = {
     ("data.reduce_zero_label", True): "holds label",
     ("data.folder_weights", (1e-06, 1e-06)): "config.data.folder_weights has 2 numbers",
     ("data.max_pixels", 1): "million pixels, more than",
-    ("optimizer.learning_rate", 1e12): "is not finite",
+    ("optimizer.learning_rate", 1e12): "scores are not finite",
+    ("optimizer.weight_decay", 1e3): "scores are not finite",
     ("loss.class_weights", (0.0, 0.0)): "config.loss.class_weights has 2 numbers",
     ("eval.window", (1, 1)): "config.eval.stride is",
 }
