@@ -7,6 +7,7 @@ precision may be off by is in ops/test_gpu_arithmetic.py.
 """
 
 import functools
+import importlib.metadata
 import os
 import pathlib
 
@@ -18,6 +19,8 @@ if ON_GPU:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share it
 else:
     QUICK = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones lack the flag
+        QUICK += " --xla_cpu_use_fusion_emitters=false"
     # The TPU's compiler may be installed, to compile for described slices; there is no TPU to find.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}"

@@ -20,6 +20,7 @@ VALID = jnp.array([[7, 5], [3, 6]])
 def make_blocks(kind):
     conv_norm = partial(ConvNorm, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
     options = {"stride": 1, "dilation": 2, "average_shortcut": False, "conv_norm": conv_norm}
+    options["stride_first"] = False
     channels = 2 * kind.expansion
     blocks = nnx.List([kind(channels, 2, **options) for _ in range(3)])
     rng = np.random.default_rng(1)

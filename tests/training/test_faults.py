@@ -81,7 +81,8 @@ class Numbers:
 def test_the_examples_of_a_batch_are_known_by_index(monkeypatch):
     monkeypatch.setattr(Inputs, "open", lambda *_: Numbers())
     whole = {"data.scale": (64, 64), "data.crop_size": (64, 64), "data.ratio_range": (1.0, 1.0)}
-    config = tiny(seed=3, batch_size=5, **whole, **{"data.photometric_distortion": False})
+    more = {"data.photometric_distortion": False, "model.num_classes": 150}
+    config = tiny(seed=3, batch_size=5, **whole, **more)
     inputs = Inputs.of(config)
     batches = inputs.train_batches()
     for step in range(1, 25):  # beyond two epochs

@@ -65,10 +65,10 @@ def test_a_longer_run_is_told_how(tmp_path):
 
 def test_a_key_that_is_gone_is_named(tmp_path):
     tree = versions.with_format(files.to_tree(tiny()))
-    tree["config"]["optimizer"]["nesterov"] = True
+    tree["config"]["optimizer"]["lookahead"] = True
     (tmp_path / "config.json").write_text(json.dumps(tree))
     TRACES["a log line"](tmp_path)
-    with pytest.raises(UserError, match=r"config\.json .*no key optimizer\.nesterov"):
+    with pytest.raises(UserError, match=r"config\.json .*no key optimizer\.lookahead"):
         workdir.claim(tmp_path, tiny(), {})
 
 
