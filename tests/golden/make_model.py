@@ -114,7 +114,8 @@ def train(model, size, rate=1e-3):
         total.backward()
         if step == 0:
             for name, parameter in model.named_parameters():
-                out[f"gradient/{name}"] = fingerprint(name, parameter.grad.numpy())
+                if parameter.grad is not None:
+                    out[f"gradient/{name}"] = fingerprint(name, parameter.grad.numpy())
         optimizer.step()
         for key, value in [*result.items(), ("loss", total)]:
             losses.setdefault(key, []).append(float(value))
