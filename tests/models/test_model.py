@@ -39,7 +39,7 @@ SIZES = {
 }
 
 
-LONG = ("r152_d16_v1d", "r50_d8_odd")  # other tests have their parts
+LONG = ("r101_d8", "r152_d16_v1d", "r50_d8_odd")  # other tests have their parts
 
 
 @pytest.mark.parametrize(

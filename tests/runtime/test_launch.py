@@ -12,7 +12,7 @@ import time
 import pytest
 import yaml
 from conftest import REPOSITORY
-from runs import SHRUNK
+from runs import ONE_DEVICE, SHRUNK
 
 LAUNCH = REPOSITORY / "launch"
 SCRIPTS = sorted(path for path in LAUNCH.glob("*.sh") if path.name != "lib.sh")
@@ -38,11 +38,10 @@ def launch(settings):
     """Runs a script with the settings; returns its exit code, output and errors."""
 
     def run(script, *arguments, **environment):
-        inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
         done = subprocess.run(
             [LAUNCH / script, *arguments],
             cwd=REPOSITORY,
-            env={**inherited, "SETTINGS": str(settings), **environment},
+            env={**ONE_DEVICE, "SETTINGS": str(settings), **environment},
             capture_output=True,
             text=True,
             check=False,

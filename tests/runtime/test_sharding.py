@@ -77,9 +77,9 @@ def assert_equal_results(ours, theirs, tolerance=1e-5):
         )
 
 
-LONG = [(1, 1, 4), (8, 1, 1), (1, 1, 2), (1, 2, 1), (2, 1, 2)]  # they add little to the others
+ALWAYS = [(2, 2, 2), (1, 4, 2)]  # the others add little to these
 ALL = [
-    pytest.param(case, sizes, marks=[pytest.mark.soak] * (sizes in LONG))
+    pytest.param(case, sizes, marks=[pytest.mark.soak] * (sizes not in ALWAYS))
     for case, meshes in CASES.items()
     for sizes in meshes
 ]
