@@ -8,6 +8,7 @@ import hashlib
 import json
 import pathlib
 import shutil
+import time
 from typing import Any
 
 from nonlocal_jax.checkpoints import metadata
@@ -22,6 +23,7 @@ MODEL, AVERAGE = "model", "average"  # the variables, and their average if the r
 # Orbax changes this file after the digests are written, before the folder gets its name.
 ORBAX_STEP, ORBAX_DONE = "_CHECKPOINT_METADATA", "commit_success.txt"
 ORBAX_TIMES = ("init_timestamp_nsecs", "commit_timestamp_nsecs")
+REMOVALS = 20  # attempts to remove a folder, a tenth of a second apart
 
 
 class DamagedScoreError(UserError):
@@ -128,8 +130,15 @@ def steps(directory: pathlib.Path) -> list[int]:
 
 
 def remove(folder: pathlib.Path) -> None:
-    """Removes a folder, if it is there."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Removes a folder, if it is there.
+
+    A save that failed may still write files into it for a moment, so it is tried again.
+    """
+    for _ in range(REMOVALS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
 
 
 def unwritable(folder: pathlib.Path, error: BaseException) -> UserError:

@@ -325,3 +325,19 @@ def test_reading_while_a_run_saves_and_removes(tmp_path):
     done.set()
     thread.join()
     assert not failures, failures
+
+
+def test_a_folder_that_is_still_written_to_is_removed(tmp_path, monkeypatch):
+    leftover, plain, times = tmp_path / "4.unfinished", shutil.rmtree, []
+
+    def rmtree(path, **options):
+        plain(path, **options)
+        times.append(path)
+        if len(times) == 1:
+            path.mkdir()
+            (path / "late").touch()
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    leftover.mkdir()
+    folder.remove(leftover)
+    assert len(times) == 2 and not leftover.exists()
