@@ -150,16 +150,17 @@ class Predictor:
     def attention(
         self, image: np.ndarray, point: tuple[int, int]
     ) -> Float[np.ndarray, "rows columns"]:
-        """What the non-local block attends to at a pixel: weights over its feature map.
+        """What the decode head attends to at a pixel: weights over its feature map.
 
-        In the Gaussian modes they sum to one. The whole image is processed, at the config's scale.
+        After a softmax over all positions they sum to one. The whole image is processed, at the
+        config's scale.
 
         Args:
           image: RGB, uint8 [h, w, 3].
           point: row and column of the pixel.
 
         Raises:
-          UserError: the network has no non-local block, or the pixel is outside the image.
+          UserError: the head has no attention, or the pixel is outside the image.
         """
         image = check_image(image)
         height, width = image.shape[:2]

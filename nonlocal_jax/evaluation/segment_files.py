@@ -213,7 +213,7 @@ def write_attention(
     `files.bad`; the others are as in `segment_files`.
 
     Raises:
-      UserError: the network has no non-local block, or a file can't be written.
+      UserError: the head has no attention, or a file can't be written.
     """
     config = restored.config
     protocol = Protocol.of(config.eval, config.model.align_corners).once()

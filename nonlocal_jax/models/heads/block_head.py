@@ -14,7 +14,6 @@ from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
-from nonlocal_jax.config import schema
 from nonlocal_jax.models.backbones.backbone import Stage
 from nonlocal_jax.models.heads import fcn
 from nonlocal_jax.models.heads.head import (
@@ -23,7 +22,7 @@ from nonlocal_jax.models.heads.head import (
     Inputs,
     Position,
     Sizes,
-    StageName,
+    StageOptions,
     own_sizes,
     position_at,
 )
@@ -32,17 +31,11 @@ from nonlocal_jax.ops.padding import Valid
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockOptions(schema.HeadOptions):
+class BlockOptions(StageOptions):
     """Settings of all heads of this form."""
 
-    stage: StageName = "stage4"
-    """The stage of the backbone that the head reads."""
-    channels: schema.Count = 512
-    """Width of its convolutions."""
     concat_input: bool = True
     """Whether one more 3x3 convolution reads the result together with the head's input."""
-    dropout: schema.DropRate = 0.1
-    """Probability that training drops a whole channel before the classifier."""
 
 
 @runtime_checkable

@@ -33,7 +33,7 @@ from nonlocal_jax.models.heads.head import (
     Logits,
     Position,
     Sizes,
-    StageName,
+    StageOptions,
     Weighted,
     own_sizes,
     position_at,
@@ -65,18 +65,12 @@ TORCH_KEYS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(AttentionOptions):
+class Options(StageOptions, AttentionOptions):
     """Settings of the head."""
 
     name: str = "da"
-    stage: StageName = "stage4"
-    """The stage of the backbone that the head reads."""
-    channels: schema.Count = 512
-    """Width of its convolutions."""
     position_channels: schema.Count = 64
     """Width of queries and keys of position attention."""
-    dropout: schema.DropRate = 0.1
-    """Probability that training drops a whole channel before a classifier."""
 
 
 def build(

@@ -29,7 +29,7 @@ from nonlocal_jax.models.heads.head import (
     Inputs,
     Logits,
     Sizes,
-    StageName,
+    StageOptions,
     own_sizes,
     position_at,
     remat_of_heads,
@@ -57,12 +57,10 @@ Shares = Float[Array, "n h w k"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(schema.HeadOptions):
+class Options(StageOptions):
     """Settings of the head."""
 
     name: str = "ema"
-    stage: StageName = "stage4"
-    """The stage of the backbone that the head reads."""
     channels: schema.Count = 256
     """Width of the convolutions after the attention."""
     ema_channels: schema.Count = 512
@@ -75,8 +73,6 @@ class Options(schema.HeadOptions):
     """Share of the images' bases in the running mean."""
     concat_input: bool = True
     """Whether one more 3x3 convolution reads the result together with the head's input."""
-    dropout: schema.DropRate = 0.1
-    """Probability that training drops a whole channel before the classifier."""
 
 
 def build(

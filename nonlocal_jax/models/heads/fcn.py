@@ -16,7 +16,7 @@ from nonlocal_jax.models.heads.head import (
     Inputs,
     Logits,
     Sizes,
-    StageName,
+    StageOptions,
     remat_of_heads,
 )
 from nonlocal_jax.models.layers import NORMAL_001, Conv, ConvNorm
@@ -35,20 +35,14 @@ TORCH_KEYS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(schema.HeadOptions):
+class Options(StageOptions):
     """Settings of the head."""
 
     name: str = "fcn"
-    stage: StageName = "stage4"
-    """The stage of the backbone that the head reads."""
-    channels: schema.Count = 512
-    """Width of its convolutions."""
     num_convs: schema.Count = 2
     """Number of 3x3 convolutions, without the one of `concat_input`."""
     concat_input: bool = True
     """Whether one more 3x3 convolution reads the result together with the head's input."""
-    dropout: schema.DropRate = 0.1
-    """Probability that training drops a whole channel before the classifier."""
 
 
 def build(

@@ -5,12 +5,14 @@ A module of the table config.tables.HEADS has `Options`, a subclass of schema.He
 """
 
 import abc
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from nonlocal_jax.config import schema
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.layers import ConvNorm
 from nonlocal_jax.models.numerics import Numerics
@@ -24,6 +26,18 @@ Inputs = tuple[Float[Array, "n _ _ _"], ...]
 Sizes = tuple[Valid, ...] | None
 Logits = Float[Array, "n _ _ classes"]
 Position = tuple[Int[Array, "n"], Int[Array, "n"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOptions(schema.HeadOptions):
+    """Settings of heads that read one stage."""
+
+    stage: StageName = "stage4"
+    """The stage of the backbone that the head reads."""
+    channels: schema.Count = 512
+    """Width of its convolutions."""
+    dropout: schema.DropRate = 0.1
+    """Probability that training drops a whole channel before the classifier."""
 
 
 class Weighted(NamedTuple):

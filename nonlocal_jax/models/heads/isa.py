@@ -36,7 +36,7 @@ from nonlocal_jax.models.heads.head import (
     Inputs,
     Logits,
     Sizes,
-    StageName,
+    StageOptions,
     own_sizes,
     position_at,
     remat_of_heads,
@@ -58,20 +58,16 @@ Start = tuple[int, int] | Int[Array, "n 2"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(schema.HeadOptions):
+class Options(StageOptions):
     """Settings of the head."""
 
     name: str = "isa"
-    stage: StageName = "stage4"
-    """The stage of the backbone that the head reads."""
     channels: schema.Count = 512
     """Width of its convolutions, and of the values."""
     attention_channels: schema.Count = 256
     """Width of queries and keys."""
     group: schema.Size = (8, 8)
     """Rows and columns of a block."""
-    dropout: schema.DropRate = 0.1
-    """Probability that training drops a whole channel before the classifier."""
 
 
 def build(

@@ -31,7 +31,7 @@ from nonlocal_jax.models.heads.head import (
     Inputs,
     Logits,
     Sizes,
-    StageName,
+    StageOptions,
     own_sizes,
     position_at,
     remat_of_heads,
@@ -57,14 +57,10 @@ BRANCHES: dict[str, tuple[Direction, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(schema.HeadOptions):
+class Options(StageOptions):
     """Settings of the head."""
 
     name: str = "psa"
-    stage: StageName = "stage4"
-    """The stage of the backbone that the head reads."""
-    channels: schema.Count = 512
-    """Width of its convolutions."""
     branches: Literal["both", "collect", "distribute"] = "both"
     """Which branches there are."""
     mask_size: schema.Size = (97, 97)
@@ -80,8 +76,6 @@ class Options(schema.HeadOptions):
     """Whether the weights are softmaxes of what is predicted, or that itself."""
     normalization_factor: schema.Positive = 1.0
     """What both results are divided by. Without a softmax, the size of the mask is usual."""
-    dropout: schema.DropRate = 0.1
-    """Probability that training drops a whole channel before the classifier."""
 
 
 def build(
