@@ -12,7 +12,7 @@ import jax
 
 from nonlocal_jax.runtime.console import say
 
-PATIENCE = 30.0  # seconds that a step may take before it is told
+PATIENCE = 30.0  # seconds that a step and a save may take before it is told
 
 
 class Silence:
@@ -25,24 +25,27 @@ class Silence:
         if jax.process_count() > 1:
             threading.Thread(target=self._watch, name="silence", daemon=True).start()
 
-    @contextlib.contextmanager
-    def told(self) -> Iterator[None]:
-        """Tells if what is inside takes longer than the patience; once for each time."""
+    def heard(self) -> None:
+        """Begins a wait. It is told if the next call of any method is later than the patience."""
         self._since = time.monotonic()
-        try:
-            yield
-        finally:
-            self._since = None
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Does not watch what is inside, which may take long without any other process."""
+        self._since = None
+        yield
+        self.heard()
 
     def close(self) -> None:
         """Ends the watch."""
+        self._since = None
         self._closed.set()
 
     def _watch(self) -> None:
         told = None
         while not self._closed.wait(self._patience / 10):
             since = self._since
-            if since in (None, told) or time.monotonic() - since < self._patience:
+            if since is None or since == told or time.monotonic() - since < self._patience:
                 continue
             told = since
             say(

@@ -97,10 +97,10 @@ def train(config: Run, directory: pathlib.Path, preemption: Preemption | None = 
         preemption.begin()
         for step in range(start.step + 1, config.total_steps + 1):
             # The device computes the last step while the host prepares the next batch.
-            batch = sharding.put_batch(next(batches), mesh)
-            with silence.told():
-                state, metrics = train_step(state, batch)
-                recent.add(step, metrics)
+            with silence.pause():
+                batch = sharding.put_batch(next(batches), mesh)
+            state, metrics = train_step(state, batch)
+            recent.add(step, metrics)
             saved.check()
 
             if step % config.log_every == 0 or step == config.total_steps:
@@ -112,14 +112,14 @@ def train(config: Run, directory: pathlib.Path, preemption: Preemption | None = 
             due, told_to_stop = _is_due(config, step), preemption.told()
             planned = due or step % config.checkpoint_every == 0
             if planned:
-                with rate.pause():
+                with rate.pause(), silence.pause():
                     state = with_precise_norm(step, state)
             if planned or told_to_stop:
                 # Save before evaluating, which may fail. A step that is not finite raises here.
                 metadata = _metadata(config, task, recent)
                 saved.save(step, state.variables, state.optimizer, metadata, state.average)
             if due and not told_to_stop:
-                with rate.pause():
+                with rate.pause(), silence.pause():
                     scores = evaluate(step, state)
                 told_to_stop = scores is None
             if told_to_stop:

@@ -11,9 +11,10 @@ def lines_of(capsys, monkeypatch, count, seconds):
     monkeypatch.setattr(jax, "process_count", lambda: count)
     silence = Silence(patience=0.2)
     for wait in seconds:
-        with silence.told():
-            time.sleep(wait)
-        time.sleep(0.5)  # an evaluation, say
+        silence.heard()
+        time.sleep(wait)
+        with silence.pause():
+            time.sleep(0.5)  # an evaluation, say
     silence.close()
     return capsys.readouterr().out.splitlines()
 
