@@ -18,6 +18,7 @@ COMMANDS = (
     "convert",
     "demo",
     "evaluate",
+    "export",
     "main",
     "plan",
     "predict",
@@ -28,7 +29,7 @@ COMMANDS = (
 FLOORS = (
     ("__main__",),
     COMMANDS,
-    ("performance",),
+    ("performance", "exporting"),
     ("training",),
     ("evaluation",),
     ("reporting",),
@@ -40,7 +41,7 @@ FLOORS = (
     ("errors",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-MOST_ROOMS = 22
+MOST_ROOMS = 27
 # Rooms whose functions take sections and plain values; builders, named `of`, take a whole config.
 WITHOUT_CONFIG = ("ops", "models", "reporting", "runtime", "inputs")
 LARGEST_FILE, LONGEST_FUNCTION = 400, 80

@@ -1,0 +1,53 @@
+"""What is exported, and how."""
+
+import dataclasses
+import importlib
+import pathlib
+from collections.abc import Callable
+from typing import Literal
+
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.evaluation.restore import Restored
+
+Result = Literal["indices", "probabilities", "logits"]
+RESULTS: tuple[Result, ...] = ("indices", "probabilities", "logits")
+FORMATS = {
+    "stablehlo": "nonlocal_jax.exporting.stablehlo",
+    "onnx": "nonlocal_jax.exporting.onnx",
+    "savedmodel": "nonlocal_jax.exporting.savedmodel",
+    "safetensors": "nonlocal_jax.exporting.safetensors",
+    "page": "nonlocal_jax.exporting.page",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """An export.
+
+    Attributes:
+      restored: the checkpoint's network, arrays and classes.
+      output: the file or folder to write.
+      result: what the exported function returns: class indices, probabilities, or the decode
+        head's logits.
+      tta: average over the config's scales and mirrored images.
+      images: files that the export is compared with JAX on; of a page, what it shows.
+    """
+
+    restored: Restored
+    output: pathlib.Path
+    result: Result = "indices"
+    tta: bool = False
+    images: tuple[pathlib.Path, ...] = ()
+
+
+def writer(name: str) -> Callable[[Request], list[str]]:
+    """What writes a format; it returns lines that tell what was written.
+
+    Raises:
+      UserError: there is no such format.
+    """
+    if name not in FORMATS:
+        raise UserError(f"--to is {name!r}; it must be one of {', '.join(FORMATS)}.")
+    module = importlib.import_module(FORMATS[name])
+    write: Callable[[Request], list[str]] = module.write
+    return write
