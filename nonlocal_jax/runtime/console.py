@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import jax
 
 
-def say(message: str) -> None:
-    """Prints a line, in the first process only."""
-    if jax.process_index() == 0:
+def say(message: str, *, everywhere: bool = False) -> None:
+    """Prints a line, in the first process only or `everywhere`."""
+    if everywhere or jax.process_index() == 0:
         print(message, flush=True)
 
 

@@ -51,5 +51,6 @@ class Silence:
             say(
                 f"No step for {self._patience:.0f} s: another process is stopped, or its machine "
                 "or the network is gone. JAX waits for it, and ends this process after 100 s. "
-                "Start all of them again then: the run resumes from its newest checkpoint."
+                "Start all of them again then: the run resumes from its newest checkpoint.",
+                everywhere=True,  # the first process may be the one that is stopped
             )
