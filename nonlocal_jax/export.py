@@ -5,8 +5,8 @@
         [--input=IMAGES]
 
 The exported function takes RGB images of any size and number, uint8, and returns what --result
-says, resized as the checkpoint's protocol does. Before the file is written, its results are compared with
-JAX's; an export that differs is not written.
+says, resized as the checkpoint's protocol does. Before the file is written, its results are
+compared with JAX's; an export that differs is not written.
 """
 
 import pathlib
