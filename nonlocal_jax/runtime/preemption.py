@@ -7,18 +7,20 @@ agree on the step to stop at, whichever of them got the signal: JAX handles SIGT
 `jax.distributed` is initialised.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
 import jax
 from jax.experimental import multihost_utils
 
-from nonlocal_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED
+from nonlocal_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, lost_peer
 
 PATIENCE = 120.0  # seconds: a step and a save, or a batch of an evaluation
 EXIT_CODES = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: EXIT_INTERRUPTED}
@@ -59,6 +61,16 @@ class Preemption:
         self._told = self._told or multihost_utils.reached_preemption_sync_point(self._questions)
         return self._told
 
+    @contextlib.contextmanager
+    def leave_with_others(self) -> Iterator[None]:
+        """Exits as told if another process was told, too, and has left before its first step."""
+        try:
+            yield
+        except Exception as error:
+            if self._signalled.is_set() and lost_peer(error):
+                _leave(self.exit_code, _LEFT)
+            raise
+
     def give_up_if_told(self) -> None:
         """Raises Preempted if the process is told to stop."""
         if self.told():
@@ -94,6 +106,10 @@ class Preemption:
             late.start()
 
 
+_LEFT = (
+    "Told to stop, as another process was, which has left already. The same command resumes from "
+    "the newest checkpoint, if there is one."
+)
 _LATE = (
     f"Told to stop {PATIENCE:.0f} seconds ago, and something still hangs: leaving. The same "
     "command resumes from the newest checkpoint."

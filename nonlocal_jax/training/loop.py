@@ -65,6 +65,7 @@ def train(config: Run, directory: pathlib.Path, preemption: Preemption | None = 
     task, mesh = tasks.of(config), sharding.make_mesh(config.mesh)
     check(config, task.inputs, mesh)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(preemption.leave_with_others())
         distributed.by_first(lambda: stack.enter_context(lock.held(directory)))
         start = Start(*distributed.by_first(functools.partial(_claim, config, directory)))
         program = TrainProgram.of(config, mesh)
