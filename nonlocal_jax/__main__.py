@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Sequence
 
 from nonlocal_jax import __version__
+from nonlocal_jax.config import terminal
 
 COMMANDS = {
     "train": "Train a config, or resume a run.",
@@ -26,6 +27,11 @@ USAGE = "nonlocal-jax COMMAND [FLAGS]    or    python -m nonlocal_jax COMMAND [F
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that is named; returns its exit code."""
+    with terminal.lasting():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # for modules of one's own, as with `python -m`
     words = list(sys.argv[1:] if argv is None else argv)

@@ -20,6 +20,7 @@ Exit codes: 0 done, 1 some images could not be used, 2 something a person has to
 75 preempted and saved, 130 interrupted from the keyboard.
 """
 
+import ast
 import gc
 import os
 import re
@@ -31,7 +32,7 @@ from typing import Any, Literal
 from absl import flags, logging
 from ml_collections import ConfigDict, config_dict, config_flags
 
-from nonlocal_jax.config import files, help_text, schema
+from nonlocal_jax.config import files, help_text, schema, terminal
 from nonlocal_jax.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 
 PROCESS_FLAGS = ("coordinator", "num_processes", "process_id", "join_timeout")
@@ -144,9 +145,16 @@ def run(
     Returns:
       the exit code.
     """
-    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter ends no run
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    with terminal.lasting():
+        return _run(main, define, config, argv)
+
+
+def _run(
+    main: Callable[[Options], None],
+    define: Define,
+    config: TakesConfig,
+    argv: Sequence[str] | None,
+) -> int:
     try:
         words = list(sys.argv[1:] if argv is None else argv)
         options = _parse(words, define, config)
@@ -163,9 +171,6 @@ def run(
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted.\n")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # whoever read what is printed is gone, `head` for one
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_ERROR
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     return 0
@@ -189,6 +194,7 @@ def apply_overrides(
     whole = ConfigDict(_with_placeholders(complete))
     for key in overrides:
         files.check_key(whole, key)
+        _check_repeated(key, values[key])
     words = ["", *overrides.values()]
     parsed = flags.FlagValues()
     try:
@@ -205,6 +211,19 @@ def apply_overrides(
     files.check_task(complete, parsed.config.task)
     # A section that was given as a whole may lack some of its settings.
     return files.validate(files.complete(parsed.config.to_dict()))
+
+
+def _check_repeated(key: str, value: str) -> None:
+    """Refuses a mapping with a key that is there more than once: Python takes the last one."""
+    try:
+        parsed = ast.parse(value.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return  # a text, or a mistake that is told later
+    if isinstance(parsed, ast.Dict):
+        entries = [ast.unparse(entry) for entry in parsed.keys if entry]
+        repeated = [entry for entry in entries if entries.count(entry) > 1]
+        if repeated:
+            raise UserError(f"config.{key} is {value!r}, which has {repeated[0]} more than once.")
 
 
 def _with_placeholders(tree: Any) -> Any:

@@ -15,6 +15,7 @@ All but "classes" is optional. "masks" says what the masks are:
 """
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -86,8 +87,9 @@ def read_class_list(root: pathlib.Path, classes_file: str = "") -> ClassList:
     """
     path = _find(root, classes_file)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
+            json.loads(text, object_pairs_hook=_without_repetition)
             content = TypeAdapter(_Json).validate_json(text)
         else:
             content = _Json([line.strip() for line in text.splitlines() if line.strip()])
@@ -95,7 +97,7 @@ def read_class_list(root: pathlib.Path, classes_file: str = "") -> ClassList:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise _no_list(path, f"{where}: {first['msg']}".removeprefix(": ")) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _no_list(path, str(error)) from error
     if problem := _names_problem(content) or _masks_problem(content):
         raise _no_list(path, problem)
@@ -110,6 +112,14 @@ def read_class_list(root: pathlib.Path, classes_file: str = "") -> ClassList:
         ignored_colours=tuple(content.ignored_colours or ()),
         outside=None if outside is None else names.index(outside),
     )
+
+
+def _without_repetition(entries: list[tuple[str, object]]) -> None:
+    """Refuses keys that are there more than once: JSON takes the last one."""
+    keys = [str(int(key)) if key.isdecimal() else key for key, _ in entries]
+    repeated = [key for key in keys if keys.count(key) > 1]
+    if repeated:
+        raise ValueError(f'"{repeated[0]}" is there more than once')
 
 
 def _names_problem(content: _Json) -> str | None:

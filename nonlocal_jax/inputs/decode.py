@@ -28,6 +28,8 @@ from nonlocal_jax.inputs import opencv
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _GREY, _RGB, _INDEXED = 0, 2, 3  # PNG colour types
+# Pillow spreads grey values of few bits over 0 to 255: by this factor.
+_SPREAD = {(2, _GREY): 85, (4, _GREY): 17}
 _PNG_EXIF, _JPEG_EXIF = b"eXIf", b"Exif\0\0"
 _HEADER_BYTES = 1 << 16  # the EXIF orientation
 _ORIENTATION, _UPRIGHT = 0x0112, 1  # EXIF's tag, and its value for an image that is not rotated
@@ -105,6 +107,8 @@ def decode_label(
         if is_png(encoded) and not _checksums_hold(encoded):
             raise OSError("a checksum does not hold")
         label = np.asarray(_open(encoded))
+        if png is not None and png[2:] in _SPREAD:
+            label = label // _SPREAD[png[2:]]
     except _PILLOWS_ERRORS as error:
         raise UserError(f"{name} cannot be decoded as a mask: {_remedy(encoded)}") from error
     if label.ndim != 2:

@@ -4,6 +4,7 @@ A pixel belongs to a polygon if its centre lies inside, by the even-odd rule. Of
 overlap, the last one in the file is on top.
 """
 
+import collections
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,9 @@ from jaxtyping import Bool, Float, UInt8
 
 from nonlocal_jax.config.schema import IGNORED
 from nonlocal_jax.errors import UserError
+
+_FARTHEST = 1e9  # pixels
+_MISTAKES = (ValueError, TypeError, OverflowError, RecursionError)
 
 
 class Drawing(NamedTuple):
@@ -45,14 +49,11 @@ def read(path: pathlib.Path, names: Sequence[str], outside: int | None) -> dict[
     """
     try:
         content = json.loads(path.read_bytes())
+        _check_unique(content)
         labels = dict(_labels(content["categories"], names, path))
+        around = IGNORED if outside is None else outside
         drawings = {
-            image["id"]: Drawing(
-                int(image["height"]),
-                int(image["width"]),
-                IGNORED if outside is None else outside,
-                [],
-            )
+            image["id"]: Drawing(_length(image["height"]), _length(image["width"]), around, [])
             for image in content["images"]
         }
         for annotation in content["annotations"]:
@@ -61,7 +62,7 @@ def read(path: pathlib.Path, names: Sequence[str], outside: int | None) -> dict[
         files = {str(image["file_name"]): image["id"] for image in content["images"]}
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (*_MISTAKES, AttributeError) as error:
         raise UserError(f"{path} is no file of polygons as COCO has them: {error}.") from error
     except KeyError as error:
         raise UserError(
@@ -69,6 +70,27 @@ def read(path: pathlib.Path, names: Sequence[str], outside: int | None) -> dict[
             "names an image or a category of that number."
         ) from error
     return {name: json.dumps(drawings[key]).encode() for name, key in files.items()}
+
+
+def _check_unique(content: Mapping[str, Any]) -> None:
+    """Raises a ValueError if a number or a name stands for two images or two categories.
+
+    Files that were put together may be so. Nothing tells which of both an annotation means.
+    """
+    for part, key in (("images", "id"), ("images", "file_name"), ("categories", "id")):
+        times = collections.Counter(entry[key] for entry in content[part])
+        repeated = [value for value, count in times.items() if count > 1]
+        if repeated:
+            raise ValueError(f'"{part}" has the "{key}" {repeated[0]!r} more than once')
+
+
+def _length(value: Any) -> int:
+    """A height or a width."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is not int or value < 1:  # JSON's true is an int in Python
+        raise ValueError(f"an image has the height or width {value!r}")
+    return value
 
 
 def _labels(
@@ -111,7 +133,7 @@ def draw(encoded: bytes, name: str, most_pixels: int) -> UInt8[np.ndarray, "h w"
                 for polygon in covered:
                     points = np.array(polygon, np.float64).reshape(-1, 2)
                     labels[inside(points, (height, width))] = label
-        except (ValueError, TypeError, KeyError) as error:
+        except (*_MISTAKES, KeyError) as error:
             raise UserError(
                 f"{name}: object {number} (from 0) has no polygons [x0, y0, x1, y1, ...], and no "
                 f"list of run lengths: {error}. Compressed run lengths are not read."
@@ -133,8 +155,8 @@ def inside(
     """
     height, width = size
     swaps = np.zeros((height, width + 1), np.int32)
-    if not np.isfinite(points).all():
-        raise ValueError("a coordinate is not finite")
+    if not (np.abs(points) <= _FARTHEST).all():
+        raise ValueError(f"a coordinate is not finite, or beyond {_FARTHEST:.0e}")
     for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
         if y0 > y1:
             x0, y0, x1, y1 = x1, y1, x0, y0

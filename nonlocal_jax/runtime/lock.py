@@ -74,7 +74,9 @@ def _machine() -> Owner:
 def _started(pid: int) -> str:
     """The start time of a process, which shows if its number is reused; empty if it is gone."""
     try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # A container's first process may never collect those that ended: zombies.
+        return "" if state[0] in "ZX" else state[19]
     except (OSError, IndexError):
         return ""
 

@@ -144,6 +144,7 @@ def test_what_a_config_is_called(tmp_path):
         (["--config=demo", "--config.batch_size=0"], "config.batch_size is 0; it must be "),
         (["--config=demo", "--config.data.num_workers=-5"], "num_workers is -5; it must be "),
         (["--config=demo", "--config.data.label_map={7: 99}"], "label_map has 7: 99; a label "),
+        (["--config=demo", "--config.data.label_map={1: 2, 1: 0}"], "has 1 more than once."),
         (["--config=demo", "--config.data.label_map=7"], "is '7'; it must be a mapping like "),
         (["--config=demo", "--config.model=3"], "config.model is '3'; it must be a section."),
         (["--config=demo", "--config.published.miou=x"], "published.miou is 'x'; it must be a "),
@@ -265,3 +266,25 @@ def test_a_mistake_in_a_module_of_ones_own_is_one_message(tmp_path, monkeypatch,
     with pytest.raises(UserError, match=re.escape(f"config.loss.name is '{name}'")) as caught:
         files.load("demo", **{"loss.name": name})
     assert told in str(caught.value)
+
+
+LINES = """
+import sys
+from nonlocal_jax.config import command_line
+def main(options):
+    for number in range(2000):
+        print("line", number, flush=True)
+    open(sys.argv[1], "w").write("done")
+sys.exit(command_line.run(main, argv=[]))
+"""
+
+
+@pytest.mark.parametrize("output", ["| head -1 > /dev/null", "> /dev/full", ">&-", ">&- 2>&-"])
+def test_what_cannot_be_printed_ends_no_work(tmp_path, output):
+    script, marker, errors = tmp_path / "command.py", tmp_path / "marker", tmp_path / "errors"
+    script.write_text(LINES)
+    heard = "" if "2>&-" in output else f"2>{errors}"
+    assert os.system(f"{sys.executable} {script} {marker} {heard} {output}") == 0
+    assert marker.read_text() == "done"
+    told = errors.read_text().splitlines() if heard else []
+    assert len(told) == (1 if "full" in output else 0), told

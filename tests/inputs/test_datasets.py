@@ -95,6 +95,10 @@ def test_a_folder_of_ones_own(tmp_path):
         '{"classes": ["a", "b\\u001b[31m"]}',
         '{"classes": ["a", "b\\ud800"]}',
         '{"classes": ["a", "b", "a"]}',
+        '{"classes": ["a", "b"], "classes": ["a", "c"]}',
+        '{"classes": ["a", "b"], "label_map": {"7": 0, "7": 1}}',
+        '{"classes": ["a", "b"], "label_map": {"07": 0, "7": 1}}',
+        "[" * 100_000,
         '{"classes": ["a", "b"], "palette": [[1]]}',
         '{"classes": ["a", "b"], "palette": [[1, 2, 3]]}',
         '{"classes": ["a", "b"], "palette": [[1, 2, 3], [1, 2, 256]]}',
@@ -106,6 +110,13 @@ def test_bad_class_lists_name_the_file(tmp_path, text):
     file.write_text(text)
     with pytest.raises(UserError, match=str(file)):
         describe("folder", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "classes.json"])
+def test_a_class_list_may_begin_with_a_mark_of_its_encoding(tmp_path, name):
+    text = "road\nsky\n" if name.endswith("txt") else '{"classes": ["road", "sky"]}'
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert describe("folder", tmp_path).class_names == ("road", "sky")
 
 
 def test_a_missing_class_list_says_what_to_write(tmp_path):

@@ -68,6 +68,25 @@ def test_masks_decode_to_their_numbers_whatever_their_palette(top):
     np.testing.assert_array_equal(decode.decode_label(wide, "it"), mask)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_masks_of_few_bits_hold_the_numbers_in_the_file(bits):
+    mask = RNG.integers(0, 2**bits, (5, 11), dtype=np.uint8)
+    places = np.arange(bits - 1, -1, -1)
+    rows = np.packbits((mask[..., None] >> places & 1).reshape(5, -1), axis=1)
+
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", 11, 5, bits, 0, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    png = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+    np.testing.assert_array_equal(decode.decode_label(png, "it"), mask)
+
+
 def test_masks_that_are_none():
     with pytest.raises(UserError, match="it is a colour picture with 3 channels"):
         decode.decode_label(encoded(PHOTO, "PNG"), "it")

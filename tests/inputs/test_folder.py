@@ -157,6 +157,13 @@ def test_a_convex_polygon_covers_what_opencv_fills_but_for_its_edge():
     assert (drawn == filled)[edge == 0].all() and drawn.sum() > 300
 
 
+def repeated(part, key):
+    """Two entries of the same number, as in files that were put together."""
+    content = coco(images=("a.png", "b.png"))
+    content[part][1][key] = content[part][0][key]
+    return content
+
+
 @pytest.mark.parametrize(
     ("content", "because"),
     [
@@ -173,6 +180,15 @@ def test_a_convex_polygon_covers_what_opencv_fills_but_for_its_edge():
         (coco(annotations=[(0, "road", [[0, 0, 9, float("inf")]])]), "not finite"),
         (coco(annotations=[(0, "road", {"size": SIZE, "counts": "abc"})]), "compressed"),
         (coco(annotations=[(0, "road", {"size": SIZE, "counts": [9]})]), "do not cover the image"),
+        (coco(annotations=[(0, "road", [[0, 0, 1e308, 1e308, -1e308, 5]])]), r"beyond 1e\+09"),
+        (coco(annotations=[(0, "road", [[0, 0, 10**400, 5, 5, 5]])]), "has no polygons"),
+        (coco(annotations=[(0, "road", {"size": SIZE, "counts": [10**30]})]), "has no polygons"),
+        (coco(size=(-9, 9)), "the height or width -9"),
+        (coco(size=(float("inf"), 9)), "the height or width inf"),
+        (coco(size=(True, 9)), "the height or width True"),
+        (coco(images=("a.png", "a.png")), '"images" has the "file_name" \'a.png\' more than once'),
+        (repeated("categories", "id"), '"categories" has the "id" 10 more than once'),
+        (repeated("images", "id"), '"images" has the "id" 0 more than once'),
         (coco(size=(9, 9)), "A mask has the size of its image"),
         (coco(images=("b.png",)), r'no mask: there is no entry of "file_name": "a.png"'),
     ],
@@ -211,6 +227,7 @@ def test_lists_say_which_images_a_split_has(tmp_path):
     [
         ("", "names no image"),
         ("4\n4.jpg", "names 4 more than once"),
+        ("\ufeff9", "names 9, and there is no such image"),
         ("4.png", r"names 4\.png, and there is no such image in .*images"),
         ("1", "names 1, and there is no such image"),
         ("deep/5", r"5\.jpg has no mask: there is no .*labels/deep/5\.png"),

@@ -41,6 +41,15 @@ def test_a_second_process_is_kept_out_by_name_and_let_in_afterwards(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dead_process_that_nobody_collected_locks_nothing(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        owned_by(tmp_path, pid=process.pid, started=lock._started(process.pid))
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with lock.held(tmp_path):
+            pass
+
+
 def test_a_process_number_that_another_process_has_now_locks_nothing(tmp_path):
     owned_by(tmp_path, started="1")
     with lock.held(tmp_path):

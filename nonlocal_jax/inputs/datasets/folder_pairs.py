@@ -1,5 +1,6 @@
 """The images and masks of a folder of your own."""
 
+import collections
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -43,7 +44,7 @@ def read_names(root: pathlib.Path, file: str) -> Names:
     path = pathlib.Path(file)
     path = path if path.exists() else root / path
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read: {error}. It must be a text file with the name of an image in "
@@ -52,9 +53,9 @@ def read_names(root: pathlib.Path, file: str) -> Names:
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise UserError(f"{path} names no image.")
-    stems = [_stem(name) for name in names]
-    repeated = [name for name, stem in zip(names, stems, strict=True) if stems.count(stem) > 1]
-    if len(set(stems)) < len(stems):
+    times = collections.Counter(map(_stem, names))
+    repeated = [name for name in names if times[_stem(name)] > 1]
+    if repeated:
         raise UserError(f"{path} names {repeated[0]} more than once.")
     return Names(path, names)
 
