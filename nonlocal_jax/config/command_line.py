@@ -171,6 +171,11 @@ def _run(
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted.\n")
         return EXIT_INTERRUPTED
+    except OSError as error:  # of a path that no other message is about: too long, say
+        if error.filename is None:
+            raise
+        sys.stderr.write(f"nonlocal_jax: {error.filename} cannot be used: {error.strerror}.\n")
+        return EXIT_USER_ERROR
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     return 0

@@ -7,9 +7,13 @@ open. What is printed then is lost, and the command goes on.
 import contextlib
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
+
+# All but tab, line feed and carriage return, and what reverses the direction of text.
+_STEERING = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Lasting:
@@ -26,9 +30,12 @@ class Lasting:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Writes `text`, or drops it; returns its length."""
+        """Writes `text`, or drops it; returns its length.
+
+        Signs that steer a terminal are written as \\x1b: names of files may hold them.
+        """
         with self._dropping():
-            self._stream.write(text)
+            self._stream.write(_STEERING.sub(lambda sign: ascii(sign[0])[1:-1], text))
         return len(text)
 
     def flush(self) -> None:

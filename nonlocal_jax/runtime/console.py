@@ -9,8 +9,11 @@ import jax
 
 
 def say(message: str, *, everywhere: bool = False) -> None:
-    """Prints a line, in the first process only or `everywhere`."""
-    if everywhere or jax.process_index() == 0:
+    """Prints a line, in the first process only or `everywhere`.
+
+    Before processes have joined, each prints. JAX may not be asked then: it would choose a device.
+    """
+    if everywhere or not jax.distributed.is_initialized() or jax.process_index() == 0:
         print(message, flush=True)
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from absl import flags
@@ -288,3 +289,16 @@ def test_what_cannot_be_printed_ends_no_work(tmp_path, output):
     assert marker.read_text() == "done"
     told = errors.read_text().splitlines() if heard else []
     assert len(told) == (1 if "full" in output else 0), told
+
+
+def test_what_steers_a_terminal_is_written_out(capsys):
+    def main(options):
+        print("\x1b[31mevil\x07 \u202e \t tab \u00e9 \U0001f6e3")
+
+    assert command_line.run(main, argv=[]) == 0
+    assert capsys.readouterr().out == "\\x1b[31mevil\\x07 \\u202e \t tab \u00e9 \U0001f6e3\n"
+
+
+def test_a_path_that_is_too_long_is_one_message(capsys):
+    assert command_line.run(lambda options: Path("a" * 300).stat(), argv=[]) == 2
+    assert "aaa cannot be used: File name too long." in capsys.readouterr().err
