@@ -9,11 +9,14 @@ import sys
 
 import jax
 
+from nonlocal_jax.errors import UserError
 from nonlocal_jax.runtime import compilation
 
 NVIDIA = ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
 PCI_VENDORS = "/sys/bus/pci/devices"
 GOOGLE = "0x1ae0"
+GPUS = ("cuda", "gpu", "rocm")
+PLATFORMS = ("cpu", *GPUS, "tpu")
 
 
 def use_jax(precision: str = "default", *, log_kernels: bool = False) -> None:
@@ -24,7 +27,11 @@ def use_jax(precision: str = "default", *, log_kernels: bool = False) -> None:
     Args:
       precision: `config.precision`.
       log_kernels: whether the log says which kernels are chosen.
+
+    Raises:
+      UserError: JAX_PLATFORMS names what this installation of JAX can't use.
     """
+    _check_platforms(os.environ.get("JAX_PLATFORMS", ""))
     if log_kernels:
         logging.getLogger("nonlocal_jax").setLevel(logging.INFO)
     compilation.use_cache()
@@ -35,6 +42,23 @@ def use_jax(precision: str = "default", *, log_kernels: bool = False) -> None:
             jax.config.update("jax_platforms", "cpu")  # libtpu would complain at length
         if message := unused_gpu():
             sys.stderr.write(f"nonlocal_jax: {message}\n")
+
+
+def _check_platforms(names: str) -> None:
+    """Raises a UserError for a platform that JAX doesn't know, or has no plugin for."""
+    for name in filter(None, names.split(",")):
+        if name not in PLATFORMS and not _plugins():
+            raise UserError(f"JAX_PLATFORMS is {names!r}; JAX has {', '.join(PLATFORMS)}.")
+        if name in GPUS and not _plugins():
+            raise UserError(
+                f"JAX_PLATFORMS is {names!r}, and JAX's part for GPUs is not installed: pip install "
+                '"nonlocal_jax[cuda13]", or unset it.'
+            )
+        if name == "tpu" and importlib.util.find_spec("libtpu") is None:
+            raise UserError(
+                f"JAX_PLATFORMS is {names!r}, and JAX's part for TPUs is not installed: pip install "
+                '"nonlocal_jax[tpu]", or unset it.'
+            )
 
 
 def unused_gpu() -> str:

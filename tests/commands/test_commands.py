@@ -11,6 +11,7 @@ from conftest import REPOSITORY
 
 import nonlocal_jax
 from nonlocal_jax import __main__
+from nonlocal_jax.errors import UserError
 from nonlocal_jax.runtime import startup
 
 PACKAGE = REPOSITORY / "nonlocal_jax"
@@ -195,6 +196,12 @@ class TestStart:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
         self.plugins = ["xla_cuda13"]
         assert startup.unused_gpu() == ""
+
+    @pytest.mark.parametrize("platforms", ["foo", "cuda", "cpu,rocm"])
+    def test_a_platform_that_jax_cannot_use_is_named(self, monkeypatch, platforms):
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+        with pytest.raises(UserError, match=f"JAX_PLATFORMS is '{platforms}'"):
+            startup.use_jax()
 
     def test_libtpu_without_a_tpu(self, monkeypatch):
         monkeypatch.setattr(startup.importlib.util, "find_spec", lambda name: name == "libtpu")
