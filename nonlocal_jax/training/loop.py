@@ -76,14 +76,7 @@ def train(config: Run, directory: pathlib.Path, preemption: Preemption | None = 
             RunCheckpoints(directory / CHECKPOINTS, keep=config.keep_checkpoints)
         )
         state = _first_state(config, task.inputs, program, saved, start.step)
-        log = stack.enter_context(
-            RunLog(
-                directory,
-                start.step,
-                evaluated=start.evaluated,
-                writers=_writers(config, directory, start.step),
-            )
-        )
+        log = stack.enter_context(_open_log(config, directory, start))
         rows = sharding.local_rows(mesh, config.batch_size)
         batches = task.inputs.train_batches(start_step=start.step, rows=rows)
         train_step = _compile(program)
@@ -240,12 +233,12 @@ def _evaluate(
     return scores
 
 
-def _writers(config: Run, directory: pathlib.Path, start: int) -> list[Writer]:
-    """What else gets the log's entries; in the first process only."""
-    place = Place(directory, files.flatten(files.to_tree(config)), start)
+def _open_log(config: Run, directory: pathlib.Path, start: Start) -> RunLog:
+    """The log of the run, with what else gets its entries, in the first process only."""
+    place = Place(directory, files.flatten(files.to_tree(config)), start.step)
     made: list[Writer] = []
     distributed.by_first(lambda: made.extend(writers.build(config.log_to, place)))
-    return made
+    return RunLog(directory, start.step, evaluated=start.evaluated, writers=made)
 
 
 def _leave(saved: RunCheckpoints, step: int, code: int) -> NoReturn:
