@@ -23,6 +23,7 @@ COMMANDS = (
     "plan",
     "predict",
     "prepare",
+    "report",
     "train",
 )
 # A room may import those below its own line.

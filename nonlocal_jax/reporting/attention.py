@@ -111,8 +111,12 @@ def _colours(multiples: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """The colour of each multiple of the uniform weight."""
     powers = np.log2(np.maximum(multiples, 2.0**LEAST))
     levels = np.clip((powers - LEAST) / (MOST - LEAST) * 255, 0, 255).astype(np.uint8)
-    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    colours: Picture = cv2.cvtColor(
+        cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB
+    )
+    return colours
 
 
 def _tinted(colours: Picture, grey: Picture) -> Picture:
-    return cv2.addWeighted(colours, _OPACITY, grey, 1 - _OPACITY, 0)
+    mixed: Picture = cv2.addWeighted(colours, _OPACITY, grey, 1 - _OPACITY, 0)
+    return mixed

@@ -10,6 +10,7 @@ from typing import Any
 LOG = "metrics.jsonl"
 EVALUATIONS = "evaluations"  # a folder with STEP.json of each evaluation
 CONFIG, ENVIRONMENT = "config.json", "environment.json"
+SCORES = "evaluation/scores.json"  # of the command `evaluate`
 OF_A_STEP = "learning_rate"  # what an entry of a training step has, and that of an evaluation lacks
 
 Entry = Mapping[str, Any]
@@ -37,6 +38,44 @@ class History:
     environment: Entry = dataclasses.field(default_factory=dict)
     unreadable: tuple[str, ...] = ()
 
+    @property
+    def score(self) -> str:
+        """The name of the score that the best checkpoint is chosen by: "miou", or "top1"."""
+        return "top1" if any("top1" in entry for entry in self.evaluations) else "miou"
+
+    @property
+    def by_class(self) -> str:
+        """The name of the scores of classes in an evaluation's entry."""
+        return "top1_by_class" if self.score == "top1" else "iou"
+
+    @property
+    def best(self) -> Entry | None:
+        """The evaluation of the best score, the later of equal ones; None without any."""
+        scored = [e for e in self.evaluations if isinstance(e.get(self.score), int | float)]
+        return max(scored, key=lambda e: (e[self.score], e["step"]), default=None)
+
+    @property
+    def last_step(self) -> int:
+        """The last step in the log; 0 without any."""
+        return max((entry["step"] for entry in (*self.steps, *self.evaluations)), default=0)
+
+    def setting(self, key: str) -> Any:
+        """A setting of the run by its dotted key; None if it is not known."""
+        node: Any = self.config
+        for name in key.split("."):
+            node = node.get(name) if isinstance(node, Mapping) else None
+        return node
+
+    def record(self) -> tuple[str, Entry] | None:
+        """What is shown of evaluations in detail, and of which one: the best, else the last."""
+        best = self.best
+        if best is not None and best["step"] in self.records:
+            return f"step {best['step']}, the best", self.records[best["step"]]
+        if self.records:
+            step = max(self.records)
+            return f"step {step}", self.records[step]
+        return None
+
 
 def read(folder: pathlib.Path) -> History:
     """The history of the run in `folder`."""
@@ -49,12 +88,16 @@ def read(folder: pathlib.Path) -> History:
         content = _object(file, unreadable)
         if content:
             records[step] = content
+    if not records:  # of a run of 0.1, or an imported checkpoint, that `evaluate` was used on
+        scores = _object(folder / SCORES, unreadable)
+        at = scores.get("step")
+        records = {at if isinstance(at, int) else 0: scores} if scores else {}
     return History(
         folder=folder,
         steps=tuple(entry for entry in entries if OF_A_STEP in entry),
         evaluations=tuple(entry for entry in entries if OF_A_STEP not in entry),
         records=records,
-        config=_object(folder / CONFIG, unreadable).get("config", {}),
+        config=_settings(_object(folder / CONFIG, unreadable)),
         environment=_object(folder / ENVIRONMENT, unreadable),
         unreadable=tuple(unreadable),
     )
@@ -84,6 +127,12 @@ def _entries(file: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
     parsed = [parse(line) for line in lines if line.endswith(b"\n")]
     entries = [entry for entry in parsed if entry is not None]
     return entries, len(parsed) - len(entries)
+
+
+def _settings(content: Entry) -> Entry:
+    """The config in a config.json, whose first version held nothing else."""
+    config = content.get("config", content)
+    return config if isinstance(config, Mapping) else {}
 
 
 def _object(file: pathlib.Path, unreadable: list[str]) -> dict[str, Any]:

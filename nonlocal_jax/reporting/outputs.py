@@ -121,13 +121,21 @@ def write_confusion(
     class_names: Sequence[str],
     title: str = "",
 ) -> None:
+    """Writes `confusion_png` to a file.
+
+    Raises:
+      UserError: it can't be written.
+    """
+    pictures.write(path, confusion_png(confusion, class_names, title))
+
+
+def confusion_png(
+    confusion: Integer[np.ndarray, "classes classes"], class_names: Sequence[str], title: str = ""
+) -> bytes:
     """A picture of the confusion matrix: for each label (row), the share of each prediction.
 
     Of up to thirty classes, each cell has its share in percent. Names of more than 40 letters are
     cut there.
-
-    Raises:
-      UserError: it can't be written.
     """
     names = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in class_names]
     count, longest = len(names), max(map(len, names))
@@ -155,4 +163,4 @@ def write_confusion(
     figure.colorbar(image, shrink=0.6, label="share of the label's pixels")
     encoded = io.BytesIO()
     figure.savefig(encoded, format="png", dpi=120)
-    pictures.write(path, encoded.getvalue())
+    return encoded.getvalue()

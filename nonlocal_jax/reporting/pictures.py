@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from nonlocal_jax.config.schema import IGNORED
@@ -137,6 +137,13 @@ def stack(pictures: Sequence[AnyPicture]) -> Picture:
         row[:, : picture.shape[1]] = picture
         padded.append(row)
     return np.concatenate(padded)
+
+
+def inmost(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int]:
+    """Row and column of the pixel of `mask` that is farthest from its border."""
+    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    return int(row), int(column)
 
 
 def shrink(image: Picture, longest: int) -> AnyPicture:

@@ -14,6 +14,7 @@ from nonlocal_jax.reporting.pictures import Picture
 Mask = UInt8[np.ndarray, "h w"]
 Palette = UInt8[np.ndarray, "classes 3"]
 WRONG = (230, 30, 60)  # RGB of wrong pixels
+WIDEST_LEGEND = 1200  # pixels
 
 
 class Panels(NamedTuple):
@@ -50,8 +51,8 @@ def panels(
     present = np.setdiff1d(np.union1d(label, mask), [IGNORED]).astype(np.uint8)
     colours = pictures.drawn_colours(tinted, [label, mask], present)
     names = [class_names[number] for number in present]
-    legend = pictures.legend(names, colours, 4 * image.shape[1])
-    return Panels(image, *tinted, error(image, label, mask), legend)
+    legend = pictures.legend(names, colours, min(4 * image.shape[1], WIDEST_LEGEND))
+    return Panels(image, tinted[0], tinted[1], error(image, label, mask), legend)
 
 
 def error(image: Picture, label: Mask, mask: Mask) -> Picture:

@@ -67,4 +67,4 @@ def test_the_marked_pixel_is_the_middle_of_the_largest_shape():
     mask = np.zeros((20, 40), bool)
     mask[2:5, 3:6] = True
     mask[6:17, 20:31] = True
-    assert demonstration.inmost(mask) == (11, 25)
+    assert pictures.inmost(mask) == (11, 25)

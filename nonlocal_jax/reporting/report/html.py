@@ -12,7 +12,8 @@ from PIL import Image
 MARK = "nonlocal_jax report"  # in every page: a file without it is not replaced
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 STYLE = """
-:root{color-scheme:light dark;--ink:#1b1f24;--dim:#57606a;--paper:#fff;--line:#d0d7de;--band:#f6f8fa}
+:root{color-scheme:light dark;
+--ink:#1b1f24;--dim:#57606a;--paper:#fff;--line:#d0d7de;--band:#f6f8fa}
 @media (prefers-color-scheme:dark){
 :root{--ink:#e6e8eb;--dim:#9aa4af;--paper:#14171a;--line:#3a4149;--band:#1d2227}}
 *{box-sizing:border-box}
