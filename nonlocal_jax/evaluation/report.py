@@ -142,7 +142,7 @@ def _pictures(history: History, found: Found | str, count: int) -> Pictures:
 
 def _worst(history: History, found: Found) -> list[str]:
     """The images that the evaluation of a checkpoint was worst on."""
-    if found.step in history.records:
+    if found.step is not None and found.step in history.records:
         record = history.records[found.step]
     else:
         record = (history.record() or ("", {}))[1]

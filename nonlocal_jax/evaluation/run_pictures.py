@@ -40,13 +40,13 @@ def draw(found: Found, config: schema.Config, worst: Sequence[str], count: int) 
     Raises:
       UserError: the checkpoint or the data is not there, is damaged, or does not match.
     """
-    if jax.config.jax_default_matmul_precision is None and config.precision != "default":
-        jax.config.update("jax_default_matmul_precision", config.precision)
     source = Inputs.of(config).open("val")
     chosen = choose(source, images=list(worst[:count]) or None, limit=count)
     model = predictor.load(found.folder, config)
     assert isinstance(model, Predictor)
-    drawn = [_draw(model, source[index]) for index in chosen]
+    precision = None if config.precision == "default" else config.precision
+    with jax.default_matmul_precision(precision):
+        drawn = [_draw(model, source[index]) for index in chosen]
     drawn.sort(key=lambda one: 1.0 if one.accuracy is None else one.accuracy)
     where = f"Of {found}" if found.run else "Of the checkpoint"
     what = "the images with most wrong pixels" if worst else "the first images of the split"
@@ -62,12 +62,10 @@ def _draw(model: Predictor, example: Example) -> Drawn:
     if model.has_attention:
         point = pictures.inmost(wrong if wrong.any() else np.ones_like(wrong))
         weights = model.attention(image, point)
-        overlay = attention.overlay(image, weights, point)
-        attended = Attended(
-            pictures.shrink(overlay, WIDEST), attention.bar(image, WIDEST), attention.peak(weights)
-        )
+        overlay = pictures.shrink(attention.overlay(image, weights, point), WIDEST)
+        attended = Attended(overlay, attention.bar(image, WIDEST), attention.peak(weights))
     panels = side_by_side.panels(image, label, mask, model.class_names, model.palette)
-    *shown, legend = panels
-    small = side_by_side.Panels(*(pictures.shrink(panel, WIDEST) for panel in shown), legend)
+    small = [pictures.shrink(panel, WIDEST) for panel in panels[:-1]]
+    kept = side_by_side.Panels(small[0], small[1], small[2], small[3], panels.legend)
     accuracy = 1 - float(wrong.sum() / seen.sum()) if seen.any() else None
-    return Drawn(example.name, accuracy, small, attended)
+    return Drawn(example.name, accuracy, kept, attended)

@@ -10,11 +10,12 @@ from typing import Any, TypeGuard
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from nonlocal_jax.reporting.report import html
 
 COLOURS = ("#3b82f6", "#e8590c", "#2f9e44", "#ae3ec9", "#0c8599", "#e03131", "#a0730a", "#d6336c")
-DASHES = ("none", "6 3", "2 2", "8 3 2 3")  # of lines, once the colours repeat
+DASHES = ("none", "6 3", "2 2", "8 3 2 3")  # so that lines differ in more than colour
 INK, LINE = "#010203", "#040506"  # stand for the page's own colours
 SIZE = (6.2, 2.9)  # inches
 RULES: dict[Any, Any] = {
@@ -88,6 +89,9 @@ def lines(title: str, series: Sequence[Series], *, percent: bool = False, log: b
             )
         if log and all(value > 0 for _, one in shown for _, value in one.points):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+            axes.yaxis.set_minor_formatter("{x:g}")
         axes.set_xlabel("step")
         axes.set_ylabel("%" if percent else "")
         svg = _svg(figure, title)
@@ -106,8 +110,8 @@ def _told(one: Series, factor: float) -> str:
 
 
 def _style(number: int) -> tuple[str, str]:
-    dash = DASHES[number // len(COLOURS) % len(DASHES)]
-    return COLOURS[number % len(COLOURS)], dash
+    again, place = divmod(number, len(COLOURS))
+    return COLOURS[place], DASHES[(place + again) % len(DASHES)]
 
 
 def _key(number: int, name: str) -> str:

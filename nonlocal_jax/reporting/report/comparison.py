@@ -116,7 +116,7 @@ def _of_best(history: History) -> Entry:
 def _difference(one: object, other: object) -> str | None:
     if not (charts.is_number(one) and charts.is_number(other)):
         return None
-    return f"{100 * (float(other) - float(one)):+.2f}"  # type: ignore[arg-type]
+    return f"{100 * (float(other) - float(one)):+.2f}"
 
 
 def _configs(runs: Runs) -> str:

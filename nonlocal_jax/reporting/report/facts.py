@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nonlocal_jax.config import files
@@ -30,7 +30,7 @@ MOST_ROWS = 200  # of a table; of more, every so many are shown
 
 def percent(value: object) -> str | None:
     """A share in percent; None if it is none."""
-    return f"{100 * float(value):.2f}" if is_number(value) else None  # type: ignore[arg-type]
+    return f"{100 * float(value):.2f}" if is_number(value) else None
 
 
 def number(value: object) -> str | None:
@@ -38,10 +38,11 @@ def number(value: object) -> str | None:
     return f"{value:.4g}" if is_number(value) else None
 
 
-def score_names(entries: Iterable[Entry]) -> list[str]:
-    """The names of the scores in entries of evaluations."""
+def score_names(entries: Sequence[Entry]) -> list[str]:
+    """The names of the scores in entries of evaluations, the main one first."""
     names = dict.fromkeys(name for entry in entries for name in entry)
-    return [
+    main = [name for name in ("miou", "top1") if names.pop(name, "no") is None]
+    return main + [
         name
         for name in names
         if name not in NO_SCORES and not any(isinstance(e.get(name), Mapping) for e in entries)

@@ -42,7 +42,7 @@ th[scope=row],.text td,.text th{text-align:left}
 .text td{overflow-wrap:anywhere}
 .matrix td{background:rgb(59 130 246/calc(var(--s)*.65));padding:.15rem .3rem}
 .matrix th[scope=col]{writing-mode:vertical-rl;text-align:right;padding:.4rem .1rem}
-caption{caption-side:top;text-align:left;color:var(--dim);padding-bottom:.2rem}
+caption{caption-side:top;text-align:left;color:var(--dim);padding-bottom:.2rem;white-space:nowrap}
 """
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
@@ -104,7 +104,7 @@ def matrix(shares: np.ndarray, titles: np.ndarray, names: Sequence[str], caption
         lines.append(f'<tr><th scope="row">{text(name)}</th>{cells}</tr>')
     return (
         f'<div class="scroll"><table class="matrix"><caption>{text(caption)}</caption>'
-        f'<thead><tr><th scope="col">label \\ predicted</th>{head}</tr></thead>'
+        f"<thead><tr><th>label \\ predicted</th>{head}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 

@@ -75,7 +75,7 @@ def run_page(name: str, history: History, drawn: Sequence[Drawn], note: str = ""
         html.section("Evaluations", partial(_evaluations, history)),
         html.section(f"{title} of each class", partial(_classes, history)),
         html.section("Confusion matrix", partial(_confusion, history)),
-        html.section("Worst images", partial(_worst, drawn, note)),
+        html.section("Worst images", partial(_worst, history, drawn, note)),
         html.section("Worst videos", partial(_videos, history)),
         html.section("Attention", partial(_attention, drawn)),
         html.section("Config", partial(_settings, facts.flat_config(history))),
@@ -139,7 +139,7 @@ def _classes(history: History) -> str:
             for n in names
         ]
         title = f"{facts.TITLES[key]} over time"
-        if len(names) < len(entries[-1][key]):
+        if len(names) < sum(map(charts.is_number, entries[-1][key].values())):
             title += ": the best and the worst classes at the end"
         parts.append(f'<div class="charts">{charts.lines(title, lines, percent=True)}</div>')
     kept = history.record()
@@ -154,10 +154,10 @@ def _classes(history: History) -> str:
 
 def _chosen(scores: Mapping[str, object]) -> list[str]:
     """All classes if they are few, else those with the highest and the lowest scores."""
-    names = [name for name, value in scores.items() if charts.is_number(value)]
-    if len(names) <= MOST_LINES:
-        return names
-    ordered = sorted(names, key=lambda name: -float(scores[name]))  # type: ignore[arg-type]
+    known = {name: value for name, value in scores.items() if charts.is_number(value)}
+    if len(known) <= MOST_LINES:
+        return list(known)
+    ordered = sorted(known, key=lambda name: -known[name])
     return [*ordered[: MOST_LINES // 2], *ordered[-(MOST_LINES // 2) :]]
 
 
@@ -199,8 +199,13 @@ def _confused(counts: np.ndarray, share: np.ndarray, names: Sequence[str], unit:
     return html.table(head, rows, caption="The most frequent errors")
 
 
-def _worst(drawn: Sequence[Drawn], note: str) -> str:
+def _worst(history: History, drawn: Sequence[Drawn], note: str) -> str:
     parts = [html.paragraph(note)] if note else []
+    if not drawn:
+        kept = history.record()
+        worst = [one for one in kept[1].get("worst", []) if "accuracy" in one] if kept else []
+        rows = [[one["name"], facts.percent(one["accuracy"])] for one in worst]
+        parts += [html.table(["image", "% of its pixels right"], rows)] if rows else []
     for one in drawn:
         right = "" if one.accuracy is None else f": {100 * one.accuracy:.1f}% of its pixels right"
         shown = [

@@ -31,9 +31,9 @@ class MLflow(Writer):
         from mlflow import entities
 
         self._entities: Any = entities
-        self._client: Any = mlflow.MlflowClient()
         known = place.known_id(NAME)
         try:
+            self._client: Any = mlflow.MlflowClient()
             self._id = self._begin(place) if known is None else self._resume(known)
         except Exception as error:  # the library and the network have dozens of kinds
             raise UserError(
