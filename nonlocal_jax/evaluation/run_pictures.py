@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Bool
 
 from nonlocal_jax.checkpoints.locate import Found
 from nonlocal_jax.config import schema
@@ -60,7 +61,7 @@ def _draw(model: Predictor, example: Example) -> Drawn:
     wrong = seen & (mask != label)
     attended = None
     if model.has_attention:
-        point = pictures.inmost(wrong if wrong.any() else np.ones_like(wrong))
+        point = _point(wrong)
         weights = model.attention(image, point)
         overlay = pictures.shrink(attention.overlay(image, weights, point), WIDEST)
         attended = Attended(overlay, attention.bar(image, WIDEST), attention.peak(weights))
@@ -69,3 +70,10 @@ def _draw(model: Predictor, example: Example) -> Drawn:
     kept = side_by_side.Panels(small[0], small[1], small[2], small[3], panels.legend)
     accuracy = 1 - float(wrong.sum() / seen.sum()) if seen.any() else None
     return Drawn(example.name, accuracy, kept, attended)
+
+
+def _point(wrong: Bool[np.ndarray, "h w"]) -> tuple[int, int]:
+    """The middle of the largest error, or of the image; the image's border counts as right."""
+    inside = np.pad(wrong if wrong.any() else np.ones_like(wrong), 1)
+    row, column = pictures.inmost(inside)
+    return row - 1, column - 1

@@ -10,6 +10,7 @@ from nonlocal_jax.config.tables import HEADS
 from nonlocal_jax.evaluation.metrics.scores import Scores
 from nonlocal_jax.inputs.datasets import scenes
 from nonlocal_jax.models.network import build_network
+from nonlocal_jax.reporting import pictures
 from nonlocal_jax.training import demonstration
 from nonlocal_jax.training.demonstration import Result
 
