@@ -1,6 +1,6 @@
 """Pictures of what a pixel attends to.
 
-Colours say how often the uniform weight a place gets, on a logarithmic scale that is the same in
+A colour stands for a multiple of the uniform weight, on a logarithmic scale that is the same in
 every picture. So a uniform map has one dull colour, and only a peaked one is bright.
 """
 

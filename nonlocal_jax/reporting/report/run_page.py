@@ -232,8 +232,8 @@ def _attention(drawn: Sequence[Drawn]) -> str:
     scale = html.image(found[0][1].scale, "The scale of the colours", sharp=True)
     scale = scale.replace("<img", '<img class="legend"')
     told = (
-        "What a pixel in the middle of an error attends to. Colours say how often the uniform "
-        "weight a place gets."
+        "What a pixel in the middle of an error attends to. A colour stands for a multiple of the "
+        "weight that each place would have if all had the same."
     )
     return html.paragraph(told) + f'<div class="panels">{"".join(shown)}</div>{scale}'
 
