@@ -3,9 +3,10 @@
 import contextlib
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 LOG = "metrics.jsonl"
 EVALUATIONS = "evaluations"  # a folder with STEP.json of each evaluation
@@ -51,7 +52,7 @@ class History:
     @property
     def best(self) -> Entry | None:
         """The evaluation of the best score, the later of equal ones; None without any."""
-        scored = [e for e in self.evaluations if isinstance(e.get(self.score), int | float)]
+        scored = [e for e in self.evaluations if is_number(e.get(self.score))]
         return max(scored, key=lambda e: (e[self.score], e["step"]), default=None)
 
     @property
@@ -150,6 +151,11 @@ def _object(file: pathlib.Path, unreadable: list[str]) -> dict[str, Any]:
             return content
         unreadable.append(file.name)
     return {}
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of an entry is a finite number; version 0.1 wrote NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def flat(entry: Entry, prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -2,16 +2,16 @@
 
 import io
 import itertools
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from nonlocal_jax.reporting.history import is_number
 from nonlocal_jax.reporting.report import html
 
 COLOURS = ("#3b82f6", "#e8590c", "#2f9e44", "#ae3ec9", "#0c8599", "#e03131", "#a0730a", "#d6336c")
@@ -52,11 +52,6 @@ class Series:
             for step, value in zip(self.steps, self.values, strict=True)
             if is_number(value)
         ]
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value of a log is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def lines(title: str, series: Sequence[Series], *, percent: bool = False, log: bool = False) -> str:

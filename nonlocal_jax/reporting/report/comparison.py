@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 
-from nonlocal_jax.reporting.history import Entry, History
+from nonlocal_jax.reporting.history import Entry, History, is_number
 from nonlocal_jax.reporting.report import charts, facts, html
 
 Runs = Mapping[str, History]
@@ -114,7 +114,7 @@ def _of_best(history: History) -> Entry:
 
 
 def _difference(one: object, other: object) -> str | None:
-    if not (charts.is_number(one) and charts.is_number(other)):
+    if not (is_number(one) and is_number(other)):
         return None
     return f"{100 * (float(other) - float(one)):+.2f}"
 

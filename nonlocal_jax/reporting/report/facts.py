@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nonlocal_jax.config import files
-from nonlocal_jax.reporting.history import Entry, History
-from nonlocal_jax.reporting.report.charts import Series, is_number
+from nonlocal_jax.reporting.history import Entry, History, is_number
+from nonlocal_jax.reporting.report.charts import Series
 
 TITLES = {
     "miou": "mIoU",

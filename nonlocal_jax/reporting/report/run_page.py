@@ -8,7 +8,7 @@ import numpy as np
 
 from nonlocal_jax.reporting import outputs
 from nonlocal_jax.reporting.attention import Peak
-from nonlocal_jax.reporting.history import Entry, History
+from nonlocal_jax.reporting.history import Entry, History, is_number
 from nonlocal_jax.reporting.pictures import Picture
 from nonlocal_jax.reporting.report import charts, facts, html
 from nonlocal_jax.reporting.side_by_side import Panels
@@ -139,7 +139,7 @@ def _classes(history: History) -> str:
             for n in names
         ]
         title = f"{facts.TITLES[key]} over time"
-        if len(names) < sum(map(charts.is_number, entries[-1][key].values())):
+        if len(names) < sum(map(is_number, entries[-1][key].values())):
             title += ": the best and the worst classes at the end"
         parts.append(f'<div class="charts">{charts.lines(title, lines, percent=True)}</div>')
     kept = history.record()
@@ -154,7 +154,7 @@ def _classes(history: History) -> str:
 
 def _chosen(scores: Mapping[str, object]) -> list[str]:
     """All classes if they are few, else those with the highest and the lowest scores."""
-    known = {name: value for name, value in scores.items() if charts.is_number(value)}
+    known = {name: value for name, value in scores.items() if is_number(value)}
     if len(known) <= MOST_LINES:
         return list(known)
     ordered = sorted(known, key=lambda name: -known[name])
