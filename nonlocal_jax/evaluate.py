@@ -5,7 +5,8 @@
 prints the scores and writes them to --output, by default RUN/evaluation: of images, with a picture
 of the confusion matrix; of videos, with the first five classes of each. Classes, data and protocol
 are those of the checkpoint's config. --config and --config.KEY=VALUE depart from it.
---save_predictions adds PNGs for the server of the benchmark, --save_overlays pictures. With
+--save_predictions adds PNGs for the server of the benchmark, --save_overlays pictures, and
+--save_pictures=N image, label, prediction and error of the N worst images. With
 --config.data.on_bad_example=skip, what can't be read is left out and listed, and the exit code is
 1.
 """
@@ -55,6 +56,13 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "save_overlays", False, "Write images tinted by predicted class.", flag_values=values
     )
+    flags.DEFINE_integer(
+        "save_pictures",
+        0,
+        "Write image, label, prediction and error side by side, of so many images: the worst ones.",
+        0,
+        flag_values=values,
+    )
     command_line.define_process_flags(values)
 
 
@@ -99,6 +107,7 @@ def _evaluate_images(
         images=names,
         predictions=given.save_predictions,
         overlays=given.save_overlays,
+        pictures_of=given.save_pictures,
     )
 
 
@@ -110,10 +119,10 @@ def _evaluate_videos(
     names: list[str] | None,
 ) -> Result[Any]:
     given = options.flags
-    if given.save_predictions or given.save_overlays:
+    if given.save_predictions or given.save_overlays or given.save_pictures:
         raise UserError(
-            "--save_predictions and --save_overlays are for images: leave them out. The classes of "
-            "each video are in scores.json."
+            "--save_predictions, --save_overlays and --save_pictures are for images: leave them "
+            "out. The classes of each video are in scores.json."
         )
     return videos.evaluate_to_folder(
         restore_video(found, config, departing=options.overridden),

@@ -43,6 +43,7 @@ TRAINING = [
     "--config.data.crop_size=(48,64)",
     "--config.data.scale=(64,48)",
     "--config.eval.scale=(64,48)",
+    "--config.log_to=table",
     "--config.batch_size=2",
     "--config.total_steps=2",
     "--config.eval_every=2",
@@ -144,6 +145,8 @@ def test_they_train_together(extended, leaves, tmp_path):
     assert np.isfinite([entry["loss"] for entry in log if "loss" in entry]).all()
     assert any("mmiss_rate" in entry for entry in log)
     assert "Miss" in done.stdout
+    table = [line.split("\t") for line in (tmp_path / "run" / "log.tsv").read_text().splitlines()]
+    assert ["1", "loss", str(log[0]["loss"])] in table
 
 
 def test_the_examples_read_well(extended):

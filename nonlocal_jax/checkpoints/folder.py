@@ -18,6 +18,7 @@ from nonlocal_jax.runtime.files import write_whole
 
 DIGESTS = "digests.json"
 SCORE = "score.json"
+MIOU = "miou"  # the metric that a score is of unless it says otherwise
 METADATA = "metadata/metadata"
 MODEL, AVERAGE = "model", "average"  # the variables, and their average if the run keeps one
 # Orbax changes this file after the digests are written, before the folder gets its name.
@@ -90,15 +91,17 @@ def write_digests(folder: pathlib.Path) -> None:
 
 
 def score(folder: pathlib.Path) -> float | None:
-    """The mIoU of a step's folder, or None if it is not known.
+    """The score of a step's folder, mIoU or top-1, or None if it is not known.
 
     Raises:
       DamagedScoreError: it is damaged.
     """
     try:
-        held = json.loads((folder / SCORE).read_text())
-        miou = float(held["miou"])
-        whole = held.get("seal") == _score_seal(folder, miou) or _format(folder) < 2
+        held = dict(json.loads((folder / SCORE).read_text()))
+        seal = held.pop("seal", None)
+        ((metric, value),) = held.items()
+        score = float(value)
+        whole = seal == _score_seal(folder, metric, score) or _format(folder) < 2
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -108,16 +111,16 @@ def score(folder: pathlib.Path) -> float | None:
             f"{folder / SCORE}, or the {DIGESTS} that it is compared with, is damaged: the score "
             "of that checkpoint is not known. Remove the file, or restore both from a copy."
         )
-    return miou
+    return score
 
 
-def write_score(folder: pathlib.Path, miou: float) -> None:
-    """Writes the mIoU of a step that has digests.
+def write_score(folder: pathlib.Path, value: float, metric: str = MIOU) -> None:
+    """Writes the score of a step that has digests, by the name of its metric.
 
     Raises:
       OSError: it can't be written.
     """
-    held = {"miou": miou, "seal": _score_seal(folder, miou)}
+    held = {metric: value, "seal": _score_seal(folder, metric, value)}
     write_whole(folder / SCORE, json.dumps(held))
 
 
@@ -187,6 +190,7 @@ def _seal(file: pathlib.Path, name: str) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def _score_seal(folder: pathlib.Path, miou: float) -> str:
-    """A digest of this score of this checkpoint."""
-    return hashlib.sha256(f"{miou!r} {_digest(folder / DIGESTS)}".encode()).hexdigest()
+def _score_seal(folder: pathlib.Path, metric: str, value: float) -> str:
+    """A digest of this score of this checkpoint. That of mIoU does not name it, as in 0.1."""
+    named = "" if metric == MIOU else f"{metric} "
+    return hashlib.sha256(f"{named}{value!r} {_digest(folder / DIGESTS)}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The checkpoints of a training run: the latest ones, and the best by mIoU.
+"""The checkpoints of a training run: the latest ones, and the best by its score, such as mIoU.
 
 Orbax's CheckpointManager writes them in the background and removes them by its preservation
 policies. This module adds digests, resuming from an older step if the newest is damaged, and scores
@@ -72,7 +72,7 @@ def prepare(directory: Path) -> int | None:
 
 
 def is_scored(step: pathlib.Path) -> bool:
-    """Whether the mIoU of one checkpoint's folder is known."""
+    """Whether the score of one checkpoint's folder is known."""
     try:
         return files.score(step) is not None
     except files.DamagedScoreError:
@@ -131,7 +131,7 @@ class RunCheckpoints:
         metadata: Metadata,
         average: Variables | None = None,
         *,
-        miou: float | None = None,
+        score: float | None = None,
     ) -> None:
         """Starts saving a step. The arrays may be donated once this returns.
 
@@ -148,9 +148,9 @@ class RunCheckpoints:
             optimizer=ocp.args.StandardSave(optimizer),
             metadata=ocp.args.JsonSave(dataclasses.replace(metadata, step=step).to_tree()),
         )
-        self._writing = step, miou
-        if miou is not None:
-            self._scores.known[step] = miou
+        self._writing = step, score
+        if score is not None:
+            self._scores.known[step] = score
         try:
             self._manager.save(step, args=items, force=True)
         except (OSError, ValueError) as error:
@@ -158,18 +158,18 @@ class RunCheckpoints:
             raise files.unwritable(self.directory / str(step), error) from error
         self._saving = step, self._thread.submit(self._finish, step)
 
-    def score(self, step: int, miou: float) -> None:
-        """Adds the mIoU of a saved step.
+    def score(self, step: int, value: float, metric: str = files.MIOU) -> None:
+        """Adds the score of a saved step, by the name of its metric.
 
         Raises:
           UserError: the step or its score can't be written.
         """
         self.wait()
-        self._scores.known[step] = miou
+        self._scores.known[step] = value
         self._scores.damaged.discard(step)
         if jax.process_index() == 0:
             try:
-                files.write_score(self.directory / str(step), miou)
+                files.write_score(self.directory / str(step), value, metric)
             except OSError as error:
                 raise files.unwritable(self.directory / str(step), error) from error
         steps = [_Step(saved) for saved in self._manager.all_steps()]
@@ -250,11 +250,11 @@ class RunCheckpoints:
 
         Orbax calls this in its own thread, in the first process.
         """
-        step, miou = self._writing
+        step, score = self._writing
         unfinished = self.directory / f"{step}{UNFINISHED}"
         files.write_digests(unfinished)
-        if miou is not None:
-            files.write_score(unfinished, miou)
+        if score is not None:
+            files.write_score(unfinished, score)
 
     def _finish(self, step: int) -> None:
         """Waits for a step in a thread, and removes the steps that are no longer kept."""
@@ -297,13 +297,13 @@ class _Step:
 
 @dataclasses.dataclass
 class _Scores(policies.PreservationPolicy):  # type: ignore[misc]
-    """Keeps the best step by mIoU, like Orbax's BestN, with scores that come after saving.
+    """Keeps the best step by its score, like Orbax's BestN, with scores that come after saving.
 
     Steps with a damaged score are kept, too, because any of them may be the best. All processes
     read the same scores at the start and get the same ones later, so they agree.
 
     Attributes:
-      known: mIoU by step.
+      known: score by step.
       damaged: steps with a damaged score.
     """
 
@@ -316,19 +316,19 @@ class _Scores(policies.PreservationPolicy):  # type: ignore[misc]
         found = cls({}, set())
         for step in files.steps(directory):
             try:
-                miou = files.score(directory / str(step))
+                score = files.score(directory / str(step))
             except files.DamagedScoreError as error:
                 logging.error("%s The checkpoint is kept.", error)
                 found.damaged.add(step)
             else:
-                found.known |= {} if miou is None else {step: miou}
+                found.known |= {} if score is None else {step: score}
         return found
 
     def should_preserve(
         self, checkpoints: Sequence[Any], *, context: policies.PreservationContext
     ) -> Sequence[bool]:
         best = policies.BestN(
-            get_metric_fn=lambda miou: miou, n=1, keep_checkpoints_without_metrics=False
+            get_metric_fn=lambda score: score, n=1, keep_checkpoints_without_metrics=False
         )
         scored = [_Step(one.step, metrics=self._metric(one.step)) for one in checkpoints]
         kept: Iterable[bool] = best.should_preserve(scored, context=context)
@@ -337,8 +337,8 @@ class _Scores(policies.PreservationPolicy):  # type: ignore[misc]
         ]
 
     def _metric(self, step: int) -> float | None:
-        miou = self.known.get(step)
-        return miou if miou is not None and math.isfinite(miou) else None
+        score = self.known.get(step)
+        return score if score is not None and math.isfinite(score) else None
 
 
 def _set_aside(directory: pathlib.Path, damaged: Mapping[int, str]) -> None:

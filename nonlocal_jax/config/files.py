@@ -163,6 +163,8 @@ def validate(tree: Mapping[str, Any]) -> schema.Run:
     tables.check("datasets", config.data.name, "data.name")
     for metric in getattr(config.eval, "metrics", ()):
         tables.check("metrics", metric, "eval.metrics")
+    for writer in config.log_to:
+        tables.check("writers", writer, "log_to")
     if config.precision == "highest" and config.model.dtype == "auto":
         model = dataclasses.replace(config.model, dtype="float32")
         config = dataclasses.replace(config, model=model)

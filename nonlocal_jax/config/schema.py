@@ -237,6 +237,9 @@ class Run:
     """Steps between evaluations."""
     checkpoint_every: Count = 4_000
     """Steps between checkpoints."""
+    log_to: tuple[str, ...] = ("auto",)
+    """Where entries of the log go, besides metrics.jsonl. auto: to TensorBoard's event files if
+    tensorboardX is installed."""
     keep_checkpoints: Count = 2
     """Number of latest checkpoints that are kept. The best by score is kept as well."""
     precise_norm_batches: CountOrNone = 0

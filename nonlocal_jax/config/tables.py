@@ -72,8 +72,18 @@ METRICS = {
     "fscore": "nonlocal_jax.evaluation.metrics.fscore",
     "precision": "nonlocal_jax.evaluation.metrics.precision",
 }
+WRITERS = {
+    "auto": "nonlocal_jax.training.writers.auto",
+    "tensorboard": "nonlocal_jax.training.writers.tensorboard",
+    "wandb": "nonlocal_jax.training.writers.wandb",
+    "mlflow": "nonlocal_jax.training.writers.mlflow",
+}
 # What a module has; for tables that are not here, Options and build.
-NEEDED = {"datasets": ("build",), "metrics": ("TITLE", "MEAN_TITLE", "build")}
+NEEDED = {
+    "datasets": ("build",),
+    "metrics": ("TITLE", "MEAN_TITLE", "build"),
+    "writers": ("check", "build"),
+}
 TABLES = {
     "backbones": BACKBONES,
     "heads": HEADS,
@@ -83,6 +93,7 @@ TABLES = {
     "schedules": SCHEDULES,
     "metrics": METRICS,
     "tasks": TASKS,
+    "writers": WRITERS,
 }
 
 

@@ -17,6 +17,7 @@ from nonlocal_jax.evaluation import batching, programs
 from nonlocal_jax.evaluation.batching import Image, Label, Size
 from nonlocal_jax.evaluation.metrics.scores import Scores, find_metric
 from nonlocal_jax.evaluation.protocol import Protocol
+from nonlocal_jax.evaluation.worst import KEPT, Judged, Worst
 from nonlocal_jax.inputs.example import Source
 from nonlocal_jax.inputs.loader import Inputs
 from nonlocal_jax.models.network import Network
@@ -95,6 +96,7 @@ class Evaluation:
         between_batches: Callable[[], None] = lambda: None,
         on_bad: OnBad = warn,
         log: batching.Log = console.say,
+        keep_worst: int = KEPT,
     ) -> Scores:
         """Scores of the network with some variables.
 
@@ -105,10 +107,12 @@ class Evaluation:
           on_mask: called with the index of each image in the split and its class indices at the
             original size; each process calls it for the images of its devices.
           between_batches: called in every process after each batch. An exception ends the
-          evaluation. on_bad: called with a reason for each image that is left out
+            evaluation.
+          on_bad: called with a reason for each image that is left out
             (config.data.on_bad_example). If its size can't be read, every process calls it,
             otherwise the process that reads the image.
           log: gets messages on compiling and on progress.
+          keep_worst: how many images of lowest accuracy are named.
 
         Raises:
           UserError: the data set is not there, an image is bad (and config.data.on_bad_example is
@@ -120,6 +124,7 @@ class Evaluation:
         examples = Examples(source, chosen, on_bad if skip else None)
         rows = sharding.local_rows(self.mesh, self.batch_size)
         confusion, labelled = np.zeros((self.inputs.num_classes,) * 2, np.int64), 0
+        worst = Worst(keep_worst)
         results = batching.run(
             self.counting(keep_masks=on_mask is not None),
             variables,
@@ -132,13 +137,16 @@ class Evaluation:
         )
         for members, counts in results:
             confusion += np.asarray(counts.confusion)
-            labelled += int(counts.labelled)
+            per_image = np.asarray(counts.right).tolist(), np.asarray(counts.labelled).tolist()
+            labelled += sum(per_image[1])
             if confusion.sum() != labelled:
                 raise UserError(
                     f"The network's scores are not finite for one of {len(members)} images, the "
                     f"first of them {examples.name(members[0])}: the checkpoint holds NaN or "
                     "infinite values."
                 )
+            for member, right, count in zip(members, *per_image, strict=False):  # rows may be empty
+                worst.add(Judged(examples.name(member), right, count))
             if on_mask:
                 for row, mask in zip(rows, batching.local(counts.masks), strict=True):
                     if row < len(members) and members[row] not in examples.unreadable:
@@ -147,7 +155,8 @@ class Evaluation:
             between_batches()
         if not labelled:
             log("No pixel has a label, so that there is nothing to score.")
-        return Scores(confusion, self.inputs.dataset.class_names, self.metrics)
+        names = self.inputs.dataset.class_names
+        return Scores(confusion, names, self.metrics, worst.images())
 
     def counting(self, *, keep_masks: bool = False) -> jax.stages.Wrapped:
         """The function of `programs.counting`, made once."""

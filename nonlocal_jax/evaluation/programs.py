@@ -31,12 +31,15 @@ class Counts(NamedTuple):
 
     Attributes:
       confusion: pixels by label (row) and prediction (column).
-      labelled: number of labelled pixels. It equals the sum of `confusion` if all scores are
-      finite. masks: class indices, if they were requested.
+      labelled: labelled pixels of each image. Their sum is that of `confusion` if all scores are
+        finite.
+      right: those of them that are predicted as their label.
+      masks: class indices, if they were requested.
     """
 
     confusion: Int[Array, "classes classes"]
-    labelled: Int[Array, ""]
+    labelled: Int[Array, "n"]
+    right: Int[Array, "n"]
     masks: UInt8[Array, "n H W"] | None
 
 
@@ -81,8 +84,12 @@ def counting(
         masks = inference.class_indices(scores)
         labels = layout.whole_rows(batch.labels)
         confusion = confusion_matrix(masks, labels, num_classes)
-        labelled = jnp.sum(labels != IGNORED, dtype=jnp.int32)
-        return Counts(confusion, labelled, masks if keep_masks else None)
+        seen = labels != IGNORED
+        labelled, right = (
+            layout.everywhere(jnp.sum(pixels, axis=(1, 2), dtype=jnp.int32))
+            for pixels in (seen, seen & (masks == labels))
+        )
+        return Counts(confusion, labelled, right, masks if keep_masks else None)
 
     return _jit(count)
 

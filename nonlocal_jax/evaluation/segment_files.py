@@ -18,7 +18,7 @@ from nonlocal_jax.evaluation.protocol import Protocol
 from nonlocal_jax.evaluation.restore import Restored
 from nonlocal_jax.inputs import decode
 from nonlocal_jax.inputs.listing import files_below
-from nonlocal_jax.reporting import outputs, pictures
+from nonlocal_jax.reporting import attention, outputs, pictures
 from nonlocal_jax.runtime import sharding
 from nonlocal_jax.runtime.console import say
 
@@ -221,8 +221,8 @@ def write_attention(
     constants = variables, np.array(point, np.int32)
     names = output_names(files.paths)
     results = _run(programs.attending(restored.network), constants, files, protocol, mesh)
-    for members, attention in results:
-        weights, sizes = np.asarray(attention.weights), np.asarray(attention.sizes)
+    for members, maps in results:
+        weights, sizes = np.asarray(maps.weights), np.asarray(maps.sizes)
         for row, index in enumerate(members):
             image, path, (height, width) = files.take(index), files.paths[index], files.sizes[index]
             if image is None:
@@ -232,7 +232,7 @@ def write_attention(
                 continue
             rows, columns = sizes[row]
             seen = weights[row, :rows, :columns]
-            picture = pictures.attention_overlay(image, seen, point)
+            picture = attention.picture(image, seen, point)
             pictures.write_png(folder / f"{names[index]}.png", picture)
 
 

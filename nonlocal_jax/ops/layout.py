@@ -44,6 +44,14 @@ def whole_rows(images: Array) -> Array:
     return gather(images, P(_image_axes(axes, images)), _split_spec(axes, images))
 
 
+def everywhere(array: Array) -> Array:
+    """A small array that every device holds whole."""
+    if not _axes():
+        return array
+    whole: Array = jax.lax.with_sharding_constraint(array, P())
+    return whole
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def gather(x: Array, whole: P, parts: P) -> Array:
     """`x` with the sharding `whole` on the mesh in context; its gradient has the sharding `parts`.

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,9 @@ from nonlocal_jax.runtime.files import write_whole
 Mask = UInt8[np.ndarray, "h w"]
 Palette = UInt8[np.ndarray, "classes 3"]
 Picture = UInt8[np.ndarray, "h w 3"]
+LONGEST = 40  # letters of a class name in a picture
+WITH_NUMBERS = 30  # classes, at most, of a confusion matrix with numbers
+NARROWEST = 5.0  # inches
 
 
 def check_folder(folder: pathlib.Path) -> None:
@@ -92,8 +96,9 @@ def write_overlay(
     """
     present = np.unique(mask)
     names = [class_names[label] for label in present]
-    legend = pictures.legend(names, palette[present], width=image.shape[1])
     tinted = pictures.overlay(image, mask, palette)
+    colours = pictures.drawn_colours([tinted], [mask], present)
+    legend = pictures.legend(names, colours, width=image.shape[1])
     pictures.write_png(path, pictures.stack([tinted, legend]))
 
 
@@ -116,25 +121,46 @@ def write_confusion(
     class_names: Sequence[str],
     title: str = "",
 ) -> None:
-    """A picture of the confusion matrix: for each label (row), the share of each prediction.
+    """Writes `confusion_png` to a file.
 
     Raises:
       UserError: it can't be written.
     """
-    count = len(confusion)
-    side = min(max(4.0, 0.28 * count + 2), 24.0)
-    figure = Figure(figsize=(side, side), layout="constrained")
+    pictures.write(path, confusion_png(confusion, class_names, title))
+
+
+def confusion_png(
+    confusion: Integer[np.ndarray, "classes classes"], class_names: Sequence[str], title: str = ""
+) -> bytes:
+    """A picture of the confusion matrix: for each label (row), the share of each prediction.
+
+    Of up to thirty classes, each cell has its share in percent. Names of more than 40 letters are
+    cut there.
+    """
+    names = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in class_names]
+    count, longest = len(names), max(map(len, names))
+    cell = max(0.16, min(0.34, 24 / count))  # inches
+    size = min(8.0, 48 * cell)  # points
+    room = 0.6 * size * longest / 72 + 0.5  # beside and below the matrix, for the names
+    width = max(cell * count + room + 1.2, NARROWEST)
+    lines = textwrap.wrap(title, int(13 * width)) or [""]
+    height = max(cell * count, 2.0) + room + 0.2 * len(lines) + 0.4
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(share, cmap="viridis", vmin=0, vmax=1)
-    size = min(8.0, 60 * side / count)
     # Class names are no formulas: "$100_$ bill".
-    axes.set_xticks(range(count), class_names, rotation=90, fontsize=size, parse_math=False)
-    axes.set_yticks(range(count), class_names, fontsize=size, parse_math=False)
+    axes.set_xticks(range(count), names, rotation=90, fontsize=size, parse_math=False)
+    axes.set_yticks(range(count), names, fontsize=size, parse_math=False)
+    if count <= WITH_NUMBERS:
+        for (row, column), value in np.ndenumerate(share):
+            colour = "black" if value > 0.6 else "white"
+            percent = f"{100 * value:.0f}"
+            axes.text(column, row, percent, ha="center", va="center", fontsize=7, color=colour)
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
-    axes.set_title(title, fontsize=9)
+    figure.suptitle("\n".join(lines), fontsize=9)
     figure.colorbar(image, shrink=0.6, label="share of the label's pixels")
     encoded = io.BytesIO()
     figure.savefig(encoded, format="png", dpi=120)
-    pictures.write(path, encoded.getvalue())
+    return encoded.getvalue()

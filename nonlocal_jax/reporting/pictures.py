@@ -1,4 +1,4 @@
-"""Pictures: masks over images, legends, contact sheets, attention maps.
+"""Pictures: masks over images, legends, contact sheets.
 
 All pictures are RGB, uint8 [h, w, 3].
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from nonlocal_jax.config.schema import IGNORED
@@ -54,6 +54,33 @@ def colourise(mask: UInt8[np.ndarray, "h w"], palette: UInt8[np.ndarray, "k 3"])
     colours[: len(palette)] = palette
     picture: Picture = colours[mask]
     return picture
+
+
+def drawn_colours(
+    tinted: Sequence[AnyPicture],
+    masks: Sequence[UInt8[np.ndarray, "_ _"]],
+    labels: UInt8[np.ndarray, "k"],
+) -> UInt8[np.ndarray, "k 3"]:
+    """The mean colour that each class has in some pictures: what their legend shows.
+
+    Args:
+      tinted: what `overlay` returned.
+      masks: of the same sizes.
+      labels: the classes; each is in one of the masks.
+    """
+    pixels = np.concatenate([picture.reshape(-1, 3) for picture in tinted])
+    classes = np.concatenate([mask.ravel() for mask in masks])
+    means = [pixels[classes == label].mean(axis=0).round() for label in labels]
+    return np.array(means, np.uint8).reshape(-1, 3)
+
+
+def caption(text: str, width: int) -> Picture:
+    """A line of text, black on white, at least `width` pixels wide."""
+    font = ImageFont.load_default(size=12)
+    size = (max(width, int(font.getlength(text)) + _MARGIN), _SWATCH)
+    canvas = Image.new("RGB", size, (BACKGROUND,) * 3)
+    ImageDraw.Draw(canvas).text((2, 0), text, fill=(0, 0, 0), font=font)
+    return np.asarray(canvas)
 
 
 def legend(
@@ -112,36 +139,11 @@ def stack(pictures: Sequence[AnyPicture]) -> Picture:
     return np.concatenate(padded)
 
 
-def attention_overlay(
-    image: Picture,
-    attention: Float[np.ndarray, "h_a w_a"],
-    point: tuple[int, int] | None,
-    *,
-    peak: float | None = None,
-) -> Picture:
-    """What one pixel attends to: bright by weight, over the image in dark grey.
-
-    Args:
-      image: what was looked at.
-      attention: weights over the positions of the feature map, not negative.
-      point: row and column of the attending pixel in the image; a cross marks it. None: no cross.
-      peak: the weight that is brightest; by default the largest.
-    """
-    height, width = image.shape[:2]
-    peak = max(float(np.max(attention)), 1e-12) if peak is None else peak
-    relative = np.asarray(attention, np.float32) / peak
-    enlarged = cv2.resize(relative, (width, height), interpolation=cv2.INTER_LINEAR)
-    levels = np.clip(enlarged * 255, 0, 255).astype(np.uint8)
-    heat = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    picture = np.maximum(grey // 2, heat)
-    if point is None:
-        return picture
-    size = max(height, width) // 40 + 3
-    centre = (point[1], point[0])
-    cv2.drawMarker(picture, centre, (0, 0, 0), cv2.MARKER_CROSS, size + 2, thickness=3)
-    cv2.drawMarker(picture, centre, (0, 255, 255), cv2.MARKER_CROSS, size, thickness=1)
-    return picture
+def inmost(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int]:
+    """Row and column of the pixel of `mask` that is farthest from its border."""
+    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    return int(row), int(column)
 
 
 def shrink(image: Picture, longest: int) -> AnyPicture:

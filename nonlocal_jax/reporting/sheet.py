@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from nonlocal_jax.config.schema import IGNORED
 from nonlocal_jax.inputs.loader import Inputs
 from nonlocal_jax.reporting import pictures
 
@@ -16,17 +17,19 @@ def contact_sheet(inputs: Inputs, count: int) -> pictures.Picture:
       UserError: the data set is not there, or an example is bad.
     """
     dataset, examples = inputs.dataset, inputs.train_examples()
-    tiles, seen = [], np.zeros(256, bool)
+    tiles, tinted, labels = [], [], []
     for index in range(count):
         example = examples[index]
         image, label = example["image"], example["label"]
         height, width = example["size"]
         image[height:], image[:, width:] = _PADDING, _PADDING
-        seen[np.unique(label)] = True
         masked = pictures.overlay(image, label, dataset.palette)
+        tinted.append(masked)
+        labels.append(label)
         pair = np.concatenate([image, masked], axis=1)
         tiles.append(pictures.shrink(pair, 2 * TILE))
     sheet = pictures.grid(tiles, columns=2 if count > 2 else 1)
-    shown = np.flatnonzero(seen[: dataset.num_classes])
+    shown = np.setdiff1d(np.concatenate([np.unique(label) for label in labels]), [IGNORED])
     names = [dataset.class_names[label] for label in shown]
-    return pictures.stack([sheet, pictures.legend(names, dataset.palette[shown], sheet.shape[1])])
+    colours = pictures.drawn_colours(tinted, labels, shown)
+    return pictures.stack([sheet, pictures.legend(names, colours, sheet.shape[1])])

@@ -8,8 +8,6 @@ from typing import cast
 
 import cv2
 import numpy as np
-from jaxtyping import Bool
-from PIL import Image, ImageDraw, ImageFont
 
 from nonlocal_jax.config import files
 from nonlocal_jax.config.schema import Config
@@ -20,7 +18,7 @@ from nonlocal_jax.evaluation.predictor import Predictor
 from nonlocal_jax.inputs.datasets import scenes
 from nonlocal_jax.inputs.example import Example
 from nonlocal_jax.inputs.loader import Inputs
-from nonlocal_jax.reporting import pictures
+from nonlocal_jax.reporting import attention, pictures
 from nonlocal_jax.runtime.console import say
 from nonlocal_jax.training.loop import train
 
@@ -127,31 +125,27 @@ def draw(
     """
     image, label = example.image, example.label
     lamp = scenes.lamp_mask(image, label)
-    point = inmost((label > 0) & ~lamp)
+    point = pictures.inmost((label > 0) & ~lamp)
     rows = {"image": image, "label": pictures.colourise(label, scenes.PALETTE)}
     shares = {}
     for head, model in predictors.items():
         rows[HEADS[head]] = pictures.colourise(model.predict(image), scenes.PALETTE)
         if model.has_attention:
-            attention = model.attention(image, point)
-            overlay = pictures.attention_overlay(image, attention, point)
-            rows[f"{HEADS[head]}: what + attends to"] = overlay
+            weights = model.attention(image, point)
+            overlay = attention.overlay(image, weights, point)
+            rows[f"{HEADS[head]}: + attends {attention.peak(weights)}"] = overlay
             # The share of each position of the feature map that is lamp.
-            size = attention.shape[1], attention.shape[0]
+            size = weights.shape[1], weights.shape[0]
             covered = cv2.resize(lamp.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-            on_lamp = float((attention * covered).sum() / attention.sum())
+            on_lamp = float((weights * covered).sum() / weights.sum())
             shares[head] = on_lamp, float(lamp.mean())
-    parts = [part for title, picture in rows.items() for part in (_line(title), picture)]
-    parts.append(pictures.legend(scenes.CLASS_NAMES, scenes.PALETTE, scenes.WIDTH))
+    width = scenes.WIDTH
+    parts = [p for title, shown in rows.items() for p in (pictures.caption(title, width), shown)]
+    if shares:
+        parts.append(attention.bar(image))
+    parts.append(pictures.legend(scenes.CLASS_NAMES, scenes.PALETTE, width))
     pictures.write_png(workdir / f"scene_{index}.png", pictures.stack(parts))
     return shares
-
-
-def inmost(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int]:
-    """Row and column of the pixel of `mask` that is farthest from its border."""
-    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
-    row, column = np.unravel_index(depth.argmax(), depth.shape)
-    return int(row), int(column)
 
 
 def _measured(scores: Scores, model: Predictor, image: pictures.Picture) -> Result:
@@ -161,11 +155,3 @@ def _measured(scores: Scores, model: Predictor, image: pictures.Picture) -> Resu
         model.predict(image)
         seconds.append(time.perf_counter() - start)
     return Result(scores, model.parameters, 1e3 * statistics.median(seconds[1:]))
-
-
-def _line(text: str) -> pictures.Picture:
-    """A line of text, black on white."""
-    canvas = Image.new("RGB", (scenes.WIDTH, 16), (pictures.BACKGROUND,) * 3)
-    font = ImageFont.load_default(size=12)
-    ImageDraw.Draw(canvas).text((2, 0), text, fill=(0, 0, 0), font=font)
-    return np.asarray(canvas)

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from nonlocal_jax.checkpoints import folder, run
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.checkpoints.run import RunCheckpoints
+from nonlocal_jax.config import files
 from nonlocal_jax.config.schema import Run
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.runtime import console, distributed, environment, lock, sharding
@@ -29,6 +30,8 @@ from nonlocal_jax.training.step import Metrics, TrainState
 from nonlocal_jax.training.step_metrics import StepMetrics
 from nonlocal_jax.training.tasks import task as tasks
 from nonlocal_jax.training.tasks.task import Evaluation, Inputs, Scores, Task
+from nonlocal_jax.training.writers import writer as writers
+from nonlocal_jax.training.writers.writer import Place, Writer
 
 CHECKPOINTS = "checkpoints"
 
@@ -74,7 +77,7 @@ def train(config: Run, directory: pathlib.Path, preemption: Preemption | None = 
             RunCheckpoints(directory / CHECKPOINTS, keep=config.keep_checkpoints)
         )
         state = _first_state(config, task.inputs, program, saved, start.step)
-        log = stack.enter_context(RunLog(directory, start.step, evaluated=start.evaluated))
+        log = stack.enter_context(_open_log(config, directory, start))
         rows = sharding.local_rows(mesh, config.batch_size)
         batches = task.inputs.train_batches(start_step=start.step, rows=rows)
         train_step = _compile(program)
@@ -130,13 +133,17 @@ def train(config: Run, directory: pathlib.Path, preemption: Preemption | None = 
 
 
 def check(config: Run, inputs: Inputs, mesh: Mesh) -> None:
-    """Checks the data, the initial weights and the batch size before anything is compiled.
+    """Checks the data, weights, log writers and batch size before anything is compiled.
 
     Raises:
       UserError: with everything that is missing, and how to get it.
     """
     problems = []
-    for is_there in (inputs.check, functools.partial(starting_weights.check, config.init_from)):
+    for is_there in (
+        inputs.check,
+        functools.partial(starting_weights.check, config.init_from),
+        functools.partial(writers.check, config.log_to),
+    ):
         try:
             is_there()
         except UserError as error:
@@ -219,10 +226,20 @@ def _evaluate(
         scores = evaluation.run(state.evaluated, between_batches=preemption.give_up_if_told)
     except Preempted:
         return None
-    saved.score(step, scores.best_by)
-    log.write(step, scores.to_dict())
+    # The score comes last: without it, a run that is killed here evaluates again.
+    log.keep(step, scores.record())
+    log.write(step, {**scores.to_dict(), **scores.by_class()})
+    saved.score(step, scores.best_by, scores.best_metric)
     say(f"Step {step}:\n{scores.table()}")
     return scores
+
+
+def _open_log(config: Run, directory: pathlib.Path, start: Start) -> RunLog:
+    """The log of the run, with what else gets its entries, in the first process only."""
+    place = Place(directory, files.flatten(files.to_tree(config)), start.step)
+    made: list[Writer] = []
+    distributed.by_first(lambda: made.extend(writers.build(config.log_to, place)))
+    return RunLog(directory, start.step, evaluated=start.evaluated, writers=made)
 
 
 def _leave(saved: RunCheckpoints, step: int, code: int) -> NoReturn:

@@ -13,6 +13,7 @@ from nonlocal_jax.checkpoints.run import UNFINISHED
 from nonlocal_jax.config import files, versions
 from nonlocal_jax.config.schema import Run
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.reporting.history import CONFIG, ENVIRONMENT, LOG
 from nonlocal_jax.runtime.files import write_whole
 
 # Keys that may change when a run is resumed: they do not affect what is learned.
@@ -24,6 +25,7 @@ FREE = (
     "data.on_bad_example",
     "eval",
     "log_every",
+    "log_to",
     "eval_every",
     "checkpoint_every",
     "keep_checkpoints",
@@ -31,8 +33,7 @@ FREE = (
     "published",
     "skip_nonfinite_steps",
 )
-CONFIG, ENVIRONMENT = "config.json", "environment.json"
-OF_A_RUN = ("metrics.jsonl", "checkpoints", "model")  # never there before config.json
+OF_A_RUN = (LOG, "checkpoints", "model")  # never there before config.json
 TOTAL_STEPS = (
     "The learning rate falls over config.total_steps, so a run can't be made longer. To continue "
     "from its weights, start another run: --config.init_from={folder}, with another --workdir."

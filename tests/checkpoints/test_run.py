@@ -1,6 +1,8 @@
 """The checkpoints of a run: the latest and the best are kept, whatever happens to the process."""
 
 import asyncio
+import hashlib
+import json
 import logging
 import resource
 import shutil
@@ -191,6 +193,24 @@ def test_a_damaged_score_is_told_and_its_checkpoint_kept(tmp_path, place, capsys
     with opened(tmp_path, keep=1) as saved:
         saved.score(1, 0.75)
     assert names(tmp_path) == [1, 6] and locate.find(tmp_path).step == 1
+
+
+def test_a_score_is_named_after_its_metric_and_old_files_are_read(tmp_path):
+    train(tmp_path, [1, 2], mious={1: 0.25})
+    steps = tmp_path / "checkpoints"
+    file = steps / "2" / "score.json"
+    with opened(tmp_path) as saved:
+        saved.score(2, 0.5, "top1")
+    assert json.loads(file.read_text())["top1"] == 0.5
+    assert folder.score(steps / "2") == 0.5 and locate.find(tmp_path).step == 2
+    # Every version has written this for mIoU; older ones wrote it for top-1, too.
+    digest = hashlib.sha256((steps / "1" / "digests.json").read_bytes()).hexdigest()
+    seal = hashlib.sha256(f"0.75 {digest}".encode()).hexdigest()
+    (steps / "1" / "score.json").write_text(json.dumps({"miou": 0.75, "seal": seal}))
+    assert folder.score(steps / "1") == 0.75 and locate.find(tmp_path).step == 1
+    file.write_text(file.read_text().replace("top1", "top2"))
+    with pytest.raises(folder.DamagedScoreError):
+        folder.score(steps / "2")
 
 
 # --- Kills ----------------------------------------------------------------------------------------

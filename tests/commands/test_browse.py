@@ -53,17 +53,6 @@ def test_a_grid_places_pictures_in_rows():
     assert rows.min() > 8 and columns.max() < 12
 
 
-def test_attention_is_brightest_where_it_is_largest():
-    attention = np.zeros((8, 8), np.float32)
-    attention[6, 1] = 0.3
-    picture = pictures.attention_overlay(np.full((64, 64, 3), 90, np.uint8), attention, (10, 50))
-    bright = picture.astype(int).sum(axis=-1)
-    bright[5:16, 45:56] = 0  # the marker
-    row, column = np.unravel_index(bright.argmax(), bright.shape)
-    assert (row // 8, column // 8) == (6, 1)
-    assert picture[10, 50].tolist() == [0, 255, 255]
-
-
 def test_frequencies():
     labels = [np.array([[0, 0, 1, 255]], np.uint8), np.array([[0, 0, 0, 0]], np.uint8)]
     pixels, masks = frequencies.count(labels)

@@ -104,6 +104,9 @@ def test_every_labelled_pixel_is_evaluated_once_by_at_most_eight_programs(tmp_pa
     assert scores.pixels == labelled(labels)
     counts = np.bincount(np.concatenate([label[label != IGNORE] for label in labels]))
     np.testing.assert_array_equal(scores.confusion.sum(axis=1), counts)
+    of_each = {f"{name}.png": int((mask != IGNORE).sum()) for name, (_, mask) in examples.items()}
+    assert len(scores.worst) == 8
+    assert all(of_each[image.name] == image.labelled for image in scores.worst)
     assert 1 < sum("Compiling" in line for line in said) <= 8
     assert f"{len(examples)} images" in said[-1] and "compiling" in said[-1]
 
@@ -143,6 +146,23 @@ def test_only_the_first_images_or_those_of_some_names(quick):
     assert sorted(masks) == [2, 4] and scores.pixels == labelled([labels[2], labels[4]])
     with pytest.raises(UserError, match=r"has no image 7\.png, nor 1 others of the list"):
         evaluation.run(variables, images=["1", "7.png", "8.png"])
+
+
+def test_the_worst_images_are_those_with_the_fewest_right_pixels(quick):
+    evaluation, variables = quick
+    masks, source = {}, evaluation.inputs.open("val")
+    scores = evaluation.run(variables, keep_worst=3, on_mask=masks.__setitem__)
+    shares = {}
+    for index, mask in masks.items():
+        example = source[index]
+        counted = example.label != IGNORE
+        shares[example.name] = np.mean((mask == example.label)[counted])
+    expected = sorted(shares, key=lambda name: (shares[name], name))[:3]
+    assert [image.name for image in scores.worst] == expected
+    for image in scores.worst:
+        assert image.accuracy == pytest.approx(shares[image.name])
+    told = scores.details()["worst"]
+    assert [one["name"] for one in told] == expected
 
 
 def test_where_nothing_is_labelled_nothing_is_scored(tmp_path):
@@ -311,6 +331,7 @@ def test_the_command_writes_scores_pictures_and_what_servers_take(tmp_path):
         f"--output={tmp_path / 'out'}",
         "--save_predictions",
         "--save_overlays",
+        "--save_pictures=1",
     )
     assert run.returncode == 0, run.stderr
     assert "mIoU" in run.stdout and "class 3" in run.stdout
@@ -323,3 +344,8 @@ def test_the_command_writes_scores_pictures_and_what_servers_take(tmp_path):
         assert mask.shape == original.size[::-1] and mask.max() < NUM_CLASSES
         assert (tmp_path / "out" / "overlays" / name).is_file()
     assert (tmp_path / "out" / "confusion.png").is_file()
+    (drawn,) = (tmp_path / "out" / "worst").iterdir()
+    worst = scores["worst"][0]["name"]
+    assert drawn.name == f"01_{worst}"
+    width = Image.open(tmp_path / "data" / "images" / "val" / worst).size[0]
+    assert Image.open(drawn).size[0] > 4 * width

@@ -198,8 +198,8 @@ def test_attention_of_padded_images_is_that_of_each_alone(tiny, model, tmp_path,
         Image.fromarray(picture(index)).save(paths[-1])
     drawn = []
     monkeypatch.setattr(
-        segment_files.pictures,
-        "attention_overlay",
+        segment_files.attention,
+        "picture",
         lambda image, weights, point: drawn.append(weights) or image,
     )
     images, point, whole = segment_files.ImageFiles(paths), (30, 35), restored(tiny)

@@ -95,3 +95,15 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     mask, values = np.zeros((2, 2), np.uint8), np.arange(2, dtype=np.uint8)
     with pytest.raises(UserError, match=r"file/mask\.png cannot be written"):
         outputs.write_server_mask(tmp_path / "file" / "mask.png", mask, values)
+
+
+@pytest.mark.parametrize("classes", [2, 12, 150])
+def test_nothing_of_the_confusion_picture_is_cut(tmp_path, classes):
+    names = [f"{number} is a class with a rather long name" for number in range(classes)]
+    title = "aAcc 73.50  mIoU 28.30  mAcc 35.11  mDice 55.12  mFscore 55.12  " * 3
+    path = tmp_path / "confusion.png"
+    outputs.write_confusion(path, np.eye(classes, dtype=np.int64), names, title)
+    picture = np.asarray(Image.open(path).convert("RGB"))
+    for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
+        assert (edge == 255).all()
+    assert (picture < 128).any()

@@ -33,7 +33,7 @@ def train(directory, steps, keep=2, mious=None, metadata=TRAINING):
     with opened(directory, keep) as saved:
         for step in steps:
             miou = (mious or {}).get(step)
-            saved.save(step, arrays(step), {"m": arrays(-step)}, metadata, miou=miou)
+            saved.save(step, arrays(step), {"m": arrays(-step)}, metadata, score=miou)
 
 
 def names(directory):

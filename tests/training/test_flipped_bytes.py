@@ -3,7 +3,6 @@
 `make soak` runs it: sixty flips, each followed by the command that goes on with the run.
 """
 
-import json
 import os
 import random
 import shutil
@@ -11,7 +10,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from runs import ONE_DEVICE, REPOSITORY, command
+from runs import ONE_DEVICE, REPOSITORY, command, log_lines
 
 from nonlocal_jax.checkpoints import model
 
@@ -34,9 +33,7 @@ def start(workdir, cache, *extra):
 
 def numbers(workdir):
     """The weights, and what the log says, but for the speed."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    told = [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
-    return model.load_model(workdir, "latest")[0], told
+    return model.load_model(workdir, "latest")[0], log_lines(workdir)
 
 
 @pytest.fixture(scope="module")

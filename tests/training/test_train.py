@@ -7,12 +7,14 @@ import subprocess
 
 import numpy as np
 import pytest
+from histories import Page
 from runs import ONE_DEVICE, REPOSITORY, command, run, saved_model, tiny
 
 from nonlocal_jax.checkpoints import model
 from nonlocal_jax.config import files
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.network import build_network
+from nonlocal_jax.report import run as report
 from nonlocal_jax.training import starting_weights
 
 
@@ -37,6 +39,24 @@ def test_a_run_says_what_it_does_and_writes_what_it_promises(finished):
     assert config["config"]["total_steps"] == 8
     assert "jax" in json.loads((workdir / "environment.json").read_text())["packages"]
     assert (workdir / "checkpoints" / "8" / "model").is_dir()
+
+
+def test_a_run_has_a_report_with_its_worst_images(finished, tmp_path):
+    workdir, _ = finished
+    record = json.loads((workdir / "evaluations" / "8.json").read_text())
+    assert report([str(workdir), f"--output={tmp_path}/page.html", "--pictures=2"]) == 0
+    page = Page(tmp_path / "page.html")
+    worst = [one["name"] for one in record["worst"]]
+    shown = [heading.partition(":")[0] for heading in page.headings if ": " in heading]
+    assert shown == worst[:2] and len(worst) == 8
+    for one in record["worst"][:2]:
+        assert f"{one['name']}: {100 * one['accuracy']:.1f}% of its pixels right" in page.headings
+    assert page.text.count("<img") == 2 * 5 + 2 + 1  # and attention with its scale
+    assert not page.loads and not page.undescribed
+    log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert list(log[-1]["iou"]) == [one["name"] for one in record["classes"]]
+    stamps = [line["time"] for line in log]
+    assert stamps == sorted(stamps) and 0 < stamps[-1] - stamps[0] < 3600
 
 
 def logged_steps(workdir):

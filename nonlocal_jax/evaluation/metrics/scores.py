@@ -12,6 +12,7 @@ from jaxtyping import Float, Integer
 from nonlocal_jax.config import schema, tables
 from nonlocal_jax.evaluation.metrics import confusion as counts
 from nonlocal_jax.evaluation.metrics.iou import iou
+from nonlocal_jax.evaluation.worst import Judged
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,6 +27,7 @@ class Scores:
       confusion: counts of pixels, by label (row) and prediction (column).
       class_names: one for each class; by default numbers.
       metrics: names of the table `metrics`, in the order of the columns.
+      worst: the images of lowest accuracy, the worst first.
 
     Raises:
       UserError: there is no such metric.
@@ -34,6 +36,7 @@ class Scores:
     confusion: Integer[np.ndarray, "classes classes"]
     class_names: Sequence[str] = ()
     metrics: tuple[str, ...] = schema.Eval.metrics
+    worst: tuple[Judged, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.confusion)
@@ -71,6 +74,11 @@ class Scores:
         return self.miou
 
     @property
+    def best_metric(self) -> str:
+        """The name of `best_by` in the log."""
+        return "miou"
+
+    @property
     def headline(self) -> str:
         """The mean IoU in percent, with its name."""
         return f"mIoU {100 * self.miou:.2f}"
@@ -89,15 +97,29 @@ class Scores:
         means = {key: value for key, _, value in self._means()}
         return {"aacc": self.aacc, "miou": self.miou, **means, "pixels": self.pixels}
 
+    def by_class(self) -> dict[str, dict[str, float]]:
+        """The IoU of every class by its name, for the log."""
+        return {"iou": dict(zip(unique(self.class_names), self.iou.tolist(), strict=True))}
+
     def details(self) -> dict[str, object]:
-        """Means, scores of every class and the matrix, as JSON can hold them: None for NaN."""
+        """All scores, the matrix and the worst images, as JSON can hold them: None for NaN."""
         columns = {_key(name): self.per_class(name) for name in self.metrics}
         classes = [
             {"name": name, **{key: _jsonable(float(column[i])) for key, column in columns.items()}}
             for i, name in enumerate(self.class_names)
         ]
         means = {name: _jsonable(value) for name, value in self.to_dict().items()}
-        return {**means, "classes": classes, "confusion": self.confusion.tolist()}
+        worst = [{"name": image.name, "accuracy": image.accuracy} for image in self.worst]
+        return {
+            **means,
+            "classes": classes,
+            "confusion": self.confusion.tolist(),
+            "worst": worst,
+        }
+
+    def record(self) -> dict[str, object]:
+        """What a run keeps of an evaluation: `details`."""
+        return self.details()
 
     def summary(self) -> str:
         """The means in percent, on one line."""
@@ -131,6 +153,14 @@ def find_metric(name: str) -> ModuleType:
       UserError: there is none.
     """
     return tables.find("metrics", name, "eval.metrics")
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """The names of classes; one that another class has, too, with its label behind it."""
+    return [
+        f"{name} ({label})" if list(names).count(name) > 1 else name
+        for label, name in enumerate(names)
+    ]
 
 
 def _key(name: str) -> str:

@@ -4,12 +4,10 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-import numpy as np
-
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation.segment_files import first_sentence, output_names
 from nonlocal_jax.evaluation.video.predictor import Attended, VideoPredictor
-from nonlocal_jax.reporting import pictures
+from nonlocal_jax.reporting import attention, pictures
 from nonlocal_jax.runtime.console import say
 
 Point = tuple[int, int, int]
@@ -63,14 +61,17 @@ def label_files(
 def attention_strip(attended: Attended, point: Point) -> pictures.Picture:
     """The frames of a clip, each above what the pixel at `point` attends to in it.
 
-    All frames share one scale of brightness. A cross marks the pixel, in its own frame.
+    A cross marks the pixel, in its own frame. The scale of the colours is below.
     """
     clip, weights = attended
-    frames, highest = len(clip), max(float(weights.max()), 1e-12)
+    frames = len(clip)
     cells = []
     for number, frame in enumerate(clip):
-        seen = weights[number * len(weights) // frames] / highest
+        seen = weights[number * len(weights) // frames]
         mark = point[1:] if number == point[0] else None
-        heat = pictures.attention_overlay(frame, seen.astype(np.float32), mark, peak=1.0)
+        heat = attention.overlay(frame, seen, mark, uniform=float(weights.mean()))
         cells.append(pictures.shrink(pictures.stack([frame, heat]), 2 * FRAME_SIDE))
-    return pictures.grid(cells, min(PER_ROW, frames))
+    strip = pictures.grid(cells, min(PER_ROW, frames))
+    peak = attention.peak(weights.reshape(len(weights), -1))
+    told = pictures.caption(f"+ attends {peak}", strip.shape[1])
+    return pictures.stack([strip, attention.bar(clip[0], strip.shape[1]), told])

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from nonlocal_jax.evaluation.worst import KEPT
+
 SHOWN = 5  # classes of a video that are kept
 LEFT_OUT = -1
 
@@ -63,6 +65,11 @@ class VideoScores:
         return self.top1
 
     @property
+    def best_metric(self) -> str:
+        """The name of `best_by` in the log."""
+        return "top1"
+
+    @property
     def headline(self) -> str:
         """The top-1 accuracy in percent, with its name."""
         return f"top-1 {100 * self.top1:.2f}"
@@ -80,11 +87,7 @@ class VideoScores:
 
         Of up to twenty classes, all are shown; of more, the ten best and the ten worst.
         """
-        rows = []
-        for label, name in enumerate(self.class_names):
-            mine = self.counted & (self.labels == label)
-            if mine.any():
-                rows.append((float(np.mean(self.ranks[mine] == 0)), int(mine.sum()), name))
+        rows = [(share, count, name) for name, share, count in self._classes() if count]
         rows.sort(key=lambda row: (-row[0], row[2]))
         shown = rows if len(rows) <= 20 else [*rows[:10], None, *rows[-10:]]
         width = max([len("class"), *(len(name) for _, _, name in rows)])
@@ -96,26 +99,58 @@ class VideoScores:
                 lines.append(f"{row[2]:<{width}}{100 * row[0]:>8.2f}{row[1]:>8}")
         return "\n".join([*lines, "", self.summary()])
 
+    def by_class(self) -> dict[str, dict[str, float]]:
+        """The top-1 accuracy of every class by its name, NaN without a video, for the log."""
+        shares = {name: share for name, share, _ in self._classes()}
+        return {"top1_by_class": shares}
+
     def details(self) -> dict[str, object]:
         """All scores, and the first classes of each video, as JSON can hold them."""
-        videos = [
-            {
-                "name": name,
-                "label": self.class_names[label],
-                "classes": [self.class_names[c] for c in classes],
-                "probabilities": [round(float(p), 6) for p in probabilities],
-            }
-            for name, label, rank, classes, probabilities in zip(
-                self.names,
-                self.labels.tolist(),
-                self.ranks.tolist(),
-                self.classes.tolist(),
-                self.probabilities,
-                strict=True,
-            )
-            if rank != LEFT_OUT
+        videos = [self._prediction(number) for number in np.flatnonzero(self.counted).tolist()]
+        return {**self._jsonable(), "predictions": videos}
+
+    def record(self) -> dict[str, object]:
+        """What a run keeps of an evaluation, as JSON can hold it: None for NaN.
+
+        All scores, also by class, the confusion matrix of the first classes, by label (row), and
+        the videos whose class comes last.
+        """
+        counted = np.flatnonzero(self.counted)
+        confusion = np.zeros((len(self.class_names),) * 2, np.int64)
+        np.add.at(confusion, (self.labels[counted], self.classes[counted, 0]), 1)
+        wrong = [number for number in counted.tolist() if self.ranks[number] > 0]
+        wrong.sort(key=lambda number: (-self.ranks[number], self.names[number]))
+        classes = [
+            {"name": name, "top1": None if np.isnan(share) else share, "videos": count}
+            for name, share, count in self._classes()
         ]
-        return {**self.to_dict(), "predictions": videos}
+        return {
+            **self._jsonable(),
+            "classes": classes,
+            "confusion": confusion.tolist(),
+            "worst": [self._prediction(number) for number in wrong[:KEPT]],
+        }
+
+    def _classes(self) -> list[tuple[str, float, int]]:
+        """Name, share of videos with the right class, and number of videos of every class."""
+        found = []
+        for label, name in enumerate(self.class_names):
+            ranks = self.ranks[self.counted & (self.labels == label)]
+            share = float(np.mean(ranks == 0)) if len(ranks) else float("nan")
+            found.append((name, share, len(ranks)))
+        return found
+
+    def _prediction(self, number: int) -> dict[str, object]:
+        """What is told of one video."""
+        return {
+            "name": self.names[number],
+            "label": self.class_names[int(self.labels[number])],
+            "classes": [self.class_names[c] for c in self.classes[number].tolist()],
+            "probabilities": [round(float(p), 6) for p in self.probabilities[number]],
+        }
+
+    def _jsonable(self) -> dict[str, object]:
+        return {k: None if np.isnan(value) else value for k, value in self.to_dict().items()}
 
 
 def rank_of(probabilities: Float[np.ndarray, "classes"], label: int) -> int:

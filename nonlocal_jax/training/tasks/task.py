@@ -70,12 +70,25 @@ class Scores(Protocol):
         ...
 
     @property
+    def best_metric(self) -> str:
+        """The name of that value in the log, as "miou"."""
+        ...
+
+    @property
     def headline(self) -> str:
         """That value in words, as "mIoU 78.24"."""
         ...
 
     def to_dict(self) -> dict[str, float | int]:
         """All scores, for the log."""
+        ...
+
+    def by_class(self) -> dict[str, dict[str, float]]:
+        """Scores by the name of a class, for the log: {"iou": {"road": 0.9}}."""
+        ...
+
+    def record(self) -> dict[str, object]:
+        """What a run keeps of an evaluation, as JSON can hold it."""
         ...
 
     def table(self) -> str:

@@ -1,0 +1,1 @@
+"""Reports of runs: pages of HTML that need no other file and no network."""
