@@ -195,7 +195,7 @@ def test_evaluation_on_a_mesh_gives_the_same_counts(tmp_path, mode):
 
 
 def on_processes(count, output, slices=0):
-    """What `count` processes with four devices in all write; they may be TPU slices for the mesh."""
+    """What `count` processes with four devices in all write; the mesh may take them for slices."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"

@@ -1,8 +1,8 @@
 """A network that compiles in a moment, one training step of it on any mesh, and its program read.
 
 As a program, `python tests/support/sharded.py COORDINATOR COUNT RANK OUTPUT SLICES`, it is one of
-several processes: each loads its own rows, and the first writes what all have computed. If SLICES is
-not 0, each process is a TPU slice for the mesh.
+several processes: each loads its own rows, and the first writes what all have computed. If SLICES
+is not 0, the mesh takes each process for a TPU slice.
 """
 
 import functools
