@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 from conftest import REPOSITORY
+from runs import TIMES
 from saved import RUN_OF_0_1, unpack
 
 import nonlocal_jax
@@ -48,7 +49,7 @@ def imported(tmp_path):
 
 def log(directory):
     lines = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
 
 
 def assert_close(actual, expected):

@@ -26,6 +26,8 @@ SHRUNK = [
     "--config.eval_every=8",
     "--config.eval.batch_size=8",
 ]
+# Keys of metrics.jsonl that differ from run to run.
+TIMES = ("images_per_second", "goodput")
 # Quick compilation, as in this process (conftest.py), but of one device.
 FLAGS = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
 ONE_DEVICE = {**os.environ, "XLA_FLAGS": " ".join(FLAGS)}

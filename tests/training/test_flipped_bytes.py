@@ -11,7 +11,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from runs import ONE_DEVICE, REPOSITORY, command
+from runs import ONE_DEVICE, REPOSITORY, TIMES, command
 
 from nonlocal_jax.checkpoints import model
 
@@ -33,9 +33,9 @@ def start(workdir, cache, *extra):
 
 
 def numbers(workdir):
-    """The weights, and what the log says, but for the speed."""
+    """The weights, and what the log says, but for times."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    told = [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+    told = [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
     return model.load_model(workdir, "latest")[0], told
 
 

@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 import pytest
-from runs import REPOSITORY, make_data
+from runs import REPOSITORY, TIMES, make_data
 
 from nonlocal_jax.checkpoints import folder as files
 from nonlocal_jax.checkpoints import run
@@ -181,9 +181,9 @@ def check_end(codes, hit, how, said):
 
 
 def lines(workdir):
-    """What metrics.jsonl says, but for the speed."""
+    """What metrics.jsonl says, but for times."""
     parsed = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in parsed]
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in parsed]
 
 
 def check_same_end(whole, workdir):
