@@ -387,3 +387,25 @@ def test_collectives_do_not_grow_with_the_chips(planned):
     sizes = [{c["kind"]: c["bytes"] for c in p["train"]["collectives"]} for p in (few, many)]
     assert set(sizes[0]) == set(sizes[1]) == {"all-reduce"}
     np.testing.assert_allclose(sizes[0]["all-reduce"], sizes[1]["all-reduce"], rtol=0.01)
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("topology", ["v5e:2x2", "tpu7x:2x2x1"])
+def test_slices_exchange_their_sums_alone(tmp_path, topology):
+    pytest.importorskip("libtpu")
+    flags = [*SHRUNK, "--config.batch_size=16", f"--topology={topology}", "--price=2"]
+    flags += ["--slices=1", "--slices=2", f"--json={tmp_path}/plan.json"]
+    code, out, err = run_plan(tmp_path, "--config=configs/demo.py", *flags)
+    assert code == 0, err
+    one, two = json.loads((tmp_path / "plan.json").read_text())["plans"]
+    assert one["train"]["transfers"] == [] and one["bytes_between_slices"] == 0
+    (sums,) = two["train"]["transfers"]
+    assert sums["kind"] == "all-reduce"
+    summed = {c["kind"]: c["bytes"] for c in one["train"]["collectives"]}["all-reduce"]
+    assert sums["bytes"] * two["devices"] / 2 >= summed
+    assert two["bytes_between_slices"] == sums["bytes"]  # 2 (s - 1) / s is 1
+    assert two["chips"] == 2 * one["chips"] == 8
+    assert two["devices"] == two["chips"] * (2 if topology.startswith("tpu7x") else 1)
+    hours = two["chip_hours"] + two["chips"] * two["eval_hours"]
+    assert two["cost"] == pytest.approx(2 * hours)
+    assert "over slices" in out
