@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Trains on a TPU slice of a GKE cluster, as a JobSet, which restarts the run after a preemption.
+# Trains on TPU slices of a GKE cluster, as a JobSet, which restarts the run after a preemption.
 #
 #   launch/gke.sh manifest FLAGS                     prints the manifest
 #   launch/gke.sh [--dry-run] apply FLAGS            starts nonlocal_jax.main with these flags
 #   launch/gke.sh [--dry-run] logs                   follows the output of the first host
 #   launch/gke.sh [--dry-run] delete                 ends it
 #
-# kubectl must be configured for the cluster. The cluster needs JobSet and the Cloud Storage FUSE driver.
-# Settings: NAME, BUCKET, IMAGE, SPOT, GKE_*.
+# kubectl must be configured for the cluster. The cluster needs JobSet and the Cloud Storage FUSE driver:
+# launch/cluster.sh makes one. Settings: NAME, BUCKET, IMAGE, SLICES, SPOT, RESERVATION, FLEX_START, GKE_*.
 
 set -euo pipefail
 # shellcheck source=launch/lib.sh
@@ -24,8 +24,19 @@ arguments() {
   done
 }
 
-spot_selector() {
-  [[ $SPOT != true ]] || printf '              cloud.google.com/gke-spot: "true"\n'
+# The label of the nodes that are asked for.
+capacity_selector() {
+  case $CAPACITY in
+    SPOT) printf '              cloud.google.com/gke-spot: "true"\n' ;;
+    RESERVED) printf '              cloud.google.com/reservation-name: "%s"\n' "${RESERVATION##*/}" ;;
+    FLEX_START) printf '              cloud.google.com/gke-flex-start: "true"\n' ;;
+  esac
+}
+
+# Slices reach each other on the network of the hosts.
+host_network() {
+  ((SLICES == 1)) ||
+    printf '            hostNetwork: true\n            dnsPolicy: ClusterFirstWithHostNet\n'
 }
 
 manifest() {
@@ -46,7 +57,7 @@ spec:
       onJobFailureReasons: [PodFailurePolicy]
   replicatedJobs:
   - name: slice
-    replicas: 1
+    replicas: $SLICES
     template:
       spec:
         parallelism: $GKE_HOSTS
@@ -67,10 +78,11 @@ spec:
             restartPolicy: Never
             serviceAccountName: $GKE_SERVICE_ACCOUNT
             terminationGracePeriodSeconds: $SAVE_SECONDS
+$(host_network)
             nodeSelector:
               cloud.google.com/gke-tpu-accelerator: $GKE_ACCELERATOR
               cloud.google.com/gke-tpu-topology: $GKE_TOPOLOGY
-$(spot_selector)
+$(capacity_selector)
             containers:
             - name: train
               image: $IMAGE
@@ -81,7 +93,8 @@ $(arguments "$@")
               - name: JAX_COMPILATION_CACHE_DIR
                 value: /bucket/compiled
               ports:
-              - containerPort: 8482
+              - containerPort: 8482 # of this run
+              - containerPort: 8080 # between slices
               resources:
                 limits:
                   google.com/tpu: $GKE_CHIPS_PER_HOST
@@ -117,8 +130,13 @@ shift
 need NAME BUCKET IMAGE GKE_ACCELERATOR GKE_TOPOLOGY GKE_HOSTS GKE_CHIPS_PER_HOST
 
 case $command in
-  manifest | apply) "$command" "$@" ;;
-  logs) run kubectl logs --follow "--selector=jobset.sigs.k8s.io/jobset-name=$NAME,batch.kubernetes.io/job-completion-index=0" ;;
+  manifest | apply)
+    check_capacity
+    [[ $CAPACITY != RESERVED || -n $RESERVATION ]] ||
+      fail "RESERVED on GKE needs RESERVATION, the name of the reservation."
+    "$command" "$@"
+    ;;
+  logs) run kubectl logs --follow "--selector=jobset.sigs.k8s.io/jobset-name=$NAME,jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0" ;;
   delete) run kubectl delete jobset "$NAME" ;;
   *) usage "$0" "$USER_ERROR" ;;
 esac

@@ -8,6 +8,9 @@ export SETTINGS # scripts that this one starts may be in another folder
 DRY_RUN=false
 # shellcheck source=launch/settings.env
 source "$SETTINGS"
+# Files of settings from before these were there.
+: "${SLICES:=1}" "${SPOT:=true}" "${RESERVED:=false}" "${RESERVATION:=}" "${FLEX_START:=false}"
+: "${MAX_RUN_DURATION:=}" "${GKE_MACHINE:=}" "${GKE_AUTHORIZED:=}"
 
 # Exit codes of nonlocal_jax, see nonlocal_jax/errors.py.
 USER_ERROR=2
@@ -54,6 +57,42 @@ need() {
   for name in "$@"; do
     [[ -n ${!name:-} ]] || fail "$name is empty: set it in $SETTINGS."
   done
+}
+
+# The seconds of a duration such as 90m or 1d12h; fails for anything else.
+seconds() {
+  local rest=$1 total=0
+  local -A unit=([d]=86400 [h]=3600 [m]=60 [s]=1)
+  [[ $rest =~ ^([0-9]+[dhms])+$ ]] || return 1
+  while [[ $rest =~ ^([0-9]+)([dhms])(.*)$ ]]; do
+    total=$((total + 10#${BASH_REMATCH[1]} * unit[${BASH_REMATCH[2]}]))
+    rest=${BASH_REMATCH[3]}
+  done
+  echo "$total"
+}
+
+# Sets CAPACITY to how TPUs are asked for. Ends the script if the settings contradict each other.
+check_capacity() {
+  local name wanted=() most=$((7 * 86400)) duration
+  for name in SPOT RESERVED FLEX_START; do
+    [[ ${!name} == true || ${!name} == false ]] || fail "$name=${!name}: it is true or false."
+  done
+  [[ $SLICES =~ ^[1-9][0-9]*$ ]] || fail "SLICES=$SLICES: give the number of slices."
+  [[ $SPOT == false ]] || wanted+=(SPOT)
+  [[ $RESERVED == false && -z $RESERVATION ]] || wanted+=(RESERVED)
+  [[ $FLEX_START == false ]] || wanted+=(FLEX_START)
+  ((${#wanted[@]} <= 1)) || fail "SPOT, RESERVED (or RESERVATION) and FLEX_START exclude each" \
+    "other, and $SETTINGS asks for ${wanted[*]}."
+  CAPACITY=${wanted[0]:-ON_DEMAND}
+  if [[ $CAPACITY != FLEX_START ]]; then
+    [[ -z $MAX_RUN_DURATION ]] || fail "MAX_RUN_DURATION is of FLEX_START, which is not true."
+    return 0
+  fi
+  [[ -n $MAX_RUN_DURATION ]] || fail "FLEX_START needs MAX_RUN_DURATION, such as 12h."
+  duration=$(seconds "$MAX_RUN_DURATION") ||
+    fail "MAX_RUN_DURATION=$MAX_RUN_DURATION: write a duration such as 90m, 12h or 3d."
+  ((duration > 0 && duration <= most)) ||
+    fail "MAX_RUN_DURATION=$MAX_RUN_DURATION: flex-start gives seven days at most."
 }
 
 # Runs a command until it succeeds: again after every preemption, and $CRASHES times after a crash.

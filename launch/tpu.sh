@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice, single host or pod, requested by a queued resource.
+# Trains on a Cloud TPU slice, single host or pod, or on several, requested by a queued resource.
 #
 #   launch/tpu.sh [--dry-run] create                 requests the slice
 #   launch/tpu.sh [--dry-run] wait                   waits until it is ready
@@ -8,7 +8,8 @@
 #   launch/tpu.sh [--dry-run] delete                 gives the slice back
 #   launch/tpu.sh [--dry-run] supervise FLAGS        all of these, again after every preemption
 #
-# Settings: PROJECT, ZONE, NAME, BUCKET, IMAGE, ACCELERATOR_TYPE, RUNTIME_VERSION, SPOT, KEEP_SLICE.
+# Settings: PROJECT, ZONE, NAME, BUCKET, IMAGE, ACCELERATOR_TYPE, RUNTIME_VERSION, SLICES, SPOT,
+# RESERVED, RESERVATION, FLEX_START, MAX_RUN_DURATION, KEEP_SLICE.
 
 set -euo pipefail
 # shellcheck source=launch/lib.sh
@@ -19,10 +20,28 @@ tpus() { # what `gcloud compute tpus` takes
 }
 
 create() {
-  local options=("--node-id=$NAME" "--accelerator-type=$ACCELERATOR_TYPE")
-  options+=("--runtime-version=$RUNTIME_VERSION")
-  [[ $SPOT != true ]] || options+=(--spot)
-  tpus queued-resources create "$NAME" "${options[@]}"
+  local options=("--node-id=$NAME") release=()
+  ((SLICES == 1)) || options=("--node-count=$SLICES" "--node-prefix=$NAME")
+  options+=("--accelerator-type=$ACCELERATOR_TYPE" "--runtime-version=$RUNTIME_VERSION")
+  case $CAPACITY in
+    SPOT) options+=(--spot) ;;
+    RESERVED)
+      if [[ -z $RESERVATION ]]; then
+        options+=(--reserved)
+      else # its full name
+        release=(alpha)
+        [[ $RESERVATION == */* ]] ||
+          RESERVATION=projects/$PROJECT/locations/$ZONE/reservations/$RESERVATION
+        options+=("--reservation=$RESERVATION")
+      fi
+      ;;
+    FLEX_START)
+      release=(alpha)
+      options+=(--provisioning-model=flex-start "--max-run-duration=$MAX_RUN_DURATION")
+      ;;
+  esac
+  run gcloud ${release[@]+"${release[@]}"} compute tpus queued-resources create "$NAME" \
+    "${options[@]}" "--project=$PROJECT" "--zone=$ZONE"
 }
 
 delete() {
@@ -51,11 +70,22 @@ await() {
   done
 }
 
+# Runs ssh or scp on the workers of the slice, or of all slices.
+reach() {
+  local verb=$1
+  shift
+  if ((SLICES > 1)); then
+    tpus queued-resources "$verb" "$@" --node=all
+  else
+    tpus tpu-vm "$verb" "$@"
+  fi
+}
+
 # Runs tpu_worker.sh, which setup() has copied, on all workers.
 on_workers() {
   local command
   command=$(quote launch/tpu_worker.sh "$@")
-  tpus tpu-vm ssh "$NAME" --worker=all "--command=$command" || return
+  reach ssh "$NAME" --worker=all "--command=$command" || return
   if "$DRY_RUN"; then
     echo "# where that is:"
     "$LAUNCH/tpu_worker.sh" --dry-run "$@"
@@ -63,9 +93,9 @@ on_workers() {
 }
 
 setup() {
-  tpus tpu-vm ssh "$NAME" --worker=all "--command=mkdir -p launch" &&
-    tpus tpu-vm scp "$LAUNCH/lib.sh" "$LAUNCH/tpu_worker.sh" "$NAME:launch/" --worker=all &&
-    tpus tpu-vm scp "$SETTINGS" "$NAME:launch/settings.env" --worker=all &&
+  reach ssh "$NAME" --worker=all "--command=mkdir -p launch" &&
+    reach scp "$LAUNCH/lib.sh" "$LAUNCH/tpu_worker.sh" "$NAME:launch/" --worker=all &&
+    reach scp "$SETTINGS" "$NAME:launch/settings.env" --worker=all &&
     on_workers setup
 }
 
@@ -113,6 +143,10 @@ esac
 command=$1
 shift
 need PROJECT ZONE NAME BUCKET IMAGE ACCELERATOR_TYPE RUNTIME_VERSION
+# Whatever the settings have become, what is there can be given back.
+[[ $command == delete ]] || check_capacity
+[[ $ACCELERATOR_TYPE != tpu7x* ]] ||
+  fail "ACCELERATOR_TYPE=$ACCELERATOR_TYPE: TPU7x has no queued resources; use launch/gke.sh."
 
 case $command in
   create | setup | train | delete) "$command" "$@" ;;

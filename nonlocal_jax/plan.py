@@ -3,7 +3,9 @@
     python -m nonlocal_jax.plan --config=configs/ade20k_r101_160k.py --topology=v5e:4x4
 
 compiles the train and the eval step for the slice with the TPU's own compiler, and prints memory,
-operations, traffic and a lower bound of the time. --topology may be repeated.
+operations, traffic and a lower bound of the time. --topology may be repeated. --slices=4 plans for
+four such slices, with what they send to each other. --price=1.20 adds the cost at that price of a
+chip hour.
 """
 
 import sys
@@ -25,8 +27,25 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
         "topology",
         [],
-        "A slice such as v5e:4x4, v4:2x2x1, v5p:4x4x4 or v6e:16x16; may be repeated.",
+        "A slice such as v5e:4x4, v4:2x2x1, v6e:16x16 or tpu7x:2x2x1; may be repeated.",
         flag_values=values,
+    )
+    flags.DEFINE_multi_integer(
+        "slices",
+        [1],
+        "Number of such slices; may be repeated.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "dcn_gbps",
+        None,
+        "Gbit/s of a chip to other slices, instead of the published figure.",
+        lower_bound=1e-3,
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "price", 0.0, "Price of a chip hour, for the cost.", lower_bound=0.0, flag_values=values
     )
     flags.DEFINE_string("json", None, "A file for the plan's numbers.", flag_values=values)
 
@@ -36,11 +55,18 @@ def main(options: Options) -> None:
     jax.config.update("jax_platforms", "cpu")  # only child processes load the TPU's library
     if not options.flags.topology:
         raise UserError("--topology is missing: name a slice, such as --topology=v5e:4x4.")
-    for topology in options.flags.topology:  # errors come before anything is compiled
-        meshes.choose(options.config, chips.parse(topology).chips)
+    wanted = [
+        chips.parse(topology, slices, options.flags.dcn_gbps)
+        for topology in options.flags.topology
+        for slices in options.flags.slices
+    ]
+    for where in wanted:  # errors come before anything is compiled
+        meshes.choose(options.config, where.devices, where.slices)
     plans = []
-    for topology in options.flags.topology:
-        plans.append(plan.make(options.config, topology, cache_folder() / "plans"))
+    for where in wanted:
+        plans.append(
+            plan.make(options.config, where, cache_folder() / "plans", options.flags.price)
+        )
         say(plan.report(plans[-1]))
     say(plan.table(options.config_name, plans))
     if options.flags.json:

@@ -123,6 +123,11 @@ class RunCheckpoints:
                 raise
             logging.error("%s", unsaved)
 
+    @property
+    def newest(self) -> int:
+        """The newest step that is saved or being saved; 0 if there is none."""
+        return max(self._writing[0], self._manager.latest_step() or 0)
+
     def save(
         self,
         step: int,

@@ -174,10 +174,11 @@ class Eval:
 
 @dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """How the devices are arranged. At most one axis may be -1."""
+    """How the devices are arranged. At most one axis may be -1. Over several TPU slices goes `data`
+    alone."""
 
     data: AxisSize = -1
-    """Devices that split the batch."""
+    """Devices that split the batch. With several TPU slices, a multiple of their number."""
     fsdp: AxisSize = 1
     """Devices that split the batch, the parameters and the optimiser's state."""
     spatial: AxisSize = 1

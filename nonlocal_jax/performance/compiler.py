@@ -44,7 +44,7 @@ POLL_SECONDS = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """The compiled program of a step, for each chip.
+    """The compiled program of a step, for each device.
 
     Attributes:
       fits: False if the compiler found no place for it in the chip's memory.
@@ -52,7 +52,8 @@ class Compiled:
       parts: bytes of parameters (with statistics), optimizer, batch, outputs, temporaries.
       flops: operations of convolutions and products; a multiplication and an addition are two.
       traffic: bytes to and from memory.
-      collectives: by kind.
+      collectives: inside a slice, by kind.
+      transfers: what goes to other slices, by kind.
     """
 
     fits: bool
@@ -61,6 +62,7 @@ class Compiled:
     flops: float
     traffic: int = 0
     collectives: tuple[hlo.Collective, ...] = ()
+    transfers: tuple[hlo.Collective, ...] = ()
 
 
 def compile_step(
@@ -99,13 +101,14 @@ def _program_config(config: Run) -> Run:
 
 def _key(config: Run, a_slice: Slice, mesh: dict[str, int], step: str) -> str:
     versions = [importlib.metadata.version(name) for name in ("jax", "libtpu")]
-    facts = (config, a_slice.name, mesh, step, versions, source_digest())
+    facts = (config, str(a_slice), mesh, step, versions, source_digest())
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 
 def _from_json(content: dict[str, Any]) -> Compiled:
-    kinds = tuple(hlo.Collective(**kind) for kind in content.pop("collectives"))
-    return Compiled(**content, collectives=kinds)
+    for part in ("collectives", "transfers"):
+        content[part] = tuple(hlo.Collective(**kind) for kind in content[part])
+    return Compiled(**content)
 
 
 def _in_child(
@@ -135,11 +138,11 @@ def _read(a_slice: Slice, step: str, folder: pathlib.Path) -> Compiled:
     out_of_memory = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", output)
     if out_of_memory and facts:
         needed = float(out_of_memory[1]) * 1024 ** (" KMGT".index(out_of_memory[2]))
-        return Compiled(False, int(needed), facts["state"], facts["flops"] / a_slice.chips)
+        return Compiled(False, int(needed), facts["state"], facts["flops"] / a_slice.devices)
     programs = list(folder.glob(PROGRAM))
     if not programs or not facts:
         raise UserError(
-            f"The TPU's compiler did not get through the {step} step for {a_slice.name}; the end "
+            f"The TPU's compiler did not get through the {step} step for {a_slice}; the end "
             f"of what it said:\n{output[-2000:]}"
         )
     (buffers,) = programs[0].parent.glob(BUFFERS)
@@ -155,9 +158,10 @@ def _read(a_slice: Slice, step: str, folder: pathlib.Path) -> Compiled:
             "outputs": sizes["outputs"],
             "temporaries": sizes["temporaries"],
         },
-        flops=facts["flops"] / a_slice.chips,
+        flops=facts["flops"] / a_slice.devices,
         traffic=hlo.traffic(program),
         collectives=tuple(hlo.collectives(program)),
+        transfers=tuple(hlo.transfers(program)),
     )
 
 

@@ -32,6 +32,7 @@ _ARRAY = re.compile(r"\b(pred|bf16|token|[a-z]+\d+\w*)\[([\d,]*)\](\{[^}]*\})?")
 _CALLED = re.compile(
     r"(?:body|condition|calls|to_apply|true_computation|false_computation)=%([\w.-]+)"
 )
+_TRANSFER = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
 
@@ -133,6 +134,27 @@ def collectives(program: Program) -> list[Collective]:
         if kind in COLLECTIVES:
             size = _collective_bytes(computation, instruction)
             found.setdefault(kind, []).append((size, times))
+    return _by_kind(found)
+
+
+def transfers(program: Program) -> list[Collective]:
+    """What a device hands to the network between slices, by kind, such as "all-reduce".
+
+    The compiler sums inside a slice first. Each device then hands over its part of the sum, or all
+    of a small one.
+    """
+    found: dict[str, list[tuple[int, int]]] = {}
+    for computation, instruction, times in program.executed():
+        kind = _TRANSFER.search(instruction.rest)
+        if instruction.operation == "send" and kind:
+            name = kind[1].lower().replace("_", "-")
+            size = array_bytes(computation[instruction.operands[0]].shape)
+            found.setdefault(name, []).append((size, times))
+    return _by_kind(found)
+
+
+def _by_kind(found: dict[str, list[tuple[int, int]]]) -> list[Collective]:
+    """From sizes and how often each runs."""
     return [
         Collective(
             kind,
@@ -174,6 +196,8 @@ def traffic(program: Program) -> int:
             if name in computation
         )
         written = array_bytes(instruction.shape, hbm_only=True)
+        if instruction.operation == "send":  # its shape is what it reads
+            written = 0
         if _updates(program, instruction):
             read, written = read - written, min(read - written, written)
         total += times * (max(read, 0) + written)

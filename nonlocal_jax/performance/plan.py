@@ -1,4 +1,4 @@
-"""Plans of a config for a TPU slice: memory, operations, and a lower bound of the time."""
+"""Plans of a config for TPU slices: memory, operations, and a lower bound of the time."""
 
 import dataclasses
 import pathlib
@@ -22,15 +22,16 @@ MEGA = 1e6
 
 
 class Plan(NamedTuple):
-    """The plan of a config for a slice.
+    """The plan of a config for a slice, or several.
 
     Attributes:
       config: of the run.
-      where: the slice.
-      layout: of the batch on its chips.
+      where: the slices.
+      layout: of the batch on their devices.
       train: the compiled train step.
       evaluation: the compiled eval step, with its batch size.
       images: of the validation split, or views of its videos; 0 where that is unknown.
+      price: of a chip hour, in any currency; 0 where it is not given.
     """
 
     config: Run
@@ -39,11 +40,12 @@ class Plan(NamedTuple):
     train: Compiled
     evaluation: tuple[Compiled, int]
     images: int
+    price: float = 0.0
 
     @property
     def bound(self) -> Roofline:
         """The roofline of the train step."""
-        return roofline.roofline(self.train, self.where.chip)
+        return roofline.roofline(self.train, self.where)
 
     @property
     def hours(self) -> float:
@@ -56,63 +58,73 @@ class Plan(NamedTuple):
         compiled, batch_size = self.evaluation
         runs = -(-self.config.total_steps // self.config.eval_every)
         steps = runs * -(-self.images // batch_size)
-        return steps * roofline.roofline(compiled, self.where.chip).step / 3600
+        return steps * roofline.roofline(compiled, self.where).step / 3600
 
     @property
     def fits(self) -> bool:
         """Whether both steps fit."""
-        room = self.where.chip.hbm - RESERVED
+        room = self.where.chip.device.hbm - RESERVED
         steps = (self.train, self.evaluation[0])
         return all(step.fits and step.needed <= room for step in steps)
 
+    @property
+    def chip_hours(self) -> float:
+        """Chip hours of training and evaluations, over all slices."""
+        return (self.hours + self.eval_hours) * self.where.chips
 
-def make(config: Run, topology: str, cache: pathlib.Path) -> Plan:
-    """Compiles a config's steps for a slice.
+
+def make(config: Run, where: Slice, cache: pathlib.Path, price: float = 0.0) -> Plan:
+    """Compiles a config's steps for a slice, or several.
 
     Args:
       config: of the run.
-      topology: the slice's name.
+      where: the slices.
       cache: folder of what was compiled before.
+      price: of a chip hour; 0 where it is unknown.
 
     Raises:
-      UserError: there is no such slice, its compiler is missing, or the mesh does not fit it.
+      UserError: the compiler is missing or does not know the slice, or the mesh does not fit it.
     """
-    where = chips.parse(topology)
-    layout = meshes.choose(config, where.chips)
+    layout = meshes.choose(config, where.devices, where.slices)
     groups = layout.sizes["data"] * layout.sizes["fsdp"]
     compiled = {}
     for step in compiler.STEPS:
-        with working(f"Compiling the {step} step for {topology}"):
+        with working(f"Compiling the {step} step for {where}"):
             compiled[step] = compiler.compile_step(config, where, layout.sizes, step, cache)
     eval_batch = -(-config.eval.batch_size // groups) * groups
     evaluation = compiled["eval"], eval_batch
-    return Plan(config, where, layout, compiled["train"], evaluation, _validation_images(config))
+    images = _validation_images(config)
+    return Plan(config, where, layout, compiled["train"], evaluation, images, price)
 
 
 def report(plan: Plan) -> str:
     """A plan as text."""
-    chip, train, where = plan.where.chip, plan.train, plan.where
+    train, where = plan.train, plan.where
+    hbm, device = where.chip.device.hbm, _device(where)
     unit = tasks.of(plan.config).unit
     mesh = ", ".join(f"{axis} {size}" for axis, size in plan.layout.sizes.items())
     lines = [
-        f"{where.name}: {where.chips} chips, mesh {mesh}, {plan.config.batch_size} {unit} a step",
+        f"{where}: {where.chips} chips, mesh {mesh}, {plan.config.batch_size} {unit} a step",
+        f"  settings of launch/: {where.settings}",
         *([f"  {plan.layout.note}"] if plan.layout.note else []),
-        f"  memory of a chip: {_memory(train, chip.hbm)}",
+        f"  memory of {device}: {_memory(train, hbm)}",
         *(f"    {part:<14}{size / GIB:8.3f} GiB" for part, size in train.parts.items()),
     ]
     evaluation, eval_batch = plan.evaluation
-    lines += [f"  eval step of {eval_batch} {unit}: {_memory(evaluation, chip.hbm)}"]
+    lines += [f"  eval step of {eval_batch} {unit}: {_memory(evaluation, hbm)}"]
     if not (train.fits and evaluation.fits):
         return "\n".join([*lines, "  DOES NOT FIT: take more chips, or accumulate_steps."])
     lines += [
-        f"  a step on a chip: {train.flops / 1e12:.3f} TFLOP, {train.traffic / 1e9:.2f} GB of "
+        f"  a step on {device}: {train.flops / 1e12:.3f} TFLOP, {train.traffic / 1e9:.2f} GB of "
         "memory traffic",
         *(
             f"    {c.kind}: {c.count}, {c.bytes / MEGA:.2f} MB, the largest {c.largest / MEGA:.2f}"
             for c in train.collectives
         ),
+        *_between_slices(plan),
         f"  roofline (a bound, no measurement): compute {_ms(plan.bound.compute)}, memory "
-        f"{_ms(plan.bound.memory)}, network {_ms(plan.bound.network)}",
+        f"{_ms(plan.bound.memory)}, network {_ms(plan.bound.network)}"
+        + (f", other slices {_ms(plan.bound.between_slices)}" if where.slices > 1 else ""),
         f"    step {_ms(plan.bound.step)}, {_images_per_second(plan):.0f} {unit}/s",
         f"    {plan.config.total_steps} steps: {plan.hours:.2f} h, "
         f"{plan.hours * where.chips:.1f} chip hours",
@@ -122,11 +134,41 @@ def report(plan: Plan) -> str:
             f"    evaluations: {plan.eval_hours:.2f} h, {plan.eval_hours * where.chips:.1f} chip "
             "hours"
         )
+    if plan.price:
+        cost = plan.chip_hours * plan.price
+        lines.append(f"    at {plan.price:g} a chip hour: at least {cost:.2f}")
     return "\n".join(lines)
 
 
+def _between_slices(plan: Plan) -> list[str]:
+    """What a step sends from slice to slice; nothing if there is one slice."""
+    train, where = plan.train, plan.where
+    if where.slices == 1:
+        return []
+    each = where.devices // where.slices
+    sent = roofline.bytes_between_slices(train, where.slices)
+    gbps = (where.chip.dcn_bandwidth or 0.0) / chips.GBIT
+    return [
+        *(
+            f"    {t.kind} over slices: {t.count}, {t.bytes * each / MEGA:.2f} MB of a slice, "
+            f"{t.bytes / MEGA:.2f} of {_device(where)}"
+            for t in train.transfers
+        ),
+        f"    a slice sends {sent * each / MEGA:.2f} MB to the others, which takes "
+        f"{_ms(plan.bound.between_slices)} at {gbps:g} Gbit/s of a chip",
+    ]
+
+
+def _device(where: Slice) -> str:
+    """What JAX sees as a device."""
+    return "a chip" if where.chip.devices == 1 else "half a chip"
+
+
 def table(name: str, plans: list[Plan]) -> str:
-    """Plans of one config as a Markdown table with a line for each slice."""
+    """Plans of one config as a Markdown table with a line for each slice.
+
+    Memory, operations, traffic and collectives are those of a device: on tpu7x, of half a chip.
+    """
     lines = [
         "| config | slice | data x fsdp x spatial | GiB of a chip | TFLOP | GB | collectives MB "
         "| step ms | images/s | hours | chip hours |",
@@ -135,7 +177,8 @@ def table(name: str, plans: list[Plan]) -> str:
     for plan in plans:
         train, where = plan.train, plan.where
         mesh = "x".join(str(size) for size in plan.layout.sizes.values())
-        cells = [name, where.name, mesh, f"{train.needed / GIB:.2f} of {where.chip.hbm // GIB}"]
+        hbm = where.chip.device.hbm
+        cells = [name, str(where), mesh, f"{train.needed / GIB:.2f} of {hbm // GIB}"]
         if plan.fits:
             moved = sum(c.bytes for c in train.collectives) / MEGA
             cells += [f"{train.flops / 1e12:.3f}", f"{train.traffic / 1e9:.2f}", f"{moved:.1f}"]
@@ -152,11 +195,16 @@ def to_json(plan: Plan) -> dict[str, object]:
     evaluation, eval_batch = plan.evaluation
     return {
         "topology": plan.where.name,
+        "slices": plan.where.slices,
         "chips": plan.where.chips,
+        "devices": plan.where.devices,
+        "settings": plan.where.settings,
         "mesh": plan.layout.sizes,
         "note": plan.layout.note,
         "fits": plan.fits,
-        "hbm_bytes": plan.where.chip.hbm,
+        "hbm_bytes": plan.where.chip.device.hbm,
+        "dcn_bytes_per_second": plan.where.chip.dcn_bandwidth,
+        "bytes_between_slices": roofline.bytes_between_slices(plan.train, plan.where.slices),
         "batch_size": plan.config.batch_size,
         "total_steps": plan.config.total_steps,
         "train": dataclasses.asdict(plan.train),
@@ -170,6 +218,7 @@ def to_json(plan: Plan) -> dict[str, object]:
         "hours": plan.hours,
         "chip_hours": plan.hours * plan.where.chips,
         "eval_hours": plan.eval_hours,
+        "cost": plan.chip_hours * plan.price or None,
     }
 
 

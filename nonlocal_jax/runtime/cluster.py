@@ -12,6 +12,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax  # sets TPU_SKIP_MDS_QUERY on machines without TPU chips  # noqa: F401
@@ -31,7 +32,7 @@ class Cluster(NamedTuple):
       coordinator: "host:port" that process 0 listens on.
       num_processes: number of processes.
       process_id: number of this process, from 0.
-      hosts: host of each process; empty if unknown.
+      hosts: host of each process, or its place in several slices; empty if unknown.
       local_devices: the devices of the machine that this process uses; None for all.
     """
 
@@ -150,12 +151,35 @@ def _answer_the_roll(cluster: Cluster, address: tuple[str, int], deadline: float
 
 
 def _from_gke() -> Cluster | None:
-    """The cluster of a TPU slice on GKE."""
+    """The cluster of one or several TPU slices on GKE."""
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     number = os.environ.get("TPU_WORKER_ID")
     if number is None or not hosts[0] or not _tpu_wanted():
         return None
-    return Cluster(f"{hosts[0]}:{TPU_PORT}", len(hosts), int(number), tuple(hosts))
+    return _over_slices(tuple(hosts), int(number), os.environ)
+
+
+def _over_slices(hosts: tuple[str, ...], number: int, told: Mapping[str, str]) -> Cluster:
+    """The cluster of worker `number` of a slice with these hosts.
+
+    With several slices, `told` has MEGASCALE_NUM_SLICES, MEGASCALE_SLICE_ID and
+    MEGASCALE_COORDINATOR_ADDRESS. Processes are numbered slice by slice, as JAX does.
+    """
+    slices = int(told.get("MEGASCALE_NUM_SLICES") or 1)
+    if slices == 1:
+        return Cluster(f"{hosts[0]}:{TPU_PORT}", len(hosts), number, hosts)
+    try:
+        own, first = int(told["MEGASCALE_SLICE_ID"]), told["MEGASCALE_COORDINATOR_ADDRESS"]
+    except KeyError as error:
+        raise UserError(
+            f"MEGASCALE_NUM_SLICES is {slices}, but {error} is not set, so the other slices are "
+            "unknown. Give --coordinator, --num_processes and --process_id."
+        ) from error
+    # The addresses of other slices are unknown.
+    names = (f"slice {s}, worker {w}" for s in range(slices) for w in range(len(hosts)))
+    process_id = own * len(hosts) + number
+    coordinator = f"{first.partition(':')[0]}:{TPU_PORT}"
+    return Cluster(coordinator, slices * len(hosts), process_id, tuple(names))
 
 
 def _from_slurm() -> Cluster | None:
@@ -191,7 +215,7 @@ def _expand_nodelist(nodelist: str) -> list[str]:
 
 
 def _from_cloud_tpu() -> Cluster | None:
-    """The cluster of a Cloud TPU VM, from its metadata server."""
+    """The cluster of a Cloud TPU VM, of one or several slices, from its metadata server."""
     if "TPU_SKIP_MDS_QUERY" in os.environ or not _tpu_wanted():
         return None
     if importlib.util.find_spec("libtpu") is None:
@@ -200,7 +224,8 @@ def _from_cloud_tpu() -> Cluster | None:
     workers = _metadata("worker-network-endpoints").split(",")
     hosts = tuple(worker.split(":")[-1] for worker in workers)
     number = int(_metadata("agent-worker-number"))
-    return Cluster(f"{hosts[0]}:{TPU_PORT}", len(hosts), number, hosts)
+    lines = re.findall(r"^(MEGASCALE_\w+): '?(.*?)'?$", _metadata("tpu-env", ""), re.MULTILINE)
+    return _over_slices(hosts, number, {**dict(lines), **os.environ})
 
 
 def _tpu_wanted() -> bool:
@@ -208,7 +233,8 @@ def _tpu_wanted() -> bool:
     return not platforms or "tpu" in platforms
 
 
-def _metadata(key: str) -> str:
+def _metadata(key: str, without: str | None = None) -> str:
+    """What the metadata server says of this machine; `without` if it has nothing of that name."""
     server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
     request = urllib.request.Request(
         f"http://{server}/computeMetadata/v1/instance/attributes/{key}",
@@ -219,6 +245,8 @@ def _metadata(key: str) -> str:
             text: str = answer.read().decode().strip()
             return text
     except (urllib.error.URLError, OSError) as error:
+        if without is not None and getattr(error, "code", None) == 404:
+            return without
         raise UserError(
             f"The Cloud TPU metadata server does not tell {key} ({error}), so the other hosts are "
             "unknown. Give --coordinator, --num_processes and --process_id; a machine that is "

@@ -1,7 +1,8 @@
 """The mesh of devices, and the shardings of all arrays.
 
 The axis `data` splits the batch, `fsdp` the batch and the variables, `spatial` the height of
-images.
+images. Of several TPU slices, the outer part of `data` goes over the slices, whose network is slow
+(DCN). All else stays inside a slice, on its own links (ICI).
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -31,12 +33,51 @@ def make_mesh(axes: schema.Mesh, devices: Sequence[jax.Device] | None = None) ->
       devices: others to use instead, such as those of a described slice.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or do not fit its slices.
     """
-    sizes = mesh_sizes(axes, jax.device_count() if devices is None else len(devices))
+    devices = jax.devices() if devices is None else devices
+    sizes = mesh_sizes(axes, len(devices))
     # With explicit axes, jax.make_mesh's default, convolutions would need output shardings.
     types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
+    slices = slices_of(devices)
+    if slices == 1:
+        return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
+    try:
+        inner = inside_slice(sizes, slices)
+    except UserError:
+        # JAX takes the nodes of GPUs for slices, too, where any axis may go over nodes.
+        if devices[0].platform == "tpu":
+            raise
+        arranged = mesh_utils.create_device_mesh(tuple(sizes.values()), devices)
+    else:
+        arranged = mesh_utils.create_hybrid_device_mesh(
+            tuple(inner.values()),
+            tuple(slices if axis == "data" else 1 for axis in AXES),
+            devices,
+            allow_split_physical_axes=True,
+        )
+    return Mesh(arranged, AXES, axis_types=types)
+
+
+def slices_of(devices: Sequence[jax.Device]) -> int:
+    """How many TPU slices the devices belong to; 1 where JAX knows of none."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
+def inside_slice(sizes: dict[str, int], slices: int) -> dict[str, int]:
+    """Devices along each axis inside one of several slices, of a mesh of these sizes.
+
+    Raises:
+      UserError: the slices do not divide `data`.
+    """
+    if sizes["data"] % slices:
+        each = math.prod(sizes.values()) // slices
+        raise UserError(
+            f"config.mesh = {sizes} does not fit {slices} slices of {each} devices: only data goes "
+            f"over slices, so data must be a multiple of {slices}, and fsdp times spatial must "
+            f"divide {each}."
+        )
+    return {**sizes, "data": sizes["data"] // slices}
 
 
 def mesh_sizes(axes: schema.Mesh, count: int) -> dict[str, int]:

@@ -51,13 +51,13 @@ def _check_platforms(names: str) -> None:
             raise UserError(f"JAX_PLATFORMS is {names!r}; JAX has {', '.join(PLATFORMS)}.")
         if name in GPUS and not _plugins():
             raise UserError(
-                f"JAX_PLATFORMS is {names!r}, and JAX's part for GPUs is not installed: pip install "
-                '"nonlocal_jax[cuda13]", or unset it.'
+                f"JAX_PLATFORMS is {names!r}, and JAX's part for GPUs is not installed: "
+                'pip install "nonlocal_jax[cuda13]", or unset it.'
             )
         if name == "tpu" and importlib.util.find_spec("libtpu") is None:
             raise UserError(
-                f"JAX_PLATFORMS is {names!r}, and JAX's part for TPUs is not installed: pip install "
-                '"nonlocal_jax[tpu]", or unset it.'
+                f"JAX_PLATFORMS is {names!r}, and JAX's part for TPUs is not installed: "
+                'pip install "nonlocal_jax[tpu]", or unset it.'
             )
 
 

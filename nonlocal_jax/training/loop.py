@@ -4,7 +4,7 @@ import contextlib
 import functools
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -24,6 +24,7 @@ from nonlocal_jax.runtime.preemption import Preempted, Preemption
 from nonlocal_jax.runtime.silence import Silence
 from nonlocal_jax.training import starting_weights, workdir
 from nonlocal_jax.training.compiled_step import TrainProgram
+from nonlocal_jax.training.goodput import Goodput
 from nonlocal_jax.training.precise_norm import PreciseNorm
 from nonlocal_jax.training.run_log import RunLog
 from nonlocal_jax.training.step import Metrics, TrainState
@@ -71,6 +72,7 @@ def train(config: Run, directory: pathlib.Path, preemption: Preemption | None = 
         stack.enter_context(preemption.leave_with_others())
         distributed.by_first(lambda: stack.enter_context(lock.held(directory)))
         start = Start(*distributed.by_first(functools.partial(_claim, config, directory)))
+        goodput = stack.enter_context(_goodput(directory, start.step < config.total_steps))
         program = TrainProgram.of(config, mesh)
         evaluation = task.evaluation(program.network, mesh)
         saved = stack.enter_context(
@@ -79,55 +81,57 @@ def train(config: Run, directory: pathlib.Path, preemption: Preemption | None = 
         state = _first_state(config, task.inputs, program, saved, start.step)
         log = stack.enter_context(_open_log(config, directory, start))
         rows = sharding.local_rows(mesh, config.batch_size)
-        batches = task.inputs.train_batches(start_step=start.step, rows=rows)
-        train_step = _compile(program)
-        with_precise_norm = PreciseNorm(
-            program,
-            lambda step: task.inputs.train_batches(start_step=step, rows=rows),
-            config.precise_norm_batches,
-        )
+        batches_after = functools.partial(_batches, task.inputs, rows)
+        batches = batches_after(start.step)
+        with goodput.inside("compiling"):
+            train_step = _compile(program)
+        with_precise_norm = PreciseNorm(program, batches_after, config.precise_norm_batches)
         recent = StepMetrics(config.skip_nonfinite_steps, task.inputs.describe_batch, start.recent)
         rate = console.Rate(config.total_steps, config.batch_size)
         silence = stack.enter_context(contextlib.closing(Silence()))
-        evaluate = functools.partial(_evaluate, evaluation, saved, log, preemption)
+        aside = functools.partial(_aside, rate, silence, goodput)
+        kept = functools.partial(_kept, config, task, recent, saved, goodput)
+        evaluate = functools.partial(_evaluate, evaluation, saved, log, preemption, aside)
         scores = None
         if start.step and _is_due(config, start.step) and not start.evaluated:
             scores = evaluate(start.step, state)
             if scores is None:
-                _leave(saved, start.step, preemption.exit_code)
+                _leave(saved, goodput, start.step, preemption.exit_code)
         rate.restart(start.step)
+        goodput.begin(start.step)
         say(f"Training from step {start.step} to {config.total_steps}.")
 
         preemption.begin()
         for step in range(start.step + 1, config.total_steps + 1):
             # The device computes the last step while the host prepares the next batch.
-            with silence.pause():
+            with silence.pause(), kept(step - 1, state):
                 batch = sharding.put_batch(next(batches), mesh)
+            goodput.got_batch()
             state, metrics = train_step(state, batch)
+            goodput.started(step, metrics["loss"])
             recent.add(step, metrics)
             saved.check()
 
             if step % config.log_every == 0 or step == config.total_steps:
                 scalars = recent.means()
                 scalars["learning_rate"] = float(program.optimizer.schedule(step - 1))
-                scalars[f"{task.unit}_per_second"], eta = rate.read(step)
-                _say_progress(step, config.total_steps, scalars, task.unit, eta)
-                log.write(step, scalars)
+                with kept(step, state):
+                    _log(config, task, log, rate, goodput, step, scalars)
             due, told_to_stop = _is_due(config, step), preemption.told()
             planned = due or step % config.checkpoint_every == 0
             if planned:
-                with rate.pause(), silence.pause():
+                with aside("evaluating"):
                     state = with_precise_norm(step, state)
             if planned or told_to_stop:
-                # Save before evaluating, which may fail. A step that is not finite raises here.
-                metadata = _metadata(config, task, recent)
-                saved.save(step, state.variables, state.optimizer, metadata, state.average)
+                # Save before evaluating, which may fail.
+                _save(saved, goodput, step, state, _metadata(config, task, recent))
             if due and not told_to_stop:
-                with rate.pause(), silence.pause():
-                    scores = evaluate(step, state)
+                scores = evaluate(step, state)
                 told_to_stop = scores is None
             if told_to_stop:
-                _leave(saved, step, preemption.exit_code)
+                _leave(saved, goodput, step, preemption.exit_code)
+        if start.step < config.total_steps:
+            _conclude(saved, goodput, config.total_steps)
     assert scores is not None  # the last step is always evaluated
     return scores
 
@@ -176,6 +180,7 @@ def _claim(config: Run, directory: pathlib.Path) -> Start:
 
 
 def _metadata(config: Run, task: Task, recent: StepMetrics) -> Metadata:
+    """Of a checkpoint. A step that is not finite raises here."""
     return Metadata(kind="training", config=config, meta=task.meta(), recent=recent.state())
 
 
@@ -215,6 +220,7 @@ def _evaluate(
     saved: RunCheckpoints,
     log: RunLog,
     preemption: Preemption,
+    aside: Callable[[str], contextlib.AbstractContextManager[None]],
     step: int,
     state: TrainState,
 ) -> Scores | None:
@@ -222,14 +228,15 @@ def _evaluate(
 
     Returns None if the process is told to stop meanwhile. The resumed run evaluates again.
     """
-    try:
-        scores = evaluation.run(state.evaluated, between_batches=preemption.give_up_if_told)
-    except Preempted:
-        return None
-    # The score comes last: without it, a run that is killed here evaluates again.
-    log.keep(step, scores.record())
-    log.write(step, {**scores.to_dict(), **scores.by_class()})
-    saved.score(step, scores.best_by, scores.best_metric)
+    with aside("evaluating"):
+        try:
+            scores = evaluation.run(state.evaluated, between_batches=preemption.give_up_if_told)
+        except Preempted:
+            return None
+        # The score comes last: without it, a run that is killed here evaluates again.
+        log.keep(step, scores.record())
+        log.write(step, {**scores.to_dict(), **scores.by_class()})
+        saved.score(step, scores.best_by, scores.best_metric)
     say(f"Step {step}:\n{scores.table()}")
     return scores
 
@@ -242,8 +249,66 @@ def _open_log(config: Run, directory: pathlib.Path, start: Start) -> RunLog:
     return RunLog(directory, start.step, evaluated=start.evaluated, writers=made)
 
 
-def _leave(saved: RunCheckpoints, step: int, code: int) -> NoReturn:
-    saved.wait()
+def _batches(inputs: Inputs, rows: list[int], step: int) -> Iterator[Any]:
+    """The training batches after a step, those rows of each."""
+    return inputs.train_batches(start_step=step, rows=rows)
+
+
+def _goodput(directory: pathlib.Path, unfinished: bool) -> contextlib.closing[Goodput]:
+    """The time of the run. What a finished run does when it is started again is no part of it."""
+    return contextlib.closing(Goodput(directory if unfinished else None))
+
+
+@contextlib.contextmanager
+def _aside(rate: console.Rate, silence: Silence, goodput: Goodput, what: str) -> Iterator[None]:
+    """The time inside is that of a bucket of goodput, and none of the steps' rate."""
+    with rate.pause(), silence.pause(), goodput.inside(what):
+        yield
+
+
+def _conclude(saved: RunCheckpoints, goodput: Goodput, step: int) -> None:
+    """Waits until everything is saved, and says what the time was spent on."""
+    with goodput.inside("saving"):
+        saved.wait()
+    goodput.note(step)
+    say(goodput.table())
+
+
+def _save(
+    saved: RunCheckpoints, goodput: Goodput, step: int, state: TrainState, metadata: Metadata
+) -> None:
+    with goodput.inside("saving"):
+        saved.save(step, state.variables, state.optimizer, metadata, state.average)
+    goodput.note(step)
+
+
+@contextlib.contextmanager
+def _kept(
+    config: Run,
+    task: Task,
+    recent: StepMetrics,
+    saved: RunCheckpoints,
+    goodput: Goodput,
+    step: int,
+    state: TrainState,
+) -> Iterator[None]:
+    """Saves a finished step if what is inside fails: the input, or the log.
+
+    Of several processes, the others wait in the next step then, and can't save this one.
+    """
+    try:
+        yield
+    except UserError:
+        if jax.process_count() == 1 and step > saved.newest:
+            with contextlib.suppress(UserError):  # on a full disk, say; the first error is told
+                _save(saved, goodput, step, state, _metadata(config, task, recent))
+                saved.wait()
+                say(f"Saved step {step}, after which the run fails.")
+        raise
+
+
+def _leave(saved: RunCheckpoints, goodput: Goodput, step: int, code: int) -> NoReturn:
+    _conclude(saved, goodput, step)
     say(f"Told to stop: saved step {step}. The same command resumes from there.")
     sys.exit(code)
 
@@ -253,11 +318,28 @@ def _is_due(config: Run, step: int) -> bool:
     return step % config.eval_every == 0 or step == config.total_steps
 
 
+def _log(
+    config: Run,
+    task: Task,
+    log: RunLog,
+    rate: console.Rate,
+    goodput: Goodput,
+    step: int,
+    scalars: dict[str, float],
+) -> None:
+    """Adds the speed to the scalars of a step, and writes and says them."""
+    scalars[f"{task.unit}_per_second"], eta = rate.read(step)
+    scalars["goodput"] = goodput.note(step)
+    _say_progress(step, config.total_steps, scalars, task.unit, eta)
+    log.write(step, scalars)
+
+
 def _say_progress(step: int, total: int, scalars: dict[str, float], unit: str, eta: str) -> None:
     formats = {"loss": ".4f", "accuracy": ".3f"}  # unless no pixel had a label, or all were skipped
     told = [f"{name} {scalars[name]:{form}}  " for name, form in formats.items() if name in scalars]
     rate = scalars[f"{unit}_per_second"]
     say(
         f"step {step}/{total}  {''.join(told)}"
-        f"lr {scalars['learning_rate']:.2e}  {rate:.1f} {unit}/s  ETA {eta}"
+        f"lr {scalars['learning_rate']:.2e}  {rate:.1f} {unit}/s  ETA {eta}  "
+        f"goodput {scalars['goodput']:.0%}"
     )

@@ -175,12 +175,56 @@ def test_roofline_by_hand():
             Collective("all-gather", 1, int(20e9), 1),
         ),
     )
-    found = roofline.roofline(compiled, chips.CHIPS["v5e"])
+    found = roofline.roofline(compiled, chips.parse("v5e:4x4"))
     assert found.compute == pytest.approx(2.0)
     assert found.memory == pytest.approx(0.1)
     assert found.network == pytest.approx((2 * 10 + 20) / 200)
     assert found.step == pytest.approx(2.2)
     assert found.bound == "compute"
+
+
+def test_a_sum_over_slices_by_hand():
+    gradient = Collective("all-reduce", 7, int(3e9), 1)
+    compiled = Compiled(True, 0, {}, flops=0.0, transfers=(gradient,))
+    for slices, passes in ((2, 1.0), (4, 1.5)):  # each sends all but a part of it, twice
+        where = chips.parse("v6e:4x4", slices)
+        assert roofline.bytes_between_slices(compiled, slices) == passes * 3e9
+        assert roofline.roofline(compiled, where).step == pytest.approx(passes * 3e9 / 12.5e9)
+    slow = chips.parse("v6e:4x4", 2, dcn_gbps=1.0)
+    assert roofline.roofline(compiled, slow).between_slices == pytest.approx(24.0)
+
+
+def test_a_chip_of_two_devices_halves_its_figures():
+    where = chips.parse("tpu7x:2x2x2", 3)
+    assert (where.chips, where.devices) == (24, 48)
+    compiled = Compiled(True, 0, {}, flops=2307e12, traffic=int(7380e9))
+    found = roofline.roofline(compiled, where)
+    assert (found.compute, found.memory) == pytest.approx((2.0, 2.0))
+    assert where.chip.device.hbm == 96 * 2**30
+    assert chips.peak("TPU7x") == 2307e12 / 2
+
+
+TRANSFER = """
+ENTRY %main (p: f32[64,8,128]) -> f32[64,8,128] {
+  %p = f32[64,8,128]{2,1,0:T(8,128)} parameter(0)
+  %after = token[] after-all()
+  %send = (f32[64,8,128]{2,1,0}, u32[], token[]) send(%p, %after), is_host_transfer=true, \
+frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[64,8,128]{2,1,0}, u32[], token[]) recv(%after), is_host_transfer=true, \
+frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %sent = token[] send-done(%send)
+  %got = (f32[64,8,128]{2,1,0}, token[]) recv-done(%recv)
+  ROOT %result = f32[64,8,128]{2,1,0} get-tuple-element(%got), index=0
+}
+"""
+
+
+def test_what_goes_to_other_slices_is_counted_once():
+    program = hlo.Program(TRANSFER)
+    size = 4 * 64 * 8 * 128
+    assert hlo.transfers(program) == [Collective("all-reduce", 1, size, size)]
+    assert hlo.collectives(program) == []
+    assert hlo.traffic(program) == 2 * size + 4  # sent, and received with a marker
 
 
 def test_slices_and_their_hosts():
@@ -189,6 +233,40 @@ def test_slices_and_their_hosts():
     assert chips.parse("v5e:4x4").host_shape == (2, 2, 1)
     assert chips.parse("v6e:1x1").host_shape == (1, 1, 1)
     assert chips.parse("v4:2x2x4").host_shape == (2, 2, 1)
+    assert chips.parse("tpu7x:4x4x4").host_shape == (2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "slices", "settings"),
+    [
+        (
+            "v5e:4x4",
+            2,
+            "SLICES=2 ACCELERATOR_TYPE=v5litepod-16 GKE_ACCELERATOR=tpu-v5-lite-podslice "
+            "GKE_MACHINE=ct5lp-hightpu-4t GKE_TOPOLOGY=4x4 GKE_HOSTS=4 GKE_CHIPS_PER_HOST=4",
+        ),
+        (
+            "v5p:2x2x4",
+            1,
+            "SLICES=1 ACCELERATOR_TYPE=v5p-32 GKE_ACCELERATOR=tpu-v5p-slice "
+            "GKE_MACHINE=ct5p-hightpu-4t GKE_TOPOLOGY=2x2x4 GKE_HOSTS=4 GKE_CHIPS_PER_HOST=4",
+        ),
+        (
+            "tpu7x:2x2x2",
+            1,
+            "SLICES=1 GKE_ACCELERATOR=tpu7x GKE_MACHINE=tpu7x-standard-4t GKE_TOPOLOGY=2x2x2 "
+            "GKE_HOSTS=2 GKE_CHIPS_PER_HOST=4",
+        ),
+    ],
+)
+def test_the_settings_that_ask_for_a_slice(name, slices, settings):
+    assert chips.parse(name, slices).settings == settings
+
+
+def test_slices_without_a_known_network_need_a_stated_one():
+    with pytest.raises(UserError, match="--dcn_gbps"):
+        chips.parse("v4:2x2x2", 2)
+    assert chips.parse("v4:2x2x2", 2, dcn_gbps=8).chip.dcn_bandwidth == 1e9
 
 
 @pytest.mark.parametrize(
@@ -200,6 +278,8 @@ def test_slices_and_their_hosts():
         ("v4:4x4", "3 axes"),
         ("v5e:32x32", "the largest v5e slice is 16x16"),
         ("v5e:0x4", "the largest"),
+        ("tpu7x:2x2x32", "the largest tpu7x slice is 16x24x24"),
+        ("tpu7x:1x1x1", "whole machines of 2x2x1"),
     ],
 )
 def test_an_unknown_slice_is_refused_with_examples(name, reason):
@@ -216,8 +296,9 @@ def test_the_mesh_is_the_configs_where_that_fits():
 def test_more_chips_than_images_share_images():
     layout = meshes.choose(config_of(), 256)
     assert layout.sizes == {"data": 16, "fsdp": 1, "spatial": 16}
-    assert "16 chips share an image" in layout.note
+    assert "16 devices share an image" in layout.note
     assert meshes.choose(config_of(accumulate_steps=4), 16).sizes["data"] == 4
+    assert meshes.choose(config_of(), 32, slices=2).sizes == {"data": 16, "fsdp": 1, "spatial": 2}
 
 
 @pytest.mark.parametrize(
@@ -252,12 +333,16 @@ def test_without_the_compiler_the_command_that_installs_it_is_named(monkeypatch)
         chips.importlib.util, "find_spec", lambda name: None if name == "libtpu" else found(name)
     )
     with pytest.raises(UserError, match=r"pip install 'libtpu==0\.0\.\d+\.\*'"):
-        plan.make(config_of(), "v5e:4x4", REPOSITORY / "nowhere")
+        plan.make(config_of(), chips.parse("v5e:4x4"), REPOSITORY / "nowhere")
 
 
 def test_what_can_not_be_planned_is_said_in_a_sentence(capsys):
     assert command.run(["--config=demo", "--topology=v5e:3"]) == 2
     assert capsys.readouterr().err.startswith("nonlocal_jax: --topology=v5e:3")
+    assert command.run(["--config=demo", "--topology=v5e:4x4", "--slices=3"]) == 2
+    assert "does not" in capsys.readouterr().err
+    assert command.run(["--config=demo", "--topology=v5e:4x4", "--slices=0"]) == 2
+    assert "slices" in capsys.readouterr().err
     assert command.run(["--config=demo"]) == 2
     assert "--topology is missing" in capsys.readouterr().err
 
@@ -302,3 +387,25 @@ def test_collectives_do_not_grow_with_the_chips(planned):
     sizes = [{c["kind"]: c["bytes"] for c in p["train"]["collectives"]} for p in (few, many)]
     assert set(sizes[0]) == set(sizes[1]) == {"all-reduce"}
     np.testing.assert_allclose(sizes[0]["all-reduce"], sizes[1]["all-reduce"], rtol=0.01)
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("topology", ["v5e:2x2", "tpu7x:2x2x1"])
+def test_slices_exchange_their_sums_alone(tmp_path, topology):
+    pytest.importorskip("libtpu")
+    flags = [*SHRUNK, "--config.batch_size=16", f"--topology={topology}", "--price=2"]
+    flags += ["--slices=1", "--slices=2", f"--json={tmp_path}/plan.json"]
+    code, out, err = run_plan(tmp_path, "--config=configs/demo.py", *flags)
+    assert code == 0, err
+    one, two = json.loads((tmp_path / "plan.json").read_text())["plans"]
+    assert one["train"]["transfers"] == [] and one["bytes_between_slices"] == 0
+    (sums,) = two["train"]["transfers"]
+    assert sums["kind"] == "all-reduce"
+    summed = {c["kind"]: c["bytes"] for c in one["train"]["collectives"]}["all-reduce"]
+    assert sums["bytes"] * two["devices"] / 2 >= summed
+    assert two["bytes_between_slices"] == sums["bytes"]  # 2 (s - 1) / s is 1
+    assert two["chips"] == 2 * one["chips"] == 8
+    assert two["devices"] == two["chips"] * (2 if topology.startswith("tpu7x") else 1)
+    hours = two["chip_hours"] + two["chips"] * two["eval_hours"]
+    assert two["cost"] == pytest.approx(2 * hours)
+    assert "over slices" in out

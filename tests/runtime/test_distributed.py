@@ -13,6 +13,7 @@ import jax  # noqa: F401  (sets TPU_SKIP_MDS_QUERY, as in every command)
 import numpy as np
 import pytest
 from conftest import REPOSITORY
+from jax._src.clusters import cloud_tpu_cluster
 
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs.datasets.scenes import SceneSource
@@ -20,7 +21,7 @@ from nonlocal_jax.inputs.example import Example
 from nonlocal_jax.runtime import cluster, distributed
 from nonlocal_jax.runtime.cluster import Cluster
 
-CLUSTER_VARIABLES = ("TPU_WORKER", "SLURM_", "JAX_PLATFORMS")
+CLUSTER_VARIABLES = ("TPU_WORKER", "MEGASCALE_", "SLURM_", "JAX_PLATFORMS")
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +51,26 @@ def test_a_gke_pod_knows_its_slice(monkeypatch):
     assert cluster.find() == Cluster("a-0.svc:8482", 2, 1, ("a-0.svc", "a-1.svc"))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert cluster.find() is None
+
+
+def test_a_gke_pod_of_several_slices_is_numbered_as_jax_does(monkeypatch):
+    set_environment(
+        monkeypatch,
+        TPU_WORKER_ID="1",
+        TPU_WORKER_HOSTNAMES="a-0.svc,a-1.svc,a-2.svc",
+        MEGASCALE_NUM_SLICES="4",
+        MEGASCALE_SLICE_ID="2",
+        MEGASCALE_COORDINATOR_ADDRESS="localhost:8080",
+    )
+    found = cluster.find()
+    theirs = cloud_tpu_cluster.GkeTpuCluster
+    assert found.num_processes == theirs.get_process_count() == 12
+    assert found.process_id == theirs.get_process_id() == 7
+    assert found.coordinator == theirs.get_coordinator_address(1, None) == "localhost:8482"
+    assert found.name(7) == "process 7 (slice 2, worker 1)"
+    monkeypatch.delenv("MEGASCALE_SLICE_ID")
+    with pytest.raises(UserError, match="MEGASCALE_SLICE_ID"):
+        cluster.find()
 
 
 def test_a_slurm_task_has_its_whole_node_or_one_device(monkeypatch):
@@ -95,6 +116,11 @@ def test_a_cloud_tpu_vm_asks_the_metadata_server(monkeypatch, workers):
     monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.server_port}")
     try:
         assert cluster.find() == Cluster("10.0.0.5:8482", 2, 1, ("10.0.0.5", "10.0.0.6"))
+        answers["tpu-env"] = (
+            "ZONE: 'here'\nMEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '1'\n"
+            "MEGASCALE_COORDINATOR_ADDRESS: '10.0.0.1:8080'\n"
+        )
+        assert cluster.find()[:3] == ("10.0.0.1:8482", 4, 3)
         answers.clear()
         with pytest.raises(UserError, match="--num_processes=1"):
             cluster.find()

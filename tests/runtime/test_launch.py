@@ -1,7 +1,6 @@
 """The launch scripts: what they would run, when they start again, and a run that they train."""
 
 import json
-import os
 import pathlib
 import shutil
 import signal
@@ -10,64 +9,12 @@ import sys
 import time
 
 import pytest
-import yaml
 from conftest import REPOSITORY
-from runs import ONE_DEVICE, SHRUNK
+from launching import FLAGS, LAUNCH, SLICE, calls
+from runs import SHRUNK
 
-LAUNCH = REPOSITORY / "launch"
 SCRIPTS = sorted(path for path in LAUNCH.glob("*.sh") if path.name != "lib.sh")
-FLAGS = ("--config=configs/demo.py", "--config.data.crop_size=(64,512)")
 QUOTED = "--config=configs/demo.py '--config.data.crop_size=(64,512)'"
-SLICE = "--project=my-project --zone=us-west4-a"
-
-
-@pytest.fixture
-def settings(tmp_path):
-    """A settings file, as a person would make one; returns its path."""
-    file = tmp_path / "mine.env"
-    file.write_text(
-        f"source {LAUNCH}/settings.env\n"
-        "PROJECT=my-project BUCKET=my-bucket IMAGE=host.pkg.dev/p/r/train PARTITION=gpu\n"
-        "RESTART_SECONDS=0 POLL_SECONDS=0 GRACE_SECONDS=1 CRASHES=2\n"
-    )
-    return file
-
-
-@pytest.fixture
-def launch(settings):
-    """Runs a script with the settings; returns its exit code, output and errors."""
-
-    def run(script, *arguments, **environment):
-        done = subprocess.run(
-            [LAUNCH / script, *arguments],
-            cwd=REPOSITORY,
-            env={**ONE_DEVICE, "SETTINGS": str(settings), **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return done.returncode, done.stdout, done.stderr
-
-    return run
-
-
-@pytest.fixture
-def fake(tmp_path):
-    """Makes a program of bash that notes its calls; returns the environment that has it first."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-
-    def make(name, body):
-        program = folder / name
-        program.write_text(f'#!/usr/bin/env bash\necho "{name} $*" >> {tmp_path}/calls\n{body}\n')
-        program.chmod(0o755)
-        return {"PATH": f"{folder}:{os.environ['PATH']}"}
-
-    return make
-
-
-def calls(tmp_path):
-    return (tmp_path / "calls").read_text().splitlines()
 
 
 def shellcheck():
@@ -168,27 +115,6 @@ def test_the_whole_course_of_a_slice_is_printed(launch):
     )
     positions = [out.find(landmark) for landmark in landmarks]
     assert -1 not in positions and positions == sorted(positions), out
-
-
-@pytest.mark.parametrize("spot", [True, False])
-def test_the_manifest_says_what_the_settings_say(launch, settings, spot):
-    settings.write_text(settings.read_text() + f"SPOT={str(spot).lower()}\n")
-    flag = '--config.data_dir=/bucket/"odd" \\name'
-    code, out, err = launch("gke.sh", "manifest", *FLAGS, flag)
-    assert code == 0, err
-    manifest = yaml.safe_load(out)
-    assert manifest["kind"] == "JobSet"
-    job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
-    assert job["parallelism"] == job["completions"] == 4
-    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2]
-    pod = job["template"]["spec"]
-    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "4x4"
-    assert ("cloud.google.com/gke-spot" in pod["nodeSelector"]) == spot
-    container = pod["containers"][0]
-    assert container["image"] == "host.pkg.dev/p/r/train"
-    assert container["args"] == [*FLAGS, flag]
-    assert container["resources"]["limits"]["google.com/tpu"] == 4
-    assert pod["volumes"][0]["csi"]["volumeAttributes"]["bucketName"] == "my-bucket"
 
 
 def test_a_setting_that_is_missing_is_named(launch, settings):

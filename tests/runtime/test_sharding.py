@@ -194,8 +194,8 @@ def test_evaluation_on_a_mesh_gives_the_same_counts(tmp_path, mode):
             assert (masks[index] != mask).mean() <= 1e-2
 
 
-def on_processes(count, output):
-    """What `count` processes with four devices in all write."""
+def on_processes(count, output, slices=0):
+    """What `count` processes with four devices in all write; the mesh may take them for slices."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -209,7 +209,7 @@ def on_processes(count, output):
     ]
     processes = [
         subprocess.Popen(
-            [*program, str(rank), str(output)],
+            [*program, str(rank), str(output), str(slices)],
             cwd=REPOSITORY,
             env=environment,
             stdout=subprocess.PIPE,
@@ -240,6 +240,17 @@ def test_several_processes_compute_what_one_does(computed, tmp_path, count):
             if name.startswith(f"{sizes}/")
         }
         assert_equal_results(together, alone)
+
+
+@pytest.mark.soak
+def test_two_slices_compute_what_one_device_does(computed, tmp_path):
+    """Two processes, each of them a slice for the mesh."""
+    _, alone = case_on(computed, ("embedded_gaussian", False), (1, 1, 1))
+    found = on_processes(2, tmp_path / "results.npz", slices=2)
+    (sizes,) = sharded.MESHES_OF_SLICES
+    assert found.pop("slices").tolist() == [[0], [1]]
+    together = {name.removeprefix(f"{sizes}/"): value for name, value in found.items()}
+    assert_equal_results(together, alone)
 
 
 def test_processes_that_share_images_feed_the_same_rows(monkeypatch):
@@ -306,6 +317,44 @@ def test_the_next_batches_are_the_same_on_other_devices():
         for batch in expected:
             placed = sharding.put_batch(next(batches), mesh)
             jax.tree.map(np.testing.assert_array_equal, placed, batch)
+
+
+class SliceDevice:
+    """What the arrangement of a mesh asks of a device of one of several TPU slices."""
+
+    platform, device_kind, core_on_chip = "tpu", "TPU of a test", 0
+
+    def __init__(self, number, slices, slice_index):
+        self.id, self.process_index, self.slice_index = number, number // 2, slice_index
+        self.coords = (number // slices, 0, 0)
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (4, 1, 2), (-1, 1, 4)], ids=str)
+def test_only_data_goes_over_slices(sizes):
+    # JAX may list the devices of slices in any order.
+    devices = [SliceDevice(number, 2, number % 2) for number in range(8)]
+    mesh = sharding.make_mesh(schema.Mesh(data=sizes[0], fsdp=sizes[1], spatial=sizes[2]), devices)
+    where = np.vectorize(lambda device: device.slice_index)(mesh.devices)
+    assert where.shape == (8 // (sizes[1] * sizes[2]), *sizes[1:])
+    half = where.shape[0] // 2
+    assert (where[:half] == 0).all() and (where[half:] == 1).all()
+    assert sorted(device.id for device in mesh.devices.flat) == list(range(8))
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 8), (1, 8, 1), (1, 2, 4)], ids=str)
+def test_an_axis_larger_than_a_slice_is_refused_in_a_sentence(sizes):
+    devices = [SliceDevice(number, 2, number % 2) for number in range(8)]
+    axes = schema.Mesh(data=sizes[0], fsdp=sizes[1], spatial=sizes[2])
+    with pytest.raises(UserError, match="does not fit 2 slices of 4 devices: only data") as caught:
+        sharding.make_mesh(axes, devices)
+    assert "\n" not in str(caught.value)
+
+
+def test_any_axis_may_go_over_nodes_of_gpus(monkeypatch):
+    monkeypatch.setattr(SliceDevice, "platform", "gpu")
+    devices = [SliceDevice(number, 2, number % 2) for number in range(8)]
+    mesh = sharding.make_mesh(schema.Mesh(data=1, spatial=8), devices)
+    assert mesh.shape == {"data": 1, "fsdp": 1, "spatial": 8}
 
 
 def test_a_mesh_that_does_not_fit_is_explained():

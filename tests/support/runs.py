@@ -27,6 +27,8 @@ SHRUNK = [
     "--config.eval_every=8",
     "--config.eval.batch_size=8",
 ]
+# Keys of metrics.jsonl that differ from run to run.
+TIMES = ("images_per_second", "clips_per_second", "time", "goodput")
 # Quick compilation, as in this process (conftest.py), but of one device.
 FLAGS = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
 ONE_DEVICE = {**os.environ, "XLA_FLAGS": " ".join(FLAGS)}
@@ -52,10 +54,9 @@ def run(workdir, *extra):
 
 
 def log_lines(workdir):
-    """What a run's log says, but for the time and the speed."""
+    """What a run's log says, but for times."""
     parsed = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    apart = ("images_per_second", "clips_per_second", "time")
-    return [{k: v for k, v in line.items() if k not in apart} for line in parsed]
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in parsed]
 
 
 def tiny(**overrides):

@@ -1,9 +1,11 @@
 """A network that compiles in a moment, one training step of it on any mesh, and its program read.
 
-As a program, `python tests/support/sharded.py COORDINATOR COUNT RANK OUTPUT`, it is one of several
-processes: each loads its own rows, and the first writes what all have computed.
+As a program, `python tests/support/sharded.py COORDINATOR COUNT RANK OUTPUT SLICES`, it is one of
+several processes: each loads its own rows, and the first writes what all have computed. If SLICES
+is not 0, the mesh takes each process for a TPU slice.
 """
 
+import functools
 import os
 import re
 import sys
@@ -29,6 +31,7 @@ WIDEST = 32  # channels of the last stage, at all positions
 # How the program is split over devices does not depend on how well it is compiled for each.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 MESHES_OF_PROCESSES = [(4, 1, 1), (1, 2, 2), (1, 1, 4)]
+MESHES_OF_SLICES = [(2, 1, 2)]
 
 
 def shrink(patch, depth=18):
@@ -106,19 +109,28 @@ def collective_sizes(program):
 
 
 def main():
-    coordinator, count, rank, output = sys.argv[1:]
-    devices = 4 // int(count)
+    coordinator, (count, rank, slices) = sys.argv[1], map(int, (*sys.argv[2:4], sys.argv[5]))
+    output = sys.argv[4]
+    devices = 4 // count
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_numpy_dtype_promotion", "strict")
-    jax.distributed.initialize(coordinator, int(count), int(rank))
+    jax.distributed.initialize(coordinator, count, rank)
+    if slices:  # JAX has no slice index for CPUs
+        sharding.slices_of = lambda devices: slices
+        sharding.mesh_utils.create_hybrid_device_mesh = functools.partial(
+            sharding.mesh_utils.create_hybrid_device_mesh, process_is_granule=True
+        )
     resnet.BLOCKS_PER_STAGE[18] = (1, 1, 1, 1)
     chunked.MIN_CHUNK, chunked.CHUNK_BYTES = 8, 0
     found = {}
-    for sizes in MESHES_OF_PROCESSES:
+    for sizes in MESHES_OF_SLICES if slices else MESHES_OF_PROCESSES:
         mesh, small = mesh_of(*sizes), config()
         for name, value in results(compile_step(small, mesh), small, mesh).items():
             found[f"{sizes}/{name}"] = value
+        if slices:  # of the devices, by the mesh's axis `data`
+            rows = mesh.devices.reshape(sizes[0], -1)
+            found["slices"] = np.array([sorted({d.process_index for d in row}) for row in rows])
     if jax.process_index() == 0:
         np.savez(output, **found)
 

@@ -221,7 +221,22 @@ def test_an_input_worker_that_fails_ends_a_run_with_its_checkpoint(tmp_path, mon
     message = {"hangs": "No batch came .* for 1 seconds", "died": "An input worker died: Grain wor"}
     with pytest.raises(UserError, match=f"(?s){message[fault]}.*resumes from its last checkpoint"):
         loop.train(config, tmp_path)
-    assert checkpoints.prepare(tmp_path / "checkpoints") == 2
+    assert checkpoints.prepare(tmp_path / "checkpoints") == 3  # the last one that was finished
+
+
+def test_a_step_is_saved_if_the_log_fails(tmp_path, monkeypatch):
+    monkeypatch.setitem(resnet.BLOCKS_PER_STAGE, 18, (1, 1, 1, 1))
+    often = {"batch_size": 8, "total_steps": 6, "checkpoint_every": 6, "log_every": 2}
+    scenes = {"data.name": "scenes", "model.num_classes": 5, "data.crop_size": (33, 33)}
+
+    def full(self, step, scalars):
+        if step == 4:
+            raise UserError("the disk of the log is full")
+
+    monkeypatch.setattr(run_log.RunLog, "write", full)
+    with pytest.raises(UserError, match="the disk of the log is full"):
+        loop.train(tiny(**often, **scenes, init_from=""), tmp_path)
+    assert checkpoints.prepare(tmp_path / "checkpoints") == 4
 
 
 WORKERS = """

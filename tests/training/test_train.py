@@ -35,6 +35,13 @@ def test_a_run_says_what_it_does_and_writes_what_it_promises(finished):
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8]
     assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
     assert any("miou" in line for line in lines)
+    shares = [line["goodput"] for line in lines if "loss" in line]
+    assert all(0 < share < 1 for share in shares)
+    seconds = json.loads((workdir / "goodput.json").read_text())["seconds"]
+    # The last evaluation comes after the last of these lines, and adds no steps.
+    assert seconds["evaluating"] > 0 and seconds["down"] == seconds["repeated"] == 0
+    assert 0 < seconds["steps"] / sum(seconds.values()) <= shares[-1] + 1e-9
+    assert "compiling the train step" in out.partition("time of this run")[2]
     config = json.loads((workdir / "config.json").read_text())
     assert config["config"]["total_steps"] == 8
     assert "jax" in json.loads((workdir / "environment.json").read_text())["packages"]
