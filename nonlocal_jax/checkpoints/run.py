@@ -1,8 +1,7 @@
 """The checkpoints of a training run: the latest ones, and the best by its score, such as mIoU.
 
-Orbax's CheckpointManager writes them in the background and removes them by its preservation
-policies. This module adds digests, resuming from an older step if the newest is damaged, and scores
-that come after the arrays.
+Orbax's CheckpointManager writes them in the background and removes old ones. This module adds
+digests, resuming from an older step if the newest is damaged, and scores that come later.
 
 A process may be killed at any moment. A step has the name `8.orbax-checkpoint-tmp` until it is
 complete, with its digests. A step that is removed is moved to `.removed` first. So neither has the
@@ -140,7 +139,7 @@ class RunCheckpoints:
     ) -> None:
         """Starts saving a step. The arrays may be donated once this returns.
 
-        An `average` of the variables that is not empty is kept beside them.
+        An `average` that is not empty is kept beside them.
 
         Raises:
           UserError: this one, or the one before, can't be written.
@@ -355,11 +354,11 @@ def _set_aside(directory: pathlib.Path, damaged: Mapping[int, str]) -> None:
 
 
 def _barrier(*, key: str, timeout_ms: int) -> None:
-    """Waits for the other processes, unless this one has an error.
+    """Waits for the other processes, if there are any, unless this one has an error.
 
     Orbax ends each save with a barrier, also a failed one. The others then wait at another barrier.
     """
-    if error := sys.exception():
+    if jax.process_count() > 1 and (error := sys.exception()):
         raise error
     ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
