@@ -17,6 +17,7 @@ COMMANDS = {
     "prepare": "Verify a data set and prepare it for training.",
     "browse": "Show augmented training examples, and count the classes.",
     "export": "Export a trained network for other runtimes.",
+    "serve": "Segment images over HTTP.",
     "benchmark": "Measure training, inference, input and evaluation.",
     "plan": "Plan a config for a TPU slice: memory, time, chip hours.",
     "demo": "Train a small network with and without the non-local block.",

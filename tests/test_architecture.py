@@ -23,13 +23,14 @@ COMMANDS = (
     "plan",
     "predict",
     "prepare",
+    "serve",
     "train",
 )
 # A room may import those below its own line.
 FLOORS = (
     ("__main__",),
     COMMANDS,
-    ("performance", "exporting"),
+    ("performance", "exporting", "serving"),
     ("training",),
     ("evaluation",),
     ("reporting",),
