@@ -86,8 +86,10 @@ class Batcher:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(patience / len(self._threads))
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        return not any(thread.is_alive() for thread in self._threads)
+        if any(thread.is_alive() for thread in self._threads):
+            return False
+        self._pool.shutdown()
+        return True
 
     def waiting(self) -> int:
         """How many images wait."""

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nonlocal_jax.evaluation import buckets
+from nonlocal_jax.inputs import transforms
 
 SIZES = st.lists(st.tuples(st.integers(1, 900), st.integers(1, 900)), min_size=1, max_size=60)
 
@@ -86,10 +87,23 @@ def test_many_different_sizes_are_planned_in_a_moment(count):
 
 
 @pytest.mark.parametrize(
-    ("length", "rounded"), [(1, 8), (8, 8), (61, 64), (683, 704), (2048, 2048)]
+    ("length", "seen", "shown"),
+    [(1, 32, 256), (61, 64, 256), (257, 320, 512), (683, 768, 768), (1600, 1792, 2048)]
+    + [(2048, 2048, 2048), (4000, 4096, 4096)],
 )
-def test_an_image_alone_is_padded_by_an_eighth_at_most(length, rounded):
+def test_an_image_alone_is_padded_by_a_quarter_and_its_result_by_a_half(length, seen, shown):
     bucket = buckets.alone((length, 9), [(33, length)])
-    assert bucket.canvas == (rounded, 16) and bucket.inputs == ((40, rounded),)
+    assert bucket.inputs == ((64, seen),) and bucket.canvas == (shown, max(256, seen))
     assert bucket.smallest == ((33, length),) and bucket.members == (0,)
-    assert rounded - length < max(length / 8, 8)
+    assert seen - length < max(length / 4, 32) and shown - length < max(length / 2, 256)
+
+
+def test_photographs_of_all_sizes_share_a_few_programs():
+    """Those of phones and cameras, up to 12 million pixels, fitted into 2048x512."""
+    seen = set()
+    for width in range(320, 4001, 8):
+        for ratio in (4 / 3, 3 / 2, 16 / 9):
+            size = (round(width / ratio), width)
+            seen.add(buckets.alone(size, transforms.test_sizes(*size, (2048, 512), [1.0])))
+    shapes = {(bucket.canvas, bucket.inputs) for bucket in seen}
+    assert len(seen) > 1000 and len(shapes) <= 20
