@@ -35,7 +35,8 @@ class Service:
     """Answers requests.
 
     Attributes:
-      state: what /health says. Pictures are segmented while it is "ready".
+      state: what /health says. Pictures are refused while it is "warming". While it is "stopping",
+        there are no new connections, and what comes on the others is answered.
       batcher: the queue.
       open: requests that are being answered.
       answered: requests that were.
@@ -85,7 +86,10 @@ class Service:
         if request.headers.get("content-type", "").startswith("multipart/"):
             raise Refused(415, "The body must be the image file itself, not a form.")
         async with self._uploads.body(request) as encoded:
-            self._refuse_unless_ready()
+            if self.state == "warming":
+                raise Refused(503, "The server is warming.", RETRY_AFTER)
+            if self.batcher.full():
+                raise _queue_full()
             try:
                 async with asyncio.timeout(self._limits.timeout):
                     content = await self._answer(answer, encoded, begun)
@@ -94,12 +98,6 @@ class Service:
                     503, f"There was no answer in {self._limits.timeout:g} seconds.", RETRY_AFTER
                 ) from None
         return Response(content, media_type=answer.media_type)
-
-    def _refuse_unless_ready(self) -> None:
-        if self.state != "ready":
-            raise Refused(503, f"The server is {self.state}.", RETRY_AFTER)
-        if self.batcher.full():
-            raise _queue_full()
 
     async def _answer(self, answer: Answer, encoded: bytes, begun: float) -> bytes:
         """The bytes of an answer to an encoded image."""

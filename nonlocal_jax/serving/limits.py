@@ -34,7 +34,7 @@ class Limits:
     read_timeout: float = 30.0
     timeout: float = 60.0
     grace: int = 30
-    programs: int = 16
+    programs: int = 32
 
     def rows(self, canvas: Size) -> int:
         """Images in a call of the program of a canvas: fewer than `max_batch` of very large ones.

@@ -195,13 +195,15 @@ def ask(engine, *requests, state="ready", **given):
         assert batcher.close(WAIT)
 
 
-@pytest.mark.parametrize("state", ["warming", "stopping"])
-def test_before_and_after_its_time_it_is_unhealthy_and_refuses(engine, state):
+@pytest.mark.parametrize(("state", "status"), [("warming", 503), ("ready", 200), ("stopping", 200)])
+def test_it_is_healthy_if_it_takes_new_requests_and_finishes_what_it_has(engine, state, status):
     requests = ("GET", "/health", None), ("POST", "/mask", png(image(0)))
     health, mask = ask(engine, *requests, state=state)
-    assert (health.status_code, health.json()) == (503, {"status": state})
-    assert mask.status_code == 503 and mask.headers["retry-after"] == "1"
-    assert mask.json() == {"error": f"The server is {state}."}
+    assert health.status_code == (200 if state == "ready" else 503)
+    assert health.json() == {"status": state} and mask.status_code == status
+    if status == 503:
+        assert mask.headers["retry-after"] == "1"
+        assert mask.json() == {"error": "The server is warming."}
 
 
 def test_a_full_queue_answers_503_and_the_others_get_their_masks(engine):

@@ -5,8 +5,6 @@ import json
 import os
 import signal
 import socket
-import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -15,7 +13,7 @@ import pytest
 from evaluations import label, mixed_examples, picture, run_command, write_folder
 from networks import NUM_CLASSES
 from PIL import Image
-from serving import Load, checkpoint, decoded, metrics, png, serving
+from serving import TALL, Load, begin, checkpoint, decoded, huge_png, metrics, png, serving
 
 from nonlocal_jax import serve
 from nonlocal_jax.evaluation import predictor
@@ -130,20 +128,6 @@ def test_any_image_is_read_as_predict_does(server, model, images, mode, tmp_path
     image.save(path, **options)
     mask = decoded(httpx.post(f"{server.url}/mask", content=path.read_bytes()).content)
     np.testing.assert_array_equal(mask, model.predict(decode.read_image(path)))
-
-
-def huge_png(side):
-    """A valid PNG of a few kilobytes with side x side black pixels."""
-
-    def chunk(kind, data):
-        checksum = zlib.crc32(kind + data)
-        return len(data).to_bytes(4, "big") + kind + data + checksum.to_bytes(4, "big")
-
-    header = side.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
-    pack = zlib.compressobj(9)
-    rows = b"".join(pack.compress(bytes(1 + -(-side // 8))) for _ in range(side)) + pack.flush()
-    parts = chunk(b"IHDR", header), chunk(b"IDAT", rows), chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def damaged_jpeg():
@@ -274,17 +258,6 @@ def test_a_port_in_use_is_told_before_the_network_is_read(server, saved):
     assert "The checkpoint is" not in done.stdout
 
 
-def begin(server, images, pool):
-    """Requests that wait for a program which is not compiled yet."""
-    bodies = [png(np.resize(image, (300, 40, 3))) for image in images]
-    begun = [
-        pool.submit(httpx.post, f"{server.url}/mask", content=body, timeout=120) for body in bodies
-    ]
-    while metrics(server.url)["nonlocal_jax_queue_length"] < len(images):
-        time.sleep(0.02)
-    return begun
-
-
 def test_sigterm_lets_what_was_begun_finish(saved, model, images):
     with serving(saved, "--warm=50x50", "--max_batch=2") as server, ThreadPoolExecutor() as pool:
         server.wait_until_ready()
@@ -293,20 +266,8 @@ def test_sigterm_lets_what_was_begun_finish(saved, model, images):
         server.wait_for("Stopping: 5 requests are being answered")
         for image, request in zip(images, begun, strict=False):
             mask = decoded(request.result().content)
-            np.testing.assert_array_equal(mask, model.predict(np.resize(image, (300, 40, 3))))
+            np.testing.assert_array_equal(mask, model.predict(np.resize(image, TALL)))
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{server.url}/health")
         code, said = server.ended()
     assert code == 0 and ", 0 were cut off" in said and "Traceback" not in said
-
-
-def test_a_second_signal_ends_it_at_once(saved, images):
-    with serving(saved, "--warm=50x50") as server, ThreadPoolExecutor() as pool:
-        server.wait_until_ready()
-        begun = begin(server, images[:2], pool)
-        server.signal(signal.SIGINT)
-        server.wait_for("Stopping: 2 requests")
-        server.signal(signal.SIGINT)
-        code, said = server.ended(5)
-        assert code == 130 and "Told to stop twice" in said
-        assert all(isinstance(request.exception(), httpx.TransportError) for request in begun)

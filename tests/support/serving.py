@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 
 import httpx
 import numpy as np
@@ -19,18 +20,16 @@ from PIL import Image
 
 from nonlocal_jax.evaluation import predictor
 
+TALL = (300, 40, 3)
 HEALTHY = 240  # seconds to start on a busy machine
 
 
-def checkpoint(root, path, **overrides):
+def checkpoint(root, path, head="fcn"):
     """A network that compiles fast, and whose masks have several classes and differ."""
-    values = {
-        "model.backbone.depth": 18,
-        "model.decode_head.name": "fcn",
-        "model.decode_head.num_convs": 1,
-        "model.auxiliary_head.loss_weight": 0.0,
-    }
-    return saved(config_for(root, **{**values, **overrides}), path)
+    values = {"model.backbone.depth": 18, "model.auxiliary_head.loss_weight": 0.0}
+    if head == "fcn":
+        values |= {"model.decode_head.name": head, "model.decode_head.num_convs": 1}
+    return saved(config_for(root, **values), path)
 
 
 def png(image):
@@ -38,6 +37,20 @@ def png(image):
     encoded = io.BytesIO()
     Image.fromarray(image).save(encoded, "PNG")
     return encoded.getvalue()
+
+
+def huge_png(side):
+    """A valid PNG of a few kilobytes with side x side black pixels."""
+
+    def chunk(kind, data):
+        checksum = zlib.crc32(kind + data)
+        return len(data).to_bytes(4, "big") + kind + data + checksum.to_bytes(4, "big")
+
+    header = side.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
+    pack = zlib.compressobj(9)
+    rows = b"".join(pack.compress(bytes(1 + -(-side // 8))) for _ in range(side)) + pack.flush()
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", rows), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def expected(path, images):
@@ -115,6 +128,17 @@ def serving(path, *flags):
     finally:
         process.kill()
         process.wait()
+
+
+def begin(server, images, pool):
+    """Requests that wait for a program which is not compiled yet: TALL images."""
+    bodies = [png(np.resize(image, TALL)) for image in images]
+    begun = [
+        pool.submit(httpx.post, f"{server.url}/mask", content=body, timeout=120) for body in bodies
+    ]
+    while metrics(server.url)["nonlocal_jax_queue_length"] < len(images):
+        time.sleep(0.02)
+    return begun
 
 
 def metrics(url):
