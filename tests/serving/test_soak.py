@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 from evaluations import label, picture, write_folder
-from serving import Load, begin, checkpoint, expected, huge_png, metrics, png, serving
+from serving import Load, begin, checkpoint, expected, huge_png, metrics, serving
 
 pytestmark = pytest.mark.soak
 CLIENTS, SECONDS = 64, 60
@@ -114,9 +114,10 @@ def test_a_minute_of_64_clients_loses_nothing_and_mixes_nothing_up(saved):
 
         stopping = Load(server.url, images, masks, CLIENTS)
         answered = 1 + sum(v for k, v in metrics(server.url).items() if "requests_total" in k)
-        running = threading.Thread(target=stopping.run, args=(None, time.monotonic() + 60))
+        running = threading.Thread(target=stopping.run, args=(None, time.monotonic() + 120))
         running.start()
-        time.sleep(3)
+        while len(stopping.seconds) < CLIENTS:
+            time.sleep(0.1)
         server.signal(signal.SIGTERM)
         code, said = server.ended()
         running.join()
