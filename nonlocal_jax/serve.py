@@ -20,6 +20,8 @@ from nonlocal_jax.checkpoints.folder import read_metadata
 from nonlocal_jax.config import command_line
 from nonlocal_jax.config.command_line import Options
 from nonlocal_jax.config.schema import for_segmentation
+from nonlocal_jax.config.video import VideoConfig
+from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation.restore import restore
 from nonlocal_jax.runtime import startup
 from nonlocal_jax.runtime.console import say
@@ -62,11 +64,12 @@ def main(options: Options) -> None:
 
     sizes = parse_sizes(given.warm)
     found = locate.find(given.checkpoint, locate.parse_step(given.step))
-    config = for_segmentation(
-        options.config_over(
-            None if options.names_config else read_metadata(found.folder).needed_config(found)
-        )
+    given_config = options.config_over(
+        None if options.names_config else read_metadata(found.folder).needed_config(found)
     )
+    if isinstance(given_config, VideoConfig):
+        raise UserError(f"serve segments images, and {found} is for videos: use predict.")
+    config = for_segmentation(given_config)
     limits = Limits(
         max_batch=given.max_batch,
         queue=given.queue,

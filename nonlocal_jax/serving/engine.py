@@ -34,15 +34,24 @@ class Engine:
       restored: the checkpoint.
       limits: how many images a call has, and how many programs are kept.
       tta: average over the config's scales and mirrored images.
+      one_by_one: compute rows one after the other; by default on a CPU alone.
     """
 
-    def __init__(self, restored: Restored, limits: Limits, *, tta: bool = False):
+    def __init__(
+        self,
+        restored: Restored,
+        limits: Limits,
+        *,
+        tta: bool = False,
+        one_by_one: bool | None = None,
+    ):
         config, network = restored.config, restored.network
         self._limits = limits
         self._protocol = Protocol.of(config.eval, config.model.align_corners, tta)
         self._mesh = sharding.make_mesh(schema.Mesh(), jax.devices()[:1])
         self._variables = sharding.place_variables(restored.variables, self._mesh)
-        one_by_one = self._mesh.devices.flat[0].platform == "cpu"
+        if one_by_one is None:
+            one_by_one = self._mesh.devices.flat[0].platform == "cpu"
 
         def make() -> jax.stages.Wrapped:
             segment = programs.segmenting(network, self._protocol)

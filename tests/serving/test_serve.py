@@ -258,6 +258,13 @@ def test_a_port_in_use_is_told_before_the_network_is_read(server, saved):
     assert "The checkpoint is" not in done.stdout
 
 
+def test_a_network_for_videos_is_refused_before_it_is_read(saved):
+    video = "--config=kinetics_i3d_nonlocal_8x8"
+    done = run_command(serve, f"--checkpoint={saved}", video, "--port=0")
+    assert done.returncode == 2 and "is for videos: use predict" in done.stderr
+    assert "The checkpoint is" not in done.stdout
+
+
 def test_sigterm_lets_what_was_begun_finish(saved, model, images):
     with serving(saved, "--warm=50x50", "--max_batch=2") as server, ThreadPoolExecutor() as pool:
         server.wait_until_ready()

@@ -76,7 +76,7 @@ def test_a_minute_of_64_clients_loses_nothing_and_mixes_nothing_up(saved):
         ThreadPoolExecutor() as p,
     ):
         server.wait_until_ready()
-        Load(server.url, images, masks, CLIENTS).run(rounds=10)  # until memory is what it will be
+        Load(server.url, images, masks, CLIENTS).run(rounds=40)  # until memory is what it will be
         load = Load(server.url, images, masks, CLIENTS)
         begun = time.monotonic()
         before = metrics(server.url)
