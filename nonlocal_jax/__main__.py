@@ -19,6 +19,7 @@ COMMANDS = {
     "browse": "Show augmented training examples, and count the classes.",
     "export": "Export a trained network for other runtimes.",
     "report": "Write pages about runs: curves, scores, worst images; and compare them.",
+    "serve": "Segment images over HTTP.",
     "benchmark": "Measure training, inference, input and evaluation.",
     "plan": "Plan a config for a TPU slice: memory, time, chip hours.",
     "demo": "Train a small network with and without the non-local block.",

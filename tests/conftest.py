@@ -87,6 +87,7 @@ SLOW = {
     ),
     "performance": ("benchmark", "benchmarks_gpu", "hlo", "memory", "plan", "video"),
     "runtime": ("compilation", "distributed", "launch", "sharding"),
+    "serving": ("engine", "serve"),
     "tests": ("docs", "extending"),
     "training": (
         "caffe2_sgd",

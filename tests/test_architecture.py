@@ -24,13 +24,14 @@ COMMANDS = (
     "predict",
     "prepare",
     "report",
+    "serve",
     "train",
 )
 # A room may import those below its own line.
 FLOORS = (
     ("__main__",),
     COMMANDS,
-    ("performance", "exporting"),
+    ("performance", "exporting", "serving"),
     ("training",),
     ("evaluation",),
     ("reporting",),

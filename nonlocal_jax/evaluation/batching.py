@@ -203,7 +203,7 @@ def make_batches(
         def make(bucket: Bucket, index: int | None) -> Row:
             loaded = None if index is None else read(index)
             if index is None or loaded is None:
-                return _black_row(bucket)
+                return black_row(bucket)
             image, label = loaded
             return make_row(bucket, image, input_sizes[index], label)
 
@@ -233,7 +233,7 @@ def make_row(
     return Row(images, np.array(input_sizes), np.array(image.shape[:2]), canvas)
 
 
-def _black_row(bucket: Bucket) -> Row:
+def black_row(bucket: Bucket) -> Row:
     """A black image for an empty row; its labels are all ignored."""
     images = tuple(np.zeros((*size, 3), np.uint8) for size in bucket.inputs)
     labels = np.full(bucket.canvas, IGNORED, np.uint8)

@@ -92,18 +92,24 @@ def sort_into_buckets(
 
 
 def alone(size: Size, inputs: Sequence[Size]) -> Bucket:
-    """The bucket of a single image: its sizes rounded up by at most an eighth.
+    """The bucket of a single image, whatever other images come.
 
-    So images of similar sizes that come one at a time share a program.
+    So few shapes are possible that photographs of all sizes share a few programs. A side of an
+    input is rounded up by at most a quarter. A side of the canvas, which costs much less, is
+    rounded up by at most a half, and is at least 256 and that of the first input.
     """
-    rounded = tuple((_round_up(height), _round_up(width)) for height, width in inputs)
-    canvas = (_round_up(size[0]), _round_up(size[1]))
+    rounded = tuple((_round_up(h, 4, 32), _round_up(w, 4, 32)) for h, w in inputs)
+    canvas = (
+        max(_round_up(size[0], 2, 256), rounded[0][0]),
+        max(_round_up(size[1], 2, 256), rounded[0][1]),
+    )
     return Bucket(canvas, rounded, tuple(inputs), (0,))
 
 
-def _round_up(length: int) -> int:
-    """Rounds up to one of eight lengths between two powers of two, and to a multiple of 8."""
-    step = max(1 << max(length.bit_length() - 4, 0), 8)
+def _round_up(length: int, per_octave: int, least: int) -> int:
+    """Rounds up to a multiple of `least`, of few lengths between two powers of two."""
+    octave = 1 << max((length - 1).bit_length() - 1, 0)
+    step = max(octave // per_octave, least)
     return -(-length // step) * step
 
 

@@ -25,7 +25,8 @@ from nonlocal_jax.checkpoints.folder import read_metadata
 from nonlocal_jax.config import files, schema
 from nonlocal_jax.config.video import VideoConfig
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.evaluation import batching, buckets, programs
+from nonlocal_jax.evaluation import batching, programs
+from nonlocal_jax.evaluation.kept import KeptPrograms, Shapes
 from nonlocal_jax.evaluation.protocol import Protocol
 from nonlocal_jax.evaluation.restore import Restored, restore
 from nonlocal_jax.evaluation.video.predictor import VideoPredictor
@@ -33,7 +34,6 @@ from nonlocal_jax.evaluation.video.restore import restore as restore_video
 from nonlocal_jax.runtime import sharding
 
 Image = UInt8[np.ndarray, "h w 3"]
-KEPT_PROGRAMS = 8  # of each kind
 
 
 def load(
@@ -178,35 +178,21 @@ class Predictor:
 
 
 class _Program:
-    """A function of `programs` for single images, compiled for the sizes that were used last.
-
-    Each size has a function of its own, because JAX keeps a compiled program as long as its
-    function.
-    """
+    """A function of `programs` for single images."""
 
     def __init__(
         self, make: Callable[[], jax.stages.Wrapped], protocol: Protocol, mesh: jax.sharding.Mesh
     ):
-        self._make, self._protocol, self._mesh = make, protocol, mesh
-        self._compiled: dict[object, tuple[jax.stages.Wrapped, jax.stages.Compiled]] = {}
+        self._protocol, self._mesh = protocol, mesh
+        self.kept = KeptPrograms(make, protocol, mesh)
 
     def __call__(self, constants: Any, image: Image) -> Any:
         height, width = image.shape[:2]
+        shapes = Shapes.of((height, width), self._protocol)
         inputs = self._protocol.input_sizes((height, width))
-        bucket = buckets.alone((height, width), inputs)
-        batch = batching.place([batching.make_row(bucket, image, inputs)], self._mesh)
-        key = bucket.canvas, bucket.inputs, self._protocol.meets_padding(bucket)
-        kept = self._compiled.pop(key, None)
-        if kept is None:
-            function = self._make()
-            compiled = batching.compile_for(
-                function, constants, batch, bucket, self._protocol, self._mesh
-            )
-            kept = function, compiled
-        self._compiled[key] = kept  # the last in order is the last used
-        if len(self._compiled) > KEPT_PROGRAMS:
-            del self._compiled[next(iter(self._compiled))]
-        return kept[1](constants, batch)
+        row = batching.make_row(shapes.bucket, image, inputs)
+        batch = batching.place([row], self._mesh)
+        return self.kept.find(shapes, constants, batch)(constants, batch)
 
 
 def check_image(image: np.ndarray) -> Image:

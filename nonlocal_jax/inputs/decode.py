@@ -42,6 +42,10 @@ _PILLOWS_ERRORS = (
 )
 
 
+class TooManyPixels(UserError):
+    """An image is larger than the limit on its pixels."""
+
+
 def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
     """The image of a file as RGB; see `decode_image`.
 
@@ -66,7 +70,7 @@ def decode_image(
       most_pixels: an image with more is refused before it is decoded.
 
     Raises:
-      UserError: it cannot be decoded, is damaged, or has too many pixels.
+      UserError: it cannot be decoded, is damaged, or has too many pixels (`TooManyPixels`).
     """
     _check_pixels(encoded, name, most_pixels)
     image = _fast_image(encoded, name)
@@ -153,7 +157,9 @@ def image_size(encoded: bytes, name: str, most_pixels: int = MOST_PIXELS) -> tup
     png = _png_header(encoded)
     if png is not None and _PNG_EXIF not in encoded[:_HEADER_BYTES]:
         return png[:2]
-    if encoded.startswith(_JPEG_SIGNATURE) and _JPEG_EXIF not in encoded[:_HEADER_BYTES]:
+    if encoded.startswith(_JPEG_SIGNATURE) and (
+        _JPEG_EXIF not in encoded[:_HEADER_BYTES] or _is_upright(encoded)
+    ):
         with contextlib.suppress(ValueError):
             height, width = simplejpeg.decode_jpeg_header(encoded)[:2]
             return height, width
@@ -244,15 +250,15 @@ def _checksums_hold(png: bytes) -> bool:
 
 def _check_pixels(encoded: bytes, name: str, most: int) -> None:
     """Raises a UserError if the header states too many pixels. Nothing is decoded."""
-    height, width = _stated_size(encoded, name)
+    height, width = stated_size(encoded, name)
     if width * height > most:
-        raise UserError(
+        raise TooManyPixels(
             f"{name} is {width}x{height}, {width * height / 1e6:,.0f} million pixels, more than "
             f"config.data.max_pixels={most} allows. Make it smaller, or raise the limit."
         )
 
 
-def _stated_size(encoded: bytes, name: str) -> tuple[int, int]:
+def stated_size(encoded: bytes, name: str) -> tuple[int, int]:
     """Height and width in a header, without rotation; zeros if there is no header to be read.
 
     Raises:
@@ -268,7 +274,7 @@ def _stated_size(encoded: bytes, name: str) -> tuple[int, int]:
             width, height = _open(encoded).size
             return height, width
         except Image.DecompressionBombError as error:
-            raise UserError(f"{name} has too many pixels: {error}. Make it smaller.") from error
+            raise TooManyPixels(f"{name} has too many pixels: {error}. Make it smaller.") from error
     return 0, 0
 
 

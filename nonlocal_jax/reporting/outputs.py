@@ -42,9 +42,14 @@ def write_mask(path: pathlib.Path, mask: Mask, palette: Palette) -> None:
     Raises:
       UserError: it can't be written.
     """
+    pictures.save_png(path, indexed(mask, palette))
+
+
+def indexed(mask: Mask, palette: Palette) -> Image.Image:
+    """The class indices as a picture with the colours of the classes as its palette."""
     picture = Image.fromarray(mask).convert("P")
     picture.putpalette(palette.tobytes())
-    pictures.save_png(path, picture)
+    return picture
 
 
 def server_values(
@@ -94,12 +99,16 @@ def write_overlay(
     Raises:
       UserError: it can't be written.
     """
+    pictures.write_png(path, overlay(image, mask, class_names, palette))
+
+
+def overlay(image: Picture, mask: Mask, class_names: Sequence[str], palette: Palette) -> Picture:
+    """The image tinted by class, above the legend of the classes that occur."""
     present = np.unique(mask)
     names = [class_names[label] for label in present]
     tinted = pictures.overlay(image, mask, palette)
     colours = pictures.drawn_colours([tinted], [mask], present)
-    legend = pictures.legend(names, colours, width=image.shape[1])
-    pictures.write_png(path, pictures.stack([tinted, legend]))
+    return pictures.stack([tinted, pictures.legend(names, colours, width=image.shape[1])])
 
 
 def write_probabilities(

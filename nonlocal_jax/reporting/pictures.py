@@ -166,9 +166,14 @@ def write_png(path: str | os.PathLike[str], picture: Picture) -> None:
 
 def save_png(path: str | os.PathLike[str], image: Image.Image) -> None:
     """Writes a picture of any mode; see `write_png`."""
+    write(path, encode(image, "PNG"))
+
+
+def encode(image: Image.Image, kind: str) -> bytes:
+    """The bytes of a file with a picture; `kind` is "PNG" or "JPEG"."""
     encoded = io.BytesIO()
-    image.save(encoded, "PNG")
-    write(path, encoded.getvalue())
+    image.save(encoded, kind)
+    return encoded.getvalue()
 
 
 def write(path: str | os.PathLike[str], content: str | bytes) -> None:

@@ -16,7 +16,7 @@ from nonlocal_jax.runtime import startup
 
 PACKAGE = REPOSITORY / "nonlocal_jax"
 MODULES = {name: name for name in __main__.COMMANDS} | {"train": "main"}  # what holds each
-USE_JAX = {"train", "evaluate", "predict", "convert", "benchmark", "demo"}
+USE_JAX = {"train", "evaluate", "predict", "convert", "benchmark", "demo", "serve"}
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +77,9 @@ def test_a_wrong_flag_is_one_message(name, capsys):
         (["convert", "--export", "--backbone=resnet50_v1c"], "--export writes whole networks"),
         (["evaluate"], "--checkpoint is missing"),
         (["predict", "--checkpoint=x"], "--input is missing"),
+        (["serve"], "--checkpoint is missing"),
+        (["serve", "--checkpoint=x", "--warm=5"], "--warm has '5'; it must be HEIGHTxWIDTH"),
+        (["serve", "--checkpoint=x", "--port=70000"], "port"),
         (["plan", "--config=demo"], "--topology is missing"),
         (["plan"], "--config is missing"),
         (["browse"], "--config is missing"),

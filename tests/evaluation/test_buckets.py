@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nonlocal_jax.evaluation import buckets
+from nonlocal_jax.inputs import transforms
 
 SIZES = st.lists(st.tuples(st.integers(1, 900), st.integers(1, 900)), min_size=1, max_size=60)
 
@@ -86,10 +87,19 @@ def test_many_different_sizes_are_planned_in_a_moment(count):
 
 
 @pytest.mark.parametrize(
-    ("length", "rounded"), [(1, 8), (8, 8), (61, 64), (683, 704), (2048, 2048)]
+    ("length", "seen", "shown"),
+    [(1, 32, 256), (61, 64, 256), (257, 320, 512), (683, 768, 768), (1600, 1792, 2048)],
 )
-def test_an_image_alone_is_padded_by_an_eighth_at_most(length, rounded):
+def test_an_image_alone_is_padded_by_a_quarter_and_its_result_by_a_half(length, seen, shown):
     bucket = buckets.alone((length, 9), [(33, length)])
-    assert bucket.canvas == (rounded, 16) and bucket.inputs == ((40, rounded),)
+    assert bucket.inputs == ((64, seen),) and bucket.canvas == (shown, max(256, seen))
     assert bucket.smallest == ((33, length),) and bucket.members == (0,)
-    assert rounded - length < max(length / 8, 8)
+    assert seen - length < max(length / 4, 32) and shown - length < max(length / 2, 256)
+
+
+def test_photographs_of_all_sizes_share_a_few_programs():
+    """Of three formats, of 240 to 3000 rows, fitted into 2048x512."""
+    sizes = {(h, round(h * ratio)) for h in range(240, 3001) for ratio in (4 / 3, 3 / 2, 16 / 9)}
+    found = {buckets.alone(s, transforms.test_sizes(*s, (2048, 512), [1.0])) for s in sizes}
+    shapes = {(bucket.canvas, bucket.inputs) for bucket in found}
+    assert len(sizes) > 8000 and len(shapes) <= 24

@@ -128,7 +128,7 @@ def test_attention_needs_a_pixel_and_a_block(model, quick_model):
 
 
 def test_images_of_many_sizes_keep_a_few_programs(quick_model, monkeypatch):
-    monkeypatch.setattr(predictor, "KEPT_PROGRAMS", 1)
+    monkeypatch.setattr(quick_model._segment.kept, "most", 1)
 
     def programs():
         gc.collect()
