@@ -2,11 +2,14 @@
 
     python -m nonlocal_jax.export --checkpoint=RUN --to=stablehlo|onnx|savedmodel|safetensors|page \
         --output=PATH [--step=best|latest|N] [--result=indices|probabilities|logits] [--tta] \
-        [--input=IMAGES]
+        [--input=IMAGES] [--keys=own|pytorch]
 
 The exported function takes RGB images of any size and number, uint8, and returns what --result
 says, resized as the checkpoint's protocol does. Before the file is written, its results are
 compared with JAX's; an export that differs is not written.
+
+safetensors is a folder for the Hugging Face hub instead: the arrays of a network for images or
+videos, by our names or by PyTorch's (--keys).
 """
 
 import pathlib
@@ -17,11 +20,15 @@ from absl import flags
 
 from nonlocal_jax.checkpoints import locate
 from nonlocal_jax.checkpoints.folder import read_metadata
+from nonlocal_jax.checkpoints.hub.files import KEYS
 from nonlocal_jax.config import command_line
 from nonlocal_jax.config.command_line import Options
 from nonlocal_jax.config.schema import for_segmentation
+from nonlocal_jax.config.video import VideoConfig
 from nonlocal_jax.evaluation import segment_files
 from nonlocal_jax.evaluation.restore import restore
+from nonlocal_jax.evaluation.video.restore import restore as restore_video
+from nonlocal_jax.exporting import safetensors
 from nonlocal_jax.exporting.request import FORMATS, RESULTS, Request, writer
 from nonlocal_jax.runtime import startup
 from nonlocal_jax.runtime.console import say
@@ -41,6 +48,9 @@ def define(values: flags.FlagValues) -> None:
         "An image, a folder or a quoted pattern: what the export is compared on, or a page shows.",
         flag_values=values,
     )
+    flags.DEFINE_enum(
+        "keys", "own", list(KEYS), "Names and layouts in safetensors.", flag_values=values
+    )
 
 
 def main(options: Options) -> None:
@@ -49,17 +59,27 @@ def main(options: Options) -> None:
     options.require("checkpoint", "to", "output")
     write = writer(given.to)
     found = locate.find(given.checkpoint, locate.parse_step(given.step))
-    config = for_segmentation(
-        options.config_over(
-            None if options.names_config else read_metadata(found.folder).needed_config(found)
-        )
+    whole = options.config_over(
+        None if options.names_config else read_metadata(found.folder).needed_config(found)
     )
+    if isinstance(whole, VideoConfig) and given.to == "safetensors":
+        startup.use_jax(whole.precision)
+        video = restore_video(found, whole, departing=options.overridden)
+        for line in safetensors.write_network(video, pathlib.Path(given.output), given.keys):
+            say(line)
+        return
+    config = for_segmentation(whole)
     images = tuple(segment_files.find_images(given.input)) if given.input else ()
     startup.use_jax(config.precision)
     say(f"The checkpoint is {found}.")
     restored = restore(found, config, departing=options.overridden)
     request = Request(
-        restored, pathlib.Path(given.output), given.result, tta=given.tta, images=images
+        restored,
+        pathlib.Path(given.output),
+        given.result,
+        tta=given.tta,
+        images=images,
+        keys=given.keys,
     )
     for line in write(request):
         say(line)

@@ -55,6 +55,8 @@ SLOW = {
         "caffe2_fuzz",
         "convert",
         "convert_command",
+        "hub",
+        "hub_download",
         "run",
         "torch_file",
         "torch_file_fuzz",

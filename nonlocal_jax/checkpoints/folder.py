@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from nonlocal_jax.checkpoints import metadata
+from nonlocal_jax.checkpoints.hub import files as hub
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.runtime.files import write_whole
@@ -37,6 +38,8 @@ def read_metadata(step: pathlib.Path) -> Metadata:
     Raises:
       UserError: it can't be read, or a newer version of this project wrote it.
     """
+    if hub.is_hub_folder(step):
+        return hub.read_metadata(step)
     try:
         text = (step / METADATA).read_bytes()
     except OSError as error:
@@ -51,6 +54,8 @@ def refuse_newer(step: pathlib.Path) -> None:
 
 def damage(step: pathlib.Path) -> str | None:
     """What is damaged in a checkpoint, or None."""
+    if hub.is_hub_folder(step):
+        return hub.damage(step)
     try:
         digests = json.loads((step / DIGESTS).read_text())
     except FileNotFoundError:
@@ -96,6 +101,8 @@ def score(folder: pathlib.Path) -> float | None:
     Raises:
       DamagedScoreError: it is damaged.
     """
+    if hub.is_hub_folder(folder):
+        return hub.score(folder)
     try:
         held = dict(json.loads((folder / SCORE).read_text()))
         seal = held.pop("seal", None)

@@ -1,4 +1,4 @@
-"""Which checkpoint a path means: a run's folder, one of its steps, or an imported checkpoint."""
+"""Which checkpoint a path means: a run's folder, one of its steps, an import, or a hub folder."""
 
 import os
 import pathlib
@@ -6,6 +6,8 @@ from os import PathLike
 from typing import Literal, NamedTuple
 
 from nonlocal_jax.checkpoints import folder as files
+from nonlocal_jax.checkpoints.hub import download
+from nonlocal_jax.checkpoints.hub import files as hub
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.runtime.console import say
 
@@ -18,16 +20,20 @@ class Found(NamedTuple):
     """One checkpoint.
 
     Attributes:
-      folder: of the checkpoint; it holds `model/`.
-      step: of the run; None for an imported checkpoint.
-      run: the run's folder; None for an imported checkpoint.
+      folder: of the checkpoint; it holds `model/`, or is a hub folder.
+      step: of the run; None for a checkpoint without a run.
+      run: the run's folder; None for a checkpoint without a run.
+      repository: the name of what was downloaded; empty for a folder.
     """
 
     folder: pathlib.Path
     step: int | None
     run: pathlib.Path | None
+    repository: str = ""
 
     def __str__(self) -> str:
+        if self.repository:
+            return f"{self.repository} of the Hugging Face hub"
         return str(self.folder) if self.run is None else f"step {self.step} of {self.run}"
 
     def renamed(self) -> str | None:
@@ -54,19 +60,23 @@ def find(path: str | PathLike[str], step: Step | None = None) -> Found:
     """The checkpoint that `path` means.
 
     Args:
-      path: an imported checkpoint, a run's folder, its `checkpoints` folder, or one step in it.
+      path: an imported checkpoint, a hub folder, a run's folder, its `checkpoints` folder, or one
+        step in it; or "org/name" or "org/name@revision" of the Hugging Face hub, which is
+        downloaded if there is no such path here.
       step: of a run: a number, "latest", "best" by mIoU; by default the best, else the latest. A
         damaged checkpoint is passed over, unless it is asked for by its number.
 
     Raises:
-      UserError: there is none, or a newer version wrote it.
+      UserError: there is none, it can't be downloaded, or a newer version wrote it.
     """
     if not isinstance(path, str | PathLike) or not os.fspath(path):
         raise UserError(f"The checkpoint is {path!r}; it must be the path of a folder.")
     if not (step in (None, "best", "latest") or type(step) is int):
         raise UserError(f"The step is {step!r}; it must be best, latest or the number of a step.")
+    if download.is_repository(name := os.fspath(path)):
+        return _one(download.fetch(name), step)._replace(repository=name)
     path = pathlib.Path(path).absolute()
-    if (path / "model").is_dir():
+    if (path / "model").is_dir() or hub.is_hub_folder(path):
         return _one(path, step)
     for directory in (path / CHECKPOINTS, path):
         for _ in range(ATTEMPTS):
@@ -82,8 +92,8 @@ def find(path: str | PathLike[str], step: Step | None = None) -> Found:
         f"Did you mean {inside[0]}?" if inside else "Name what `convert` or a training run wrote."
     )
     raise UserError(
-        f"{path} holds no checkpoint: neither a model/ of its own nor a checkpoints/STEP/ that is "
-        f"whole. {hint}"
+        f"{path} holds no checkpoint: neither a model/ or {hub.WEIGHTS} of its own nor a "
+        f"checkpoints/STEP/ that is whole. {hint}"
     )
 
 

@@ -2,7 +2,8 @@
 
 A checkpoint is a folder with `model/` (by Orbax, arrays by name), `metadata/` (JSON),
 `digests.json` and, in a run, `optimizer/` and `score.json`; see folder.py. A run that averages its
-weights has `average/` beside `model/`: that was evaluated, and is read unless told otherwise.
+weights has `average/` beside `model/`: that was evaluated, and is read unless told otherwise. A hub
+folder is a checkpoint of another form; see hub/files.py.
 """
 
 import os
@@ -16,6 +17,7 @@ import orbax.checkpoint as ocp
 
 from nonlocal_jax.checkpoints import folder as files
 from nonlocal_jax.checkpoints import locate
+from nonlocal_jax.checkpoints.hub import files as hub
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.errors import UserError
 
@@ -63,7 +65,7 @@ def load_model(
     """Variables (NumPy arrays by name) and metadata of a checkpoint.
 
     Args:
-      path: an imported checkpoint, a run's folder, its `checkpoints` folder, or one step in it.
+      path: what `locate.find` takes.
       step: of a run: a number, "latest", "best" by mIoU; by default the best, else the latest.
       averaged: whether the average of the weights is read where there is one.
 
@@ -95,6 +97,8 @@ def load_found(
             raise UserError(
                 f"The checkpoint {found.folder} is damaged: {problem}. Restore it from a copy."
             )
+        if hub.is_hub_folder(found.folder):
+            return hub.read_arrays(found.folder, metadata), metadata
         average = found.folder / files.AVERAGE
         chosen = average if averaged and average.is_dir() else found.folder / files.MODEL
         return _read(chosen), metadata

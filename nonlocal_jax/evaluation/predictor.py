@@ -13,6 +13,7 @@ share a compiled program. The programs that were used last are kept.
 
 import functools
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from jaxtyping import Float, UInt8
 
 from nonlocal_jax.checkpoints import locate
 from nonlocal_jax.checkpoints.folder import read_metadata
+from nonlocal_jax.checkpoints.hub.save import LICENSE, save
 from nonlocal_jax.config import files, schema
 from nonlocal_jax.config.video import VideoConfig
 from nonlocal_jax.errors import UserError
@@ -47,8 +49,9 @@ def load(
     """Loads a checkpoint for prediction: a `Predictor` of images, or a `VideoPredictor`.
 
     Args:
-      checkpoint: the folder of a run, of one of its checkpoints, or of an import by
-        `nonlocal-jax convert`.
+      checkpoint: the folder of a run, of one of its checkpoints, of an import by
+        `nonlocal-jax convert`, or of `save_pretrained`; or "org/name" or "org/name@revision" of the
+        Hugging Face hub, which is downloaded if there is no such path here.
       config: a config to use instead of the checkpoint's own: a name, a file, or the result of
         `files.load`.
       tta: average over the config's scales and mirrored images; of videos, over mirrored views.
@@ -57,7 +60,8 @@ def load(
       **overrides: other values of the config: `**{"eval.scale": (1024, 512)}`.
 
     Raises:
-      UserError: the checkpoint or the config does not exist, or they do not match.
+      UserError: the checkpoint or the config does not exist, can't be downloaded, or they do not
+        match.
     """
     found = locate.find(checkpoint, step)
     if config is None:
@@ -175,6 +179,31 @@ class Predictor:
         result = self._attend((self._variables, np.array(point, np.int32)), image)
         rows, columns = np.asarray(result.sizes)[0]
         return np.asarray(result.weights)[0, :rows, :columns]
+
+    def save_pretrained(
+        self, directory: str | os.PathLike[str], *, license: str = LICENSE
+    ) -> pathlib.Path:
+        """Saves the checkpoint as a hub folder, which `load` reads; returns its path.
+
+        The folder has the checkpoint's own arrays, with the auxiliary head, the config in use, the
+        classes, and a model card.
+
+        Args:
+          directory: a folder that does not exist yet.
+          license: of the weights, by the hub's name.
+
+        Raises:
+          UserError: the folder exists or can't be written, or the checkpoint is gone, damaged, or
+            of another network than the config.
+        """
+        return save(
+            self.found,
+            self.config,
+            directory,
+            class_names=self.class_names,
+            palette=self.palette,
+            license=license,
+        )
 
 
 class _Program:

@@ -96,5 +96,10 @@ def _classes(metadata: Metadata, config: schema.Config) -> tuple[tuple[str, ...]
 
 
 def default_output(found: locate.Found, name: str) -> pathlib.Path:
-    """The default folder of results: in the run, or in the folder of an imported checkpoint."""
+    """The default folder of results: in the run, or in the folder of a checkpoint without one.
+
+    For "org/name", which was downloaded, it is in a folder of that name here.
+    """
+    if found.repository:
+        return pathlib.Path(found.repository.partition("@")[0].rpartition("/")[2]) / name
     return (found.run or found.folder) / name

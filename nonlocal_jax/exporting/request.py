@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Literal
 
+from nonlocal_jax.checkpoints.hub.files import Keys
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation.restore import Restored
 
@@ -31,6 +32,7 @@ class Request:
         head's logits.
       tta: average over the config's scales and mirrored images.
       images: files that the export is compared with JAX on; of a page, what it shows.
+      keys: names and layouts of the arrays in safetensors: "own" or "pytorch".
     """
 
     restored: Restored
@@ -38,6 +40,7 @@ class Request:
     result: Result = "indices"
     tta: bool = False
     images: tuple[pathlib.Path, ...] = ()
+    keys: Keys = "own"
 
 
 def writer(name: str) -> Callable[[Request], list[str]]:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import importlib
 import importlib.metadata
 import pathlib
 import platform
@@ -33,6 +34,11 @@ def describe() -> dict[str, object]:
 def versions() -> dict[str, str]:
     """Versions of the libraries that results depend on."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def own_version() -> str:
+    """The version of this package, whether it is installed or not."""
+    return str(importlib.import_module("nonlocal_jax").__version__)
 
 
 @functools.cache

@@ -1,6 +1,5 @@
 """The converter: key table, strict difference, downloads, and the command from end to end."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -8,7 +7,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-from conversions import ROW, shapes_and_keys, tiny_config
+from conversions import ROW, reference_networks, shapes_and_keys, tiny_config
 from networks import CONFIGS, GOLDEN
 
 from nonlocal_jax.checkpoints import locate, model
@@ -20,17 +19,6 @@ from nonlocal_jax.config import files
 from nonlocal_jax.errors import UserError
 
 ROWS = sorted(CONFIGS.glob("*_r*k.py"))
-
-
-def reference_networks():
-    """{network: {key: shape}} of the reference, from the golden's table."""
-    golden = json.loads((GOLDEN / "convert_keys.json").read_text())
-    tensors = [line.split(" ") for line in golden["tensors"]]
-    shapes = [(key, tuple(int(n) for n in shape.split("x") if n)) for key, shape in tensors]
-    return {
-        name: dict(pair for start, stop in ranges for pair in shapes[start:stop])
-        for name, ranges in golden["networks"].items()
-    }
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """The network of golden/convert_*.pth, and what an import of them needs."""
 
-from networks import CONFIGS, GOLDEN  # noqa: F401
+import json
+
+from networks import CONFIGS, GOLDEN
 
 from nonlocal_jax.config import files
 from nonlocal_jax.models.network import build_network
@@ -24,3 +26,14 @@ def shapes_and_keys(config):
     """Shapes of a network's variables, and which tensors of PyTorch they are."""
     network = build_network(config.model)
     return {name: leaf.shape for name, leaf in network.shapes.items()}, network.torch_keys
+
+
+def reference_networks():
+    """{network: {key: shape}} of the reference, from the golden's table."""
+    golden = json.loads((GOLDEN / "convert_keys.json").read_text())
+    tensors = [line.split(" ") for line in golden["tensors"]]
+    shapes = [(key, tuple(int(n) for n in shape.split("x") if n)) for key, shape in tensors]
+    return {
+        name: dict(pair for start, stop in ranges for pair in shapes[start:stop])
+        for name, ranges in golden["networks"].items()
+    }

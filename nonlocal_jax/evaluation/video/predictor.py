@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from nonlocal_jax.checkpoints.hub.save import LICENSE, save
 from nonlocal_jax.config import schema
 from nonlocal_jax.config.video import VideoEval
 from nonlocal_jax.errors import UserError
@@ -126,6 +127,19 @@ class VideoPredictor:
         relative = (np.array([point], np.float32) + 0.5) / np.array(sizes, np.float32)
         weights = self._attend(block)(self._variables, clip[None], relative)
         return Attended(clip, np.asarray(weights)[0])
+
+    def save_pretrained(
+        self, directory: str | os.PathLike[str], *, license: str = LICENSE
+    ) -> pathlib.Path:
+        """Saves the checkpoint as a hub folder; see `Predictor.save_pretrained`.
+
+        Raises:
+          UserError: the folder exists or can't be written, or the checkpoint is gone, damaged, or
+            of another network than the config.
+        """
+        return save(
+            self.found, self.config, directory, class_names=self.class_names, license=license
+        )
 
     @property
     def attention_blocks(self) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""Hub folders: checkpoints by the conventions of the Hugging Face hub."""
