@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from nonlocal_jax import __version__
 from nonlocal_jax.config import terminal
+from nonlocal_jax.errors import EXIT_INTERRUPTED
 
 COMMANDS = {
     "train": "Train a config, or resume a run.",
@@ -49,7 +50,11 @@ def _main(argv: Sequence[str] | None) -> int:
             f"nonlocal_jax: {name!r} is no command; there are {', '.join(COMMANDS)}.\n"
         )
         return 2
-    module = importlib.import_module(f"nonlocal_jax.{name}")
+    try:
+        module = importlib.import_module(f"nonlocal_jax.{name}")  # takes seconds
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted.\n")
+        return EXIT_INTERRUPTED
     return int(module.run(rest))
 
 

@@ -21,6 +21,7 @@ from nonlocal_jax.errors import UserError
 
 TPU_PORT = 8482
 SLURM_PORTS = range(61440, 65536)  # chosen by job, so two jobs on a node do not collide
+SLURM_NUMBERS = ("SLURM_JOB_ID", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID")
 RETRY_SECONDS = 0.5
 ANSWER_SECONDS = 10.0
 
@@ -68,7 +69,7 @@ def roll_call(cluster: Cluster, timeout: float) -> None:
       UserError: processes are missing; the message names them. Or process 0 could not listen.
     """
     host, _, port = cluster.coordinator.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise UserError(f"--coordinator is {cluster.coordinator!r}; it must be HOST:PORT.")
     deadline = time.monotonic() + timeout
     if cluster.process_id == 0:
@@ -156,7 +157,7 @@ def _from_gke() -> Cluster | None:
     number = os.environ.get("TPU_WORKER_ID")
     if number is None or not hosts[0] or not _tpu_wanted():
         return None
-    return _over_slices(tuple(hosts), int(number), os.environ)
+    return _over_slices(tuple(hosts), _whole("TPU_WORKER_ID", number), os.environ)
 
 
 def _over_slices(hosts: tuple[str, ...], number: int, told: Mapping[str, str]) -> Cluster:
@@ -165,11 +166,12 @@ def _over_slices(hosts: tuple[str, ...], number: int, told: Mapping[str, str]) -
     With several slices, `told` has MEGASCALE_NUM_SLICES, MEGASCALE_SLICE_ID and
     MEGASCALE_COORDINATOR_ADDRESS. Processes are numbered slice by slice, as JAX does.
     """
-    slices = int(told.get("MEGASCALE_NUM_SLICES") or 1)
+    slices = _whole("MEGASCALE_NUM_SLICES", told.get("MEGASCALE_NUM_SLICES") or "1")
     if slices == 1:
         return Cluster(f"{hosts[0]}:{TPU_PORT}", len(hosts), number, hosts)
     try:
-        own, first = int(told["MEGASCALE_SLICE_ID"]), told["MEGASCALE_COORDINATOR_ADDRESS"]
+        own = _whole("MEGASCALE_SLICE_ID", told["MEGASCALE_SLICE_ID"])
+        first = told["MEGASCALE_COORDINATOR_ADDRESS"]
     except KeyError as error:
         raise UserError(
             f"MEGASCALE_NUM_SLICES is {slices}, but {error} is not set, so the other slices are "
@@ -184,17 +186,30 @@ def _over_slices(hosts: tuple[str, ...], number: int, told: Mapping[str, str]) -
 
 def _from_slurm() -> Cluster | None:
     """The cluster of a task of srun; None in a shell of sbatch or salloc."""
-    names = ("SLURM_JOB_ID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_PROCID")
-    if any(name not in os.environ for name in names):
+    if any(name not in os.environ for name in (*SLURM_NUMBERS, "SLURM_STEP_NODELIST")):
         return None
-    job, tasks, nodelist, number = (os.environ[name] for name in names)
-    nodes = _expand_nodelist(nodelist)
-    port = SLURM_PORTS[int(job) % len(SLURM_PORTS)]
-    coordinator = f"{nodes[0]}:{port}"
-    if int(tasks) == len(nodes):  # a single task on a node uses all its devices
-        return Cluster(coordinator, int(tasks), int(number), tuple(nodes))
-    local = (int(os.environ.get("SLURM_LOCALID", "0")),)
-    return Cluster(coordinator, int(tasks), int(number), local_devices=local)
+    nodes = _expand_nodelist(os.environ["SLURM_STEP_NODELIST"])
+    job, tasks, number, local = (
+        _whole(name, os.environ.get(name, "0")) for name in (*SLURM_NUMBERS, "SLURM_LOCALID")
+    )
+    coordinator = f"{nodes[0]}:{SLURM_PORTS[job % len(SLURM_PORTS)]}"
+    if tasks == len(nodes):  # a single task on a node uses all its devices
+        return Cluster(coordinator, tasks, number, tuple(nodes))
+    return Cluster(coordinator, tasks, number, local_devices=(local,))
+
+
+def _whole(name: str, text: str) -> int:
+    """A number of the environment.
+
+    Raises:
+      UserError: it is none.
+    """
+    if not text.strip().isdecimal():
+        raise UserError(
+            f"{name} is {text!r} in the environment; it must be a whole number. Unset it, or give "
+            "--coordinator, --num_processes and --process_id."
+        )
+    return int(text)
 
 
 def _expand_nodelist(nodelist: str) -> list[str]:
@@ -223,7 +238,7 @@ def _from_cloud_tpu() -> Cluster | None:
     # Each worker is "host", or "name:number:address" from older servers.
     workers = _metadata("worker-network-endpoints").split(",")
     hosts = tuple(worker.split(":")[-1] for worker in workers)
-    number = int(_metadata("agent-worker-number"))
+    number = _whole("agent-worker-number", _metadata("agent-worker-number"))
     lines = re.findall(r"^(MEGASCALE_\w+): '?(.*?)'?$", _metadata("tpu-env", ""), re.MULTILINE)
     return _over_slices(hosts, number, {**dict(lines), **os.environ})
 

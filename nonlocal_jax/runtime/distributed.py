@@ -12,6 +12,7 @@ The processes of a run end with one of these codes, by which launch/ restarts th
 import contextlib
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import pathlib
@@ -66,6 +67,8 @@ def session(
     Raises:
       UserError: not all processes came, or the arguments make no sense.
     """
+    if not 0 < join_timeout < math.inf:
+        raise UserError(f"--join_timeout is {join_timeout}; it must be a number of seconds.")
     cluster = _cluster(coordinator, num_processes, process_id)
     if cluster is None or cluster.num_processes == 1:
         yield
@@ -202,6 +205,8 @@ def _cluster(coordinator: str | None, count: int | None, process_id: int | None)
     """The cluster of the flags or, without flags, of the environment."""
     if count == 1:
         return None
+    if count is not None and count < 1:
+        raise UserError(f"--num_processes is {count}; it must be at least 1.")
     given = [value is not None for value in (coordinator, count, process_id)]
     if coordinator is not None and count is not None and process_id is not None:
         if not 0 <= process_id < count:

@@ -151,5 +151,5 @@ def _read(file: pathlib.Path) -> Owner | None:
     try:
         owner = json.loads(file.read_text())
         return {**owner, "pid": int(owner["pid"]), "host": str(owner["host"])}
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None

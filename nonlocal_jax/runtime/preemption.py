@@ -1,5 +1,7 @@
 """Stopping on SIGTERM, which a cloud sends before it takes a machine away, and on Ctrl-C.
 
+A terminal that is closed sends SIGHUP, which is as SIGTERM, unless it is ignored as under nohup.
+
 Before the first step there is nothing to save, and the process exits at once. Later the training
 loop asks after each step, and the evaluation after each batch. A second Ctrl-C exits at once. A
 process that is still running `PATIENCE` seconds after the signal exits, too. Several processes
@@ -23,7 +25,11 @@ from jax.experimental import multihost_utils
 from nonlocal_jax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, lost_peer
 
 PATIENCE = 120.0  # seconds: a step and a save, or a batch of an evaluation
-EXIT_CODES = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: EXIT_INTERRUPTED}
+EXIT_CODES = {
+    signal.SIGTERM: EXIT_PREEMPTED,
+    signal.SIGHUP: EXIT_PREEMPTED,
+    signal.SIGINT: EXIT_INTERRUPTED,
+}
 
 
 class Preempted(Exception):
@@ -31,7 +37,7 @@ class Preempted(Exception):
 
 
 class Preemption:
-    """Listens for SIGTERM and Ctrl-C. Create it in the main thread.
+    """Listens for SIGTERM, SIGHUP and Ctrl-C. Create it in the main thread.
 
     Attributes:
       exit_code: the code to exit with, once everything is saved.
@@ -42,7 +48,8 @@ class Preemption:
         self._signalled, self._begun = threading.Event(), False
         self._questions, self._told, self._interrupts = 0, False, 0
         for number in EXIT_CODES:
-            signal.signal(number, self._listen)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._listen)
         # Compiling blocks the main thread for minutes, and Python's signal handlers run there.
         wakened, wakeup = os.pipe()
         os.set_blocking(wakeup, False)
@@ -97,8 +104,8 @@ class Preemption:
         if number == signal.SIGINT:
             self.exit_code = EXIT_INTERRUPTED
             sys.stderr.write("\nInterrupted: saving. Interrupt again to leave at once.\n")
-            if jax.process_count() > 1:  # JAX listens for SIGTERM alone
-                os.kill(os.getpid(), signal.SIGTERM)
+        if number != signal.SIGTERM and jax.process_count() > 1:  # JAX listens for SIGTERM alone
+            os.kill(os.getpid(), signal.SIGTERM)
         if not self._signalled.is_set():
             self._signalled.set()
             late = threading.Timer(PATIENCE, _leave, (self.exit_code, _LATE))

@@ -66,7 +66,7 @@ class Goodput:
             noted, reached = float(content["noted"]), int(content["step"])
             if not all(math.isfinite(s) and s >= 0 for s in (*seconds.values(), noted)):
                 raise ValueError("a time that is none")
-        except (OSError, ValueError, TypeError, KeyError, OverflowError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             say(f"{file} can't be read: goodput is counted from this start on.")
             return
         seconds["down"] += max(time.time() - noted, 0.0)

@@ -75,22 +75,22 @@ def train(config: Run, directory: pathlib.Path, preemption: Preemption | None = 
         goodput = stack.enter_context(_goodput(directory, start.step < config.total_steps))
         program = TrainProgram.of(config, mesh)
         evaluation = task.evaluation(program.network, mesh)
-        saved = stack.enter_context(
-            RunCheckpoints(directory / CHECKPOINTS, keep=config.keep_checkpoints)
-        )
+        checkpoints = RunCheckpoints(directory / CHECKPOINTS, keep=config.keep_checkpoints)
+        saved = stack.enter_context(checkpoints)
         state = _first_state(config, task.inputs, program, saved, start.step)
         log = stack.enter_context(_open_log(config, directory, start))
-        rows = sharding.local_rows(mesh, config.batch_size)
-        batches_after = functools.partial(_batches, task.inputs, rows)
+        batches_after = functools.partial(_batches, config, task.inputs, mesh)
         batches = batches_after(start.step)
         with goodput.inside("compiling"):
             train_step = _compile(program)
         with_precise_norm = PreciseNorm(program, batches_after, config.precise_norm_batches)
         recent = StepMetrics(config.skip_nonfinite_steps, task.inputs.describe_batch, start.recent)
+        learning_rate = program.optimizer.schedule
         rate = console.Rate(config.total_steps, config.batch_size)
         silence = stack.enter_context(contextlib.closing(Silence()))
         aside = functools.partial(_aside, rate, silence, goodput)
-        kept = functools.partial(_kept, config, task, recent, saved, goodput)
+        save = functools.partial(_save, config, task, recent, saved, goodput)
+        kept = functools.partial(_kept, save, saved)
         evaluate = functools.partial(_evaluate, evaluation, saved, log, preemption, aside)
         scores = None
         if start.step and _is_due(config, start.step) and not start.evaluated:
@@ -100,7 +100,6 @@ def train(config: Run, directory: pathlib.Path, preemption: Preemption | None = 
         rate.restart(start.step)
         goodput.begin(start.step)
         say(f"Training from step {start.step} to {config.total_steps}.")
-
         preemption.begin()
         for step in range(start.step + 1, config.total_steps + 1):
             # The device computes the last step while the host prepares the next batch.
@@ -111,10 +110,8 @@ def train(config: Run, directory: pathlib.Path, preemption: Preemption | None = 
             goodput.started(step, metrics["loss"])
             recent.add(step, metrics)
             saved.check()
-
             if step % config.log_every == 0 or step == config.total_steps:
-                scalars = recent.means()
-                scalars["learning_rate"] = float(program.optimizer.schedule(step - 1))
+                scalars = recent.means() | {"learning_rate": float(learning_rate(step - 1))}
                 with kept(step, state):
                     _log(config, task, log, rate, goodput, step, scalars)
             due, told_to_stop = _is_due(config, step), preemption.told()
@@ -124,7 +121,7 @@ def train(config: Run, directory: pathlib.Path, preemption: Preemption | None = 
                     state = with_precise_norm(step, state)
             if planned or told_to_stop:
                 # Save before evaluating, which may fail.
-                _save(saved, goodput, step, state, _metadata(config, task, recent))
+                save(step, state)
             if due and not told_to_stop:
                 scores = evaluate(step, state)
                 told_to_stop = scores is None
@@ -177,11 +174,6 @@ def _claim(config: Run, directory: pathlib.Path) -> Start:
     # A finished run is evaluated once more, to print its scores.
     evaluated = step < config.total_steps and run.is_scored(newest)
     return Start(step, evaluated, metadata.recent)
-
-
-def _metadata(config: Run, task: Task, recent: StepMetrics) -> Metadata:
-    """Of a checkpoint. A step that is not finite raises here."""
-    return Metadata(kind="training", config=config, meta=task.meta(), recent=recent.state())
 
 
 def _first_state(
@@ -249,8 +241,9 @@ def _open_log(config: Run, directory: pathlib.Path, start: Start) -> RunLog:
     return RunLog(directory, start.step, evaluated=start.evaluated, writers=made)
 
 
-def _batches(inputs: Inputs, rows: list[int], step: int) -> Iterator[Any]:
-    """The training batches after a step, those rows of each."""
+def _batches(config: Run, inputs: Inputs, mesh: Mesh, step: int) -> Iterator[Any]:
+    """The training batches after a step, this process's rows of each."""
+    rows = sharding.local_rows(mesh, config.batch_size)
     return inputs.train_batches(start_step=step, rows=rows)
 
 
@@ -275,15 +268,6 @@ def _conclude(saved: RunCheckpoints, goodput: Goodput, step: int) -> None:
 
 
 def _save(
-    saved: RunCheckpoints, goodput: Goodput, step: int, state: TrainState, metadata: Metadata
-) -> None:
-    with goodput.inside("saving"):
-        saved.save(step, state.variables, state.optimizer, metadata, state.average)
-    goodput.note(step)
-
-
-@contextlib.contextmanager
-def _kept(
     config: Run,
     task: Task,
     recent: StepMetrics,
@@ -291,6 +275,16 @@ def _kept(
     goodput: Goodput,
     step: int,
     state: TrainState,
+) -> None:
+    metadata = Metadata(kind="training", config=config, meta=task.meta(), recent=recent.state())
+    with goodput.inside("saving"):
+        saved.save(step, state.variables, state.optimizer, metadata, state.average)
+    goodput.note(step)
+
+
+@contextlib.contextmanager
+def _kept(
+    save: Callable[[int, TrainState], None], saved: RunCheckpoints, step: int, state: TrainState
 ) -> Iterator[None]:
     """Saves a finished step if what is inside fails: the input, or the log.
 
@@ -301,7 +295,7 @@ def _kept(
     except UserError:
         if jax.process_count() == 1 and step > saved.newest:
             with contextlib.suppress(UserError):  # on a full disk, say; the first error is told
-                _save(saved, goodput, step, state, _metadata(config, task, recent))
+                save(step, state)
                 saved.wait()
                 say(f"Saved step {step}, after which the run fails.")
         raise

@@ -84,7 +84,7 @@ def _read(file: pathlib.Path) -> Run:
     """The config of a run, written by any version."""
     try:
         json.loads(file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{file} is damaged ({error}): it is unknown which config {file.parent} belongs to. "
             "Restore the file from a copy, or choose another --workdir."

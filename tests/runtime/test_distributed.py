@@ -129,6 +129,42 @@ def test_a_cloud_tpu_vm_asks_the_metadata_server(monkeypatch, workers):
         server.server_close()
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"TPU_WORKER_ID": "x", "TPU_WORKER_HOSTNAMES": "a,b"},
+        {"TPU_WORKER_ID": "-1", "TPU_WORKER_HOSTNAMES": "a,b"},
+        {"TPU_WORKER_ID": "0", "TPU_WORKER_HOSTNAMES": "a,b", "MEGASCALE_NUM_SLICES": "two"},
+        {
+            "SLURM_JOB_ID": "x",
+            "SLURM_STEP_NUM_TASKS": "2",
+            "SLURM_STEP_NODELIST": "a,b",
+            "SLURM_PROCID": "0",
+        },
+    ],
+    ids=str,
+)
+def test_numbers_of_the_environment_that_are_none_are_named(monkeypatch, variables):
+    set_environment(monkeypatch, **variables)
+    with pytest.raises(UserError, match="in the environment; it must be a whole number"):
+        cluster.find()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("localhost:99999", 2, 0), "--coordinator is 'localhost:99999'; it must be HOST:PORT"),
+        (("localhost:0", 2, 0), "--coordinator is 'localhost:0'; it must be HOST:PORT"),
+        (("localhost:9000", 0, 0), "--num_processes is 0; it must be at least 1"),
+        (("localhost:9000", 2, 0, float("nan")), "--join_timeout is nan"),
+        (("localhost:9000", 2, 0, -1.0), "--join_timeout is -1.0"),
+    ],
+)
+def test_flags_that_describe_no_cluster_are_named(given, message):
+    with pytest.raises(UserError, match=message), distributed.session(*given):
+        pass
+
+
 def call_the_roll(come, of, port, hosts=(), timeout=10.0):
     """What happens to the processes that come: a message for each, empty where all is well."""
     ended = {}

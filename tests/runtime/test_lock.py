@@ -72,7 +72,9 @@ def test_elsewhere_an_owner_lives_as_long_as_it_touches_the_lock(tmp_path, facts
         assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == os.getpid()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": "x"}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"pid": "x"}', '{"pid": 1e400}', "[" * 100_000]
+)
 def test_a_damaged_lock_is_nobodys(tmp_path, content):
     (tmp_path / lock.NAME).write_text(content)
     with lock.held(tmp_path):

@@ -25,6 +25,7 @@ LOST = "UNKNOWN: Gloo context initialization failed: Connection closed by peer"
     [
         ("SIGINT", LOST, 130),
         ("SIGTERM", LOST, 75),
+        ("SIGHUP", LOST, 75),
         ("SIGINT", "another mistake", 1),
         ("none", LOST, 1),
     ],

@@ -95,7 +95,8 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(finished, tmp_path):
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
 
 
-def test_told_to_stop_it_saves_and_says_so_by_its_exit_code(finished, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP], ids=lambda how: how.name)
+def test_told_to_stop_it_saves_and_says_so_by_its_exit_code(finished, tmp_path, how):
     whole, _ = finished
     process = subprocess.Popen(
         command(tmp_path / "run", "--config.checkpoint_every=100"),
@@ -108,7 +109,7 @@ def test_told_to_stop_it_saves_and_says_so_by_its_exit_code(finished, tmp_path):
     for line in process.stdout:
         lines.append(line)
         if line.startswith("step 2/8"):
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(how)
     assert process.wait() == 75
     assert any(line.startswith("Told to stop") for line in lines)
     code, out, err = run(tmp_path / "run")
