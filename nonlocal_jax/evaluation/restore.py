@@ -16,6 +16,7 @@ from nonlocal_jax.inputs import datasets
 from nonlocal_jax.inputs.datasets.dataset import Palette, distinct_colours
 from nonlocal_jax.models.fold import fold
 from nonlocal_jax.models.network import Network, build_network, without_auxiliary_head
+from nonlocal_jax.runtime import startup
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,6 +55,7 @@ def restore(
     Raises:
       UserError: the checkpoint is damaged, or of another network than the config's.
     """
+    startup.check_kernel(config.model)
     model = without_auxiliary_head(config.model)
     network = build_network(model)
     loaded, metadata = load_found(found)

@@ -9,6 +9,7 @@ import sys
 
 import jax
 
+from nonlocal_jax.config import schema
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.runtime import compilation
 
@@ -16,6 +17,7 @@ NVIDIA = ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/nvidiactl", "/dev
 PCI_VENDORS = "/sys/bus/pci/devices"
 GOOGLE = "0x1ae0"
 GPUS = ("cuda", "gpu", "rocm")
+KERNELS = {"cudnn": "gpu", "pallas": "tpu"}
 PLATFORMS = ("cpu", *GPUS, "tpu")
 
 
@@ -42,6 +44,25 @@ def use_jax(precision: str = "default", *, log_kernels: bool = False) -> None:
             jax.config.update("jax_platforms", "cpu")  # libtpu would complain at length
         if message := unused_gpu():
             sys.stderr.write(f"nonlocal_jax: {message}\n")
+
+
+def check_kernel(model: schema.Model) -> None:
+    """Checks that the attention kernel that a config names runs on this process's devices.
+
+    Raises:
+      UserError: it is of another platform, or not for the config's dtype.
+    """
+    kernel, platform = getattr(model.decode_head, "implementation", "auto"), jax.default_backend()
+    if KERNELS.get(kernel, platform) != platform:
+        raise UserError(
+            f"config.model.decode_head.implementation is {kernel!r}, which runs on a "
+            f"{KERNELS[kernel].upper()} alone, and this is a {platform.upper()}. Leave it at auto."
+        )
+    if kernel == "cudnn" and model.dtype in ("float32", "float64"):
+        raise UserError(
+            "config.model.decode_head.implementation is 'cudnn', which computes in 16 bits, and "
+            f"config.model.dtype is {model.dtype}. Set one of them to auto."
+        )
 
 
 def _check_platforms(names: str) -> None:

@@ -16,9 +16,9 @@ from nonlocal_jax.checkpoints import folder, run
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.checkpoints.run import RunCheckpoints
 from nonlocal_jax.config import files
-from nonlocal_jax.config.schema import Run
+from nonlocal_jax.config.schema import Config, Run
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.runtime import console, distributed, environment, lock, sharding
+from nonlocal_jax.runtime import console, distributed, environment, lock, sharding, startup
 from nonlocal_jax.runtime.console import say
 from nonlocal_jax.runtime.preemption import Preempted, Preemption
 from nonlocal_jax.runtime.silence import Silence
@@ -141,6 +141,7 @@ def check(config: Run, inputs: Inputs, mesh: Mesh) -> None:
     """
     problems = []
     for is_there in (
+        functools.partial(_check_kernel, config),
         inputs.check,
         functools.partial(starting_weights.check, config.init_from),
         functools.partial(writers.check, config.log_to),
@@ -156,6 +157,11 @@ def check(config: Run, inputs: Inputs, mesh: Mesh) -> None:
         config.batch_size // config.accumulate_steps,
         "config.batch_size / config.accumulate_steps",
     )
+
+
+def _check_kernel(config: Run) -> None:
+    if isinstance(config, Config):
+        startup.check_kernel(config.model)
 
 
 def _claim(config: Run, directory: pathlib.Path) -> Start:

@@ -60,7 +60,7 @@ class Options(schema.BackboneOptions):
     """Image pixels per pixel of the last stage."""
     contract_dilation: bool = True
     """Whether the first block of a dilated stage has half the dilation of the others."""
-    stem_channels: schema.Count = 64
+    stem_channels: Annotated[int, Ge(2)] = 64
     """Width of the stem."""
     base_channels: schema.Count = 64
     """Width of the first stage's 3x3 convolutions; it doubles from stage to stage."""
