@@ -7,6 +7,7 @@ what the file makes of them, become an `Unknown`: nothing is run, and nothing is
 
 import math
 import re
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -212,10 +213,8 @@ def _numpy_scalar(kind: object, data: object) -> object:
     dtype = np.dtype(kind.order + kind.code)
     if len(data) != dtype.itemsize:
         raise FormatError("its pickle is damaged: a NumPy number has the wrong size")
-    try:
-        return np.frombuffer(data, dtype)[0].item()
-    except ValueError as error:
-        raise FormatError("its pickle is damaged: a NumPy text has impossible letters") from error
+    _check_letters(data, dtype)
+    return np.frombuffer(data, dtype)[0].item()
 
 
 def _numpy_array(kind: object, shape: object, code: object) -> NumpyArray:
@@ -246,10 +245,7 @@ def set_array(target: NumpyArray, state: object) -> None:
 
 def array_values(array: NumpyArray) -> object:
     """The numbers or texts of an array, as nested lists."""
-    try:
-        return to_numpy(array).tolist()
-    except ValueError as error:
-        raise FormatError("its pickle is damaged: a NumPy text has impossible letters") from error
+    return to_numpy(array).tolist()
 
 
 def to_numpy(array: NumpyArray) -> np.ndarray:
@@ -259,11 +255,18 @@ def to_numpy(array: NumpyArray) -> np.ndarray:
     if array.dtype is None:
         raise FormatError("its pickle is damaged: a NumPy array has no content")
     data = _latin1(array.data) if isinstance(array.data, Encoded) else array.data
+    _check_letters(data, array.dtype)
     order: Literal["F", "C"] = "F" if array.fortran else "C"
     try:
         return np.frombuffer(data, array.dtype).reshape(array.shape, order=order)
     except ValueError as error:
         raise FormatError(f"a NumPy array's shape {array.shape} is not possible") from error
+
+
+def _check_letters(data: bytes, dtype: np.dtype) -> None:
+    """Refuses numbers that stand for no letter, at which NumPy raises a SystemError."""
+    if dtype.kind == "U" and np.any(np.frombuffer(data, f"{dtype.byteorder}u4") > sys.maxunicode):
+        raise FormatError("its pickle is damaged: a NumPy text has impossible letters")
 
 
 def _latin1(text: Encoded) -> bytes:
