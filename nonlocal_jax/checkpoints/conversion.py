@@ -47,7 +47,8 @@ def check_finite(source: object, names: list[str], allow_nan: bool) -> None:
     if not allow_nan:
         raise UserError(
             f"{source} has NaN or infinite values in {len(names)} variables, so its network cannot "
-            f"work; --allow_nan converts it all the same:\n  {listed}"
+            "work. Values beyond the range of float32 count as infinite. --allow_nan converts it "
+            f"all the same:\n  {listed}"
         )
     sys.stderr.write(f"Warning: NaN or infinite values in\n  {listed}\n")
 

@@ -31,6 +31,8 @@ from nonlocal_jax.config.setting_types import Probability as Probability
 from nonlocal_jax.config.setting_types import Scale as Scale
 from nonlocal_jax.config.setting_types import Seed as Seed
 from nonlocal_jax.config.setting_types import Size as Size
+from nonlocal_jax.config.setting_types import Steps as Steps
+from nonlocal_jax.config.setting_types import StepsOrNone as StepsOrNone
 from nonlocal_jax.errors import UserError
 
 
@@ -102,7 +104,7 @@ class OptimizerOptions:
     """Factor of the learning rate of the backbone's parameters."""
     head_factor: Factor = 1.0
     """Factor of the learning rate of all other parameters."""
-    warmup_steps: CountOrNone = 0
+    warmup_steps: StepsOrNone = 0
     """Steps of warm-up: the learning rate rises from near 0 to that of the schedule."""
     scale_from_batch_size: CountOrNone = 0
     """The batch size that the learning rate was chosen for. The schedule is multiplied by
@@ -156,7 +158,7 @@ class Eval:
     """Height and width of a window."""
     stride: Size = (513, 513)
     """Distance between windows, at most their size."""
-    batch_size: Count = 8
+    batch_size: Steps = 8
     """Images in a step over all devices. On a CPU each device takes one image."""
     tta_ratios: Annotated[tuple[Positive, ...], MinLen(1)] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
     """Ratios of `scale` that test-time augmentation averages over."""
@@ -222,12 +224,12 @@ class Run:
     and lower case included. The other classes start at random."""
     precision: Literal["default", "high", "highest"] = "default"
     """Precision of matrix products and convolutions. With highest, dtype auto means float32."""
-    batch_size: Count = 8
+    batch_size: Steps = 8
     """Global batch size: examples in a step over all devices and hosts."""
     accumulate_steps: Count = 1
     """Number of parts that a batch is computed in, one after another. Batch norm sees one part at a
     time."""
-    total_steps: Count = 40_000
+    total_steps: Steps = 40_000
     """Number of training steps."""
     skip_nonfinite_steps: CountOrNone = 0
     """Number of steps whose loss or gradient may be infinite or NaN. They change nothing. One more

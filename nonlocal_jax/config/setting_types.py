@@ -14,6 +14,9 @@ NotNegative = Annotated[float, Ge(0)]
 Probability = Annotated[float, Ge(0), Le(1)]
 Count = Annotated[int, Ge(1)]
 CountOrNone = Annotated[int, Ge(0)]
+Steps = Annotated[int, Ge(1), Lt(2**31)]
+"""A number that JAX counts to, in 32 bits."""
+StepsOrNone = Annotated[int, Ge(0), Lt(2**31)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 Size = tuple[Count, Count]
 """Height and width, in pixels."""

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from nonlocal_jax.config import schema
-from nonlocal_jax.config.schema import Count, CountOrNone, Probability, chosen
+from nonlocal_jax.config.schema import Count, CountOrNone, Probability, Steps, chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class VideoEval:
     """Length of the shorter side that a clip is resized to."""
     crop_size: Count = 256
     """Height and width of a crop."""
-    batch_size: Count = 8
+    batch_size: Steps = 8
     """Views in a step over all devices."""
 
 
@@ -101,9 +101,9 @@ class VideoConfig(schema.Run):
     """A run of action recognition."""
 
     task: Literal["video"] = "video"
-    batch_size: Count = 64
+    batch_size: Steps = 64
     """Global batch size: clips in a step over all devices and hosts."""
-    total_steps: Count = 400_000
+    total_steps: Steps = 400_000
     """Number of training steps."""
     eval_every: Count = 20_000
     """Steps between evaluations."""

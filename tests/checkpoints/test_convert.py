@@ -15,6 +15,7 @@ from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.checkpoints.pytorch import convert, difference, rules, torch_file
 from nonlocal_jax.checkpoints.pytorch.exporter import export_checkpoint
 from nonlocal_jax.checkpoints.pytorch.importer import import_checkpoint
+from nonlocal_jax.checkpoints.pytorch.pickle_names import Unknown
 from nonlocal_jax.config import files
 from nonlocal_jax.errors import UserError
 
@@ -223,6 +224,76 @@ def test_a_wrapped_network_is_unwrapped(tree, tiny):
     assert wrapped.counters == result.counters
     for name, value in result.variables.items():
         np.testing.assert_array_equal(wrapped.variables[name], value)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["_orig_mod.", "model.", "module.module.", "module._orig_mod.", "segmentor.", "decode_head."],
+)
+def test_any_one_prefix_of_all_keys_is_taken_off(tree, tiny, prefix):
+    result = import_from(tree, tiny)
+    state = {f"{prefix}{key}": value for key, value in tree["state_dict"].items()}
+    state[f"{prefix}ema_decode_head_conv_seg_bias"] = np.zeros(3, np.float32)
+    wrapped = import_from({"state_dict": state}, tiny)
+    assert (wrapped.prefix, result.prefix) == (prefix, "")
+    assert wrapped.counters == result.counters
+    for name, value in result.variables.items():
+        np.testing.assert_array_equal(wrapped.variables[name], value)
+
+
+def test_a_prefix_of_a_network_that_does_not_fit_hides_nothing(tree, tiny):
+    state = {f"_orig_mod.{key}": value for key, value in tree["state_dict"].items()}
+    del state["_orig_mod.decode_head.conv_seg.bias"]
+    with pytest.raises(UserError, match=r"missing in the file \(1\):\n  decode_head.conv_seg.bias"):
+        import_from(state, tiny)
+    state["other"] = np.zeros(1, np.float32)  # no prefix of all keys
+    with pytest.raises(UserError, match=r"_orig_mod\.backbone"):
+        import_from(state, tiny)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [("model",), ("model", "state_dict"), ("state_dict", "state_dict"), ("model_state_dict",)],
+)
+def test_weights_below_other_keys_are_found(tree, tiny, path):
+    result = import_from(tree, tiny)
+    wrapped = tree["state_dict"]
+    for key in reversed(path):
+        wrapped = {key: wrapped, "epoch": 3}
+    found = import_from({**wrapped, "meta": tree["meta"]}, tiny)
+    assert found.path == path and found.meta == result.meta
+    for name, value in result.variables.items():
+        np.testing.assert_array_equal(found.variables[name], value)
+
+
+def test_data_that_no_weight_depends_on_is_left_out_by_name(tree, tiny):
+    unknown = Unknown("datetime.datetime", "it names datetime.datetime")
+    tree["meta"] |= {"time": unknown, "all": {"a": [unknown]}, "b": b"x", "epoch": 3}
+    tree |= {"optimizer": {"a": np.zeros(2)}, "hub": {"b": (unknown,)}}
+    result = import_from(tree, tiny)
+    assert result.left_out == [
+        "meta.time (datetime.datetime)",
+        "meta.all (datetime.datetime)",
+        "meta.b (bytes)",
+        "hub (datetime.datetime)",
+    ]
+    assert result.meta["CLASSES"] == ["road", "tree", "sky"] and result.meta["epoch"] == 3
+    tree["meta"] = unknown
+    result = import_from(tree, tiny)
+    assert result.meta == {} and result.left_out[0] == "meta (datetime.datetime)"
+    tree["state_dict"]["decode_head.conv_seg.bias"] = unknown
+    with pytest.raises(UserError, match=r"conv_seg\.bias .* it names datetime\.datetime"):
+        import_from(tree, tiny)
+    with pytest.raises(UserError, match=r"state_dict .* it names datetime\.datetime"):
+        import_from({"state_dict": unknown}, tiny)
+
+
+def test_values_beyond_the_range_of_float32_are_not_finite(tree, tiny):
+    bias = np.array([3e38, -3e38, 0])
+    tree["state_dict"]["decode_head.conv_seg.bias"] = bias
+    assert import_from(tree, tiny).not_finite == []
+    tree["state_dict"]["decode_head.conv_seg.bias"] = bias * 10
+    assert import_from(tree, tiny).not_finite == ["decode_head/classifier/bias"]
 
 
 def test_a_moving_average_beside_the_weights_is_left_out(tree, tiny):

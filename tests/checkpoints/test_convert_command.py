@@ -1,6 +1,7 @@
 """`python -m nonlocal_jax.convert`: what it writes, and what it refuses in one message."""
 
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -83,6 +84,11 @@ def poison(path, tree):
     torch_file.write(path, tree)
 
 
+def enlarge(path, tree):
+    tree["state_dict"]["decode_head.conv_seg.bias"] = np.array([0, 1e300, 1])
+    torch_file.write(path, tree)
+
+
 def write_text(path, tree):
     path.write_text("not a checkpoint")
 
@@ -92,6 +98,7 @@ BAD_FILES = {
     "t.pth": (truncate, "cut off"),
     "x-0123abcd.pth": (write_text, "SHA-256 begins with"),
     "nan.pth": (poison, "NaN or infinite values in 1 variables"),
+    "large.pth": (enlarge, "in 1 variables.*beyond the range of float32"),
     "text.pth": (write_text, "cannot be read as a PyTorch checkpoint"),
     "missing.pth": (lambda path, tree: None, "does not exist"),
 }
@@ -114,6 +121,40 @@ def test_allow_nan(tmp_path, tree, target, capsys):
     assert "decode_head/classifier/bias" in capsys.readouterr().err
     bias = model.load_model(tmp_path / "out")[0]["decode_head/classifier/bias"]
     assert np.isnan(bias).tolist() == [False, True, False]
+
+
+def test_what_was_taken_off_and_left_out_is_told(tmp_path, tree, target, capsys):
+    class Attack:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/ran",)
+
+    state = {f"_orig_mod.{key}": value for key, value in tree["state_dict"].items()}
+    path = tmp_path / "x.pth"
+    torch_file.write(path, {"model": {"state_dict": state}, "meta": "HERE"})
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    written = b"X\x04\0\0\0HERE"
+    meta = pickle.dumps({"CLASSES": np.array(["road", "tree", "sky"]), "x": Attack()}, 2)[2:-1]
+    assert entries["archive/data.pkl"].count(written) == 1
+    # At the end of the file: what is memoized under the same numbers is not used afterwards.
+    entries["archive/data.pkl"] = entries["archive/data.pkl"].replace(written, meta)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    convert.import_(target, str(path), tmp_path / "out")
+    out = capsys.readouterr().out
+    assert "Read from model.state_dict in the file.\n" in out
+    assert "Taken off the beginning of all keys: _orig_mod.\n" in out
+    assert "Neither read nor run, for no weight needs it: meta.x (posix.system).\n" in out
+    assert model.load_model(tmp_path / "out")[1].meta["CLASSES"] == ["road", "tree", "sky"]
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_float64_checkpoint_beyond_float32_is_not_exported(tmp_path, tree, target):
+    enlarge(tmp_path / "large.pth", tree)
+    convert.import_(target, str(tmp_path / "large.pth"), tmp_path / "saved", allow_nan=True)
+    with pytest.raises(UserError, match=r"NaN or infinite"):
+        convert.export(locate.find(tmp_path / "saved"), target.config, tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """The reader takes what PyTorch writes, and refuses everything else without running any of it."""
 
+import argparse
+import datetime
 import os
+import pathlib
 import pickle
 import struct
 import sys
@@ -23,7 +26,7 @@ from torch_files import (
 )
 
 from nonlocal_jax.checkpoints.pytorch import torch_file
-from nonlocal_jax.checkpoints.pytorch.pickle_names import DTYPES
+from nonlocal_jax.checkpoints.pytorch.pickle_names import DTYPES, Unknown
 from nonlocal_jax.errors import UserError
 
 
@@ -110,7 +113,10 @@ def test_a_pickle_cannot_run_anything(tmp_path, write):
     for protocol in (0, 1, 2, 3, 4, 5):
         body = pickle.dumps({"state_dict": Attack()}, protocol)[:-1]
         path = write(tmp_path / f"{protocol}.pth", body.removeprefix(bytes([0x80, protocol])))
-        refused(path, "names posix.system|instruction")
+        found = torch_file.read(path)["state_dict"]
+        assert isinstance(found, Unknown) and "names posix.system, which" in found.reason
+        body = pickle.dumps(Attack(), protocol)[:-1].removeprefix(bytes([0x80, protocol]))
+        refused(write(path, body), "names posix.system, which")
     assert not (tmp_path / "ran").exists()
 
 
@@ -322,6 +328,89 @@ def test_numpy_arrays_of_objects_or_of_a_wrong_size_are_refused(tmp_path):
     longer = body.replace(b"K\x03\x85", b"K\x04\x85")
     assert longer != body
     refused(write_zip(tmp_path / "y.pth", longer), "wrong size")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_texts_in_numpy_arrays_are_data(tmp_path, protocol):
+    values = {
+        "little": np.array(["road", "tr\u00e4\U0001f600", ""]),
+        "big endian": np.array([["a"], ["bc"]], ">U2"),
+        "one": np.str_("sky"),
+        "long": np.array(["x" * 5000]),
+    }
+    body = pickle.dumps(values, protocol)[2:-1]
+    read = torch_file.read(write_zip(tmp_path / "x.pth", body))
+    assert read == {name: value.tolist() for name, value in values.items()}
+
+
+@pytest.mark.parametrize("value", [np.array(["abc"]), np.array(["abc"], ">U3"), np.str_("abc")])
+def test_impossible_letters_in_numpy_texts_are_refused(tmp_path, value):
+    body = pickle.dumps([value], 4)[2:-1]
+    damaged = body.replace(b"a\0\0\0b\0", b"a\x7f\x7f\x7fb\0").replace(
+        b"\0\0\0a\0\0", b"\x7f\x7f\x7fa\0\0"
+    )
+    assert damaged != body
+    refused(write_zip(tmp_path / "x.pth", damaged), "impossible letters")
+
+
+class Own:
+    """A class of the program that wrote a file."""
+
+    def __init__(self):
+        self.value = 1
+
+
+class OwnDict(dict):
+    """A dict of the program that wrote a file."""
+
+
+OTHERS = {
+    "time": (datetime.datetime(2020, 1, 2), "datetime.datetime"),
+    "path": (pathlib.PurePosixPath("a/b"), "pathlib"),
+    "namespace": (argparse.Namespace(a=1), "argparse.Namespace"),
+    "set": ({1, 2}, "set"),
+    "frozen": (frozenset("a"), "set"),
+    "own": (Own(), "Own"),
+    "own dict": (OwnDict(a=[1]), "OwnDict"),
+    "class": (OrderedDict, "name"),
+    "objects": (np.array([{}], object), "O8"),
+    "date": (np.datetime64("2020-01-02"), "M8"),
+    "complex": (1j, "complex"),
+    "bytes": (b"\xff" * 2000, "bytes"),
+    "type": (np.dtype("f4"), "numpytype"),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_plain_data_is_unknown_in_its_place(tmp_path, name, protocol):
+    value, what = OTHERS[name]
+    body = pickle.dumps({"before": 1, "x": [value], "after": 2}, protocol)[2:-1]
+    read = torch_file.read(write_zip(tmp_path / "x.pth", body))
+    (found,) = read.pop("x")
+    assert read == {"before": 1, "after": 2}
+    if name != "bytes" or protocol == 2:
+        assert isinstance(found, Unknown) and what in found.what
+
+
+@pytest.mark.parametrize("name", ["torch float32", "torch device"])
+def test_types_and_devices_of_pytorch_are_unknown(tmp_path, name):
+    body = b"c" + name.replace(" ", "\n").encode() + b"\n"
+    body += (text("cpu") + b"\x85R") * (name == "torch device")
+    read = torch_file.read(write_zip(tmp_path / "x.pth", b"]" + body + b"a"))
+    assert [value.what for value in read] == [name.replace(" ", ".")]
+
+
+def test_a_storage_of_an_unknown_type_is_unknown(tmp_path):
+    body = b"]" + tensor(kind="QInt8Storage") + b"a"
+    (found,) = torch_file.read(write_zip(tmp_path / "x.pth", body))
+    assert found.what == "torch.QInt8Storage"
+
+
+def test_a_dict_with_other_keys_is_read(tmp_path):
+    body = pickle.dumps({"x": {(1, 2): 3, "a": 4}}, 2)[2:-1]
+    read = torch_file.read(write_zip(tmp_path / "x.pth", body))["x"]
+    assert read.pop("a") == 4 and [key.what for key in read] == ["a dict's key"]
 
 
 def test_many_references_to_one_array_are_no_bomb(tmp_path):

@@ -143,6 +143,8 @@ def test_what_a_config_is_called(tmp_path):
         (["--config=demo", "--config.eval.mode=foo"], "it must be one of whole, slide."),
         (["--config=demo", "--config.precision=hi"], "one of default, high, highest."),
         (["--config=demo", "--config.batch_size=0"], "config.batch_size is 0; it must be "),
+        (["--config=demo", f"--config.batch_size={2**31}"], "less than 2147483648"),
+        (["--config=demo", f"--config.total_steps={2**70}"], "less than 2147483648"),
         (["--config=demo", "--config.data.num_workers=-5"], "num_workers is -5; it must be "),
         (["--config=demo", "--config.data.label_map={7: 99}"], "label_map has 7: 99; a label "),
         (["--config=demo", "--config.data.label_map={1: 2, 1: 0}"], "has 1 more than once."),

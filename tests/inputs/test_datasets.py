@@ -202,6 +202,13 @@ def test_two_images_that_share_a_mask_are_named(tmp_path):
         describe("camvid").pairs(tmp_path, "train")
 
 
+def test_two_masks_of_an_image_are_named(tmp_path):
+    labels = tmp_path / "labels" / "train"
+    touch(tmp_path / "images" / "train" / "0.jpg", labels / "0.png", labels / "0.PNG")
+    with pytest.raises(UserError, match=r"0\.jpg has more than one mask, .*0\.PNG and .*0\.png\."):
+        describe("camvid").pairs(tmp_path, "train")
+
+
 def test_suffixes_may_be_in_upper_case(tmp_path):
     touch(tmp_path / "images" / "train" / "0.JPG", tmp_path / "labels" / "train" / "0.PNG")
     (pair,) = describe("camvid").pairs(tmp_path, "train")

@@ -79,6 +79,22 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path, capsys):
     assert "1 images are in both splits: train/1.jpg = val/again.jpg." in notes
 
 
+def test_masks_and_images_that_belong_together_twice_are_told(tmp_path):
+    sound(tmp_path)
+    for end in ("png", "PNG"):
+        write_mask(tmp_path, f"train/0.{end}", labels())
+    write_image(tmp_path, "train/1.png", 1)
+    report = folder_check.check(tmp_path, NO_LISTS)
+    assert len(report.problems) == 2
+    assert "0.jpg has more than one mask" in report.problems[0]
+    assert "1.jpg and " in report.problems[1] and "share one mask" in report.problems[1]
+    assert not any("belong to no image" in note for note in report.notes)
+    (tmp_path / "train.txt").write_text("train/0\ntrain/2\n")
+    (tmp_path / "images" / "train" / "1.png").unlink()
+    report = folder_check.check(tmp_path, {"train": "train.txt", "val": ""})
+    assert len(report.problems) == 1 and "0.jpg has more than one mask" in report.problems[0]
+
+
 def test_many_problems_are_counted(tmp_path):
     sound(tmp_path)
     for number in range(30):

@@ -18,6 +18,7 @@ from nonlocal_jax.checkpoints.pytorch import pickle_data
 from nonlocal_jax.checkpoints.pytorch.pickle_names import (
     FormatError,
     NumpyArray,
+    Unknown,
     printable,
     to_numpy,
 )
@@ -76,20 +77,29 @@ def write(path: str | os.PathLike[str], blobs: Blobs) -> None:
 
 
 def _blobs(value: object) -> dict[str, Blob]:
+    _refuse_unknown(value)
     if isinstance(value, dict) and list(value) == ["blobs"]:
         value = value["blobs"]
+        _refuse_unknown(value)
     if not isinstance(value, dict) or not value:
         raise FormatError("it holds no blobs: it is a pickle, but no checkpoint of a model")
     return {_name(key): _blob(key, item) for key, item in value.items()}
 
 
+def _refuse_unknown(value: object) -> None:
+    if isinstance(value, Unknown):
+        raise FormatError(value.reason)
+
+
 def _name(key: object) -> str:
+    _refuse_unknown(key)
     if not isinstance(key, str):
         raise FormatError(f"the name {printable(repr(key))} of a blob is not text")
     return key
 
 
 def _blob(key: object, item: object) -> Blob:
+    _refuse_unknown(item)
     if isinstance(item, NumpyArray):
         return to_numpy(item)
     if isinstance(item, int | float) and not isinstance(item, bool):

@@ -8,6 +8,7 @@ import numpy as np
 from nonlocal_jax.checkpoints import compare, conversion, locate, model
 from nonlocal_jax.checkpoints.caffe2 import blob_file, exporter, importer
 from nonlocal_jax.checkpoints.caffe2.blob_file import ITERATIONS, LEARNING_RATE, Blob, Blobs
+from nonlocal_jax.checkpoints.finite import not_finite
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.checkpoints.pytorch import download, torch_file
 from nonlocal_jax.checkpoints.pytorch.pickle_names import printable
@@ -113,8 +114,7 @@ def export(
         blobs = FORMS[form](whole)
     except UserError as error:
         raise UserError(f"{found} does not fit its config: {error}") from error
-    not_finite = [name for name, value in blobs.items() if not np.isfinite(value).all()]
-    conversion.check_finite(found, not_finite, allow_nan)
+    conversion.check_finite(found, not_finite(blobs), allow_nan)
     unfinished = output.with_name(f".{output.name}.unfinished")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

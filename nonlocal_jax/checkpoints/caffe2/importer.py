@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nonlocal_jax.checkpoints import compare
+from nonlocal_jax.checkpoints import compare, finite
 from nonlocal_jax.checkpoints.caffe2 import rules
 from nonlocal_jax.checkpoints.caffe2.blob_file import ITERATIONS, LEARNING_RATE, Blob, Blobs
 from nonlocal_jax.checkpoints.pytorch.pickle_names import printable
@@ -40,8 +40,7 @@ class ImportResult:
     @property
     def not_finite(self) -> list[str]:
         """Names of variables, and of blobs of the rest, with NaN or infinite values."""
-        arrays = {**self.variables, **self.rest}
-        return [name for name, value in arrays.items() if not np.isfinite(value).all()]
+        return finite.not_finite({**self.variables, **self.rest})
 
 
 def import_checkpoint(blobs: Blobs, network: VideoNetwork) -> ImportResult:

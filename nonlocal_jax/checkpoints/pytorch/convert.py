@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from flax import nnx
 
 from nonlocal_jax.checkpoints import compare, conversion, locate, model
+from nonlocal_jax.checkpoints.finite import not_finite
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.checkpoints.pytorch import download, torch_file
 from nonlocal_jax.checkpoints.pytorch.exporter import export_checkpoint
@@ -146,8 +146,7 @@ def export(
         tree = export_checkpoint(variables, metadata, target.shapes, keys=target.keys)
     except UserError as error:
         raise UserError(f"{found} does not fit its config: {error}") from error
-    not_finite = [name for name, value in variables.items() if not np.isfinite(value).all()]
-    conversion.check_finite(found, not_finite, allow_nan)
+    conversion.check_finite(found, not_finite(variables), allow_nan)
     unfinished = output.with_name(f".{output.name}.unfinished")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -172,12 +171,20 @@ def _summary(file: Path, digest: str, result: ImportResult) -> str:
     """A report: arrays and numbers of each part of the network, then the rest."""
     lines = conversion.table(file, digest, result.variables)
     lines.append(f"Kept aside: {len(result.counters)} counters num_batches_tracked.")
+    if len(result.path) > 1 or result.path not in ((), ("state_dict",)):
+        lines.append(f"Read from {'.'.join(result.path)} in the file.")
+    if result.prefix:
+        lines.append(f"Taken off the beginning of all keys: {printable(result.prefix)}")
     if result.ignored:
-        shown = [printable(key) for key in result.ignored[:10]] + ["..."] * (
-            len(result.ignored) > 10
-        )
-        lines.append(f"Left out by rule: {', '.join(shown)}.")
+        lines.append(f"Left out by rule: {_some([printable(key) for key in result.ignored])}.")
+    if result.left_out:
+        lines.append(f"Neither read nor run, for no weight needs it: {_some(result.left_out)}.")
     classes = result.meta.get("CLASSES")
     if isinstance(classes, list):
         lines.append(f"Names of {len(classes)} classes.")
     return "\n".join(lines)
+
+
+def _some(names: list[str]) -> str:
+    """The first names of a list."""
+    return ", ".join(names[:10] + ["..."] * (len(names) > 10))

@@ -1,17 +1,16 @@
 """From the content of a PyTorch file to variables. Every tensor must have its place."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from nonlocal_jax.checkpoints.pytorch import difference, rules
-from nonlocal_jax.checkpoints.pytorch.pickle_names import printable
+from nonlocal_jax.checkpoints.finite import not_finite
+from nonlocal_jax.checkpoints.pytorch import difference, meta, rules, wrapping
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models.torch_keys import TorchKeys
 
-WRAPPED = "module."  # by DataParallel
 MOVING_AVERAGE = "ema_"  # mmcv's EMAHook
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
@@ -26,7 +25,10 @@ class ImportResult:
       ignored: keys of the file that are not used: `fc.*` of a backbone, and the moving averages
         `ema_*` of weights.
       meta: the file's `meta` section, as far as JSON can hold it.
-      not_finite: names of variables with NaN or infinite values.
+      not_finite: names of variables with NaN or infinite values, see finite.py.
+      path: keys of the file that lead to its tensors: ("state_dict",).
+      prefix: of all its keys, which was taken off: "module.", or empty.
+      left_out: what is not read beside the weights, with what it is.
     """
 
     variables: dict[str, np.ndarray]
@@ -34,6 +36,9 @@ class ImportResult:
     ignored: list[str]
     meta: dict[str, Any]
     not_finite: list[str]
+    path: tuple[str, ...] = ()
+    prefix: str = ""
+    left_out: list[str] = field(default_factory=list)
 
 
 def import_checkpoint(
@@ -46,7 +51,7 @@ def import_checkpoint(
     """Takes the variables of a network out of what `torch_file.read` returned.
 
     Args:
-      tree: {"state_dict": {...}, "meta": {...}}, or the state_dict alone.
+      tree: {"state_dict": {...}, "meta": {...}}, {"model": {...}}, or the state_dict alone.
       expected: shape of every variable of the network, by our names.
       keys: of the network.
       backbone: the file is one of ImageNet weights, whose keys lack "backbone." and whose
@@ -56,31 +61,25 @@ def import_checkpoint(
       UserError: the file's tensors are not exactly those of the network; all differences are
         listed at once.
 
-    Keys that all begin with "module." lose it.
+    Keys that all begin with one prefix lose it, if the network's own lack it.
     """
-    state, meta = _state_dict(tree)
-    if all(key.startswith(WRAPPED) for key in state):
-        state = {key.removeprefix(WRAPPED): value for key, value in state.items()}
+    entries = _entries(expected, keys)
+    prefix = "backbone." if backbone else ""
+    needed = rules.torch_shapes(expected, keys)
+    wrapped = wrapping.state_dict(tree)
+    state, stripped = wrapping.without_prefix(
+        wrapped.state, [key.removeprefix(prefix) for key in needed]
+    )
     left_out = (MOVING_AVERAGE, *keys.ignored) if backbone else (MOVING_AVERAGE,)
     ignored = [key for key in state if key.startswith(left_out)]
-    prefix = "backbone." if backbone else ""
     if backbone:
         state = _renamed(state, keys.renamed)
     state = {f"{prefix}{key}": state[key] for key in state if not key.startswith(left_out)}
-    try:
-        entries = rules.torch_entries(expected, keys)
-    except KeyError as error:
-        raise UserError(
-            f"no PyTorch file has the network's variable {error}: its module has no torch_keys"
-        ) from error
     known_counters = {key for entry in entries.values() for key in entry.counters}
     counters = {key: _count(key, state[key]) for key in state if key in known_counters}
     weights = {key: value for key, value in state.items() if key not in counters}
-    differences = difference.report(
-        rules.torch_shapes(expected, keys),
-        {key: value.shape for key, value in weights.items()},
-        keys,
-    )
+    shapes = {key: value.shape for key, value in weights.items()}
+    differences = difference.report(needed, shapes, keys)
     if differences:
         raise UserError(differences)
     _check_types(weights)
@@ -88,7 +87,25 @@ def import_checkpoint(
     variables = {
         name: rules.to_ours(weights[entry.key], entry.layout) for name, entry in entries.items()
     }
-    return ImportResult(variables, counters, ignored, _json_able(meta), _not_finite(variables))
+    return ImportResult(
+        variables,
+        counters,
+        ignored,
+        meta.json_able(wrapped.beside.get(meta.META)),
+        not_finite(variables),
+        wrapped.path,
+        stripped,
+        meta.left_out(wrapped.beside),
+    )
+
+
+def _entries(expected: Mapping[str, tuple[int, ...]], keys: TorchKeys) -> dict[str, rules.Entry]:
+    try:
+        return rules.torch_entries(expected, keys)
+    except KeyError as error:
+        raise UserError(
+            f"no PyTorch file has the network's variable {error}: its module has no torch_keys"
+        ) from error
 
 
 def _renamed(
@@ -102,23 +119,6 @@ def _renamed(
             return dict(state)
         found |= {ours + key.removeprefix(theirs): found.pop(key) for key in begun}
     return found
-
-
-def _state_dict(tree: object) -> tuple[dict[str, np.ndarray], object]:
-    state, meta = tree, {}
-    if isinstance(tree, dict) and "state_dict" in tree:
-        state, meta = tree["state_dict"], tree.get("meta", {})
-    if not isinstance(state, dict) or not state:
-        raise UserError(
-            "it holds no state_dict: it is a PyTorch file, but no checkpoint of a model"
-        )
-    for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, np.ndarray):
-            raise UserError(
-                f"its state_dict has {printable(str(key))}, which is not a tensor: it is a PyTorch "
-                "file, but no checkpoint of a model"
-            )
-    return state, meta
 
 
 def _count(key: str, value: np.ndarray) -> int:
@@ -137,33 +137,3 @@ def _check_twins(weights: Mapping[str, np.ndarray], entries: Iterable[rules.Entr
     for key, also in (entry.keys for entry in entries if entry.also):
         if weights[key].tobytes() != weights[also].tobytes():
             raise UserError(f"{key} and {also} differ; they belong to one layer with two names")
-
-
-def _not_finite(variables: Mapping[str, np.ndarray]) -> list[str]:
-    return [name for name, value in variables.items() if not np.isfinite(value).all()]
-
-
-def _json_able(meta: object) -> dict[str, Any]:
-    """The parts of `meta` that JSON can hold; tuples become lists."""
-    if not isinstance(meta, dict):
-        return {}
-    return {str(key): _plain(value) for key, value in meta.items() if _is_plain(value)}
-
-
-def _is_plain(value: object) -> bool:
-    items: Iterable[object] = ()
-    if isinstance(value, dict):
-        items = value.values()
-    elif isinstance(value, list | tuple):
-        items = value
-    elif not isinstance(value, str | int | float | None):
-        return False
-    return all(_is_plain(item) for item in items)
-
-
-def _plain(value: object) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

@@ -21,6 +21,7 @@ from nonlocal_jax.checkpoints.pytorch.pickle_names import (
     NumpyArray,
     NumpyType,
     Storage,
+    Unknown,
     printable,
 )
 
@@ -35,8 +36,8 @@ class Loaded:
     """A pickle's value, and the storages that its tensors view, by key.
 
     The value nests None, bool, int, float, str, bytes, list, tuple, dict, OrderedDict, TensorView,
-    Storage, Name, NumpyType, NumpyArray and Encoded in any way the file likes: shared or even
-    cyclic.
+    Storage, Name, NumpyType, NumpyArray, Encoded and Unknown in any way the file likes: shared or
+    even cyclic.
     """
 
     value: object
@@ -47,7 +48,7 @@ def load(stream: io.BytesIO) -> Loaded:
     """Reads the pickle at the position of the stream, which is then behind the pickle.
 
     Raises:
-      FormatError: the pickle is damaged, or does more than building data.
+      FormatError: the pickle is damaged, or has an instruction that no data needs.
     """
     machine = _Machine()
     try:
@@ -109,9 +110,7 @@ class _Machine:
         elif opcode in _ACTIONS:
             _ACTIONS[opcode](self, argument)
         elif opcode not in ("PROTO", "FRAME", "STOP"):
-            raise FormatError(
-                f"its pickle uses the instruction {opcode}, which no checkpoint needs"
-            )
+            raise _needless(opcode)
 
     def result(self) -> object:
         value = self._pop()
@@ -154,6 +153,8 @@ class _Machine:
 
     def _append(self, values: list[object]) -> None:
         target = self._top()
+        if isinstance(target, Unknown):
+            return
         if not isinstance(target, list):
             raise FormatError("its pickle is damaged: it appends to something that is no list")
         target.extend(values)
@@ -168,12 +169,13 @@ class _Machine:
 
     def _set_items(self, values: list[object]) -> None:
         target = self._top()
+        if isinstance(target, Unknown):
+            return
         if not isinstance(target, dict) or len(values) % 2:
             raise FormatError("its pickle is damaged: it sets items of something that is no dict")
         for key, value in zip(values[::2], values[1::2], strict=True):
-            # Scalars only: hashing a tuple of shared tuples can take for ever.
             if not isinstance(key, str | bytes | int | float | None):
-                raise FormatError("its pickle has a dict key that is neither text nor a number")
+                key = _OTHER_KEY
             target[key] = value
 
     def _store(self, index: object) -> None:
@@ -187,16 +189,34 @@ class _Machine:
 
     def _name(self, path: object) -> None:
         module, _, name = str(path).partition(" ")
-        self._push(pickle_names.known_name(module, name))
+        self._push(pickle_names.named(module, name))
 
     def _name_from_stack(self, _: object) -> None:
         module, name = self._pop_many(2)
         if not isinstance(module, str) or not isinstance(name, str):
             raise FormatError("its pickle is damaged: a name is not text")
-        self._push(pickle_names.known_name(module, name))
+        self._push(pickle_names.named(module, name))
 
     def _call(self, _: object) -> None:
         self._push(pickle_names.call(*self._pop_many(2)))
+
+    def _new(self, opcode: str, values: list[object]) -> None:
+        """An instance of a class, which the first value names, from the other ones."""
+        if not values or not isinstance(values[0], Unknown):
+            raise _needless(opcode)
+        self._push(values[0])
+
+    def _empty_set(self, _: object) -> None:
+        self._push(pickle_names.named("builtins", "set"))
+
+    def _frozen_set(self, _: object) -> None:
+        self._pop_to_mark()
+        self._push(pickle_names.named("builtins", "frozenset"))
+
+    def _add(self, _: object) -> None:
+        self._pop_to_mark()
+        if not isinstance(self._top(), Unknown):
+            raise FormatError("its pickle is damaged: it adds to something that is no set")
 
     def _build(self, _: object) -> None:
         target, state = self._pop_many(2)
@@ -204,7 +224,7 @@ class _Machine:
             pickle_names.set_byte_order(target, state)
         elif isinstance(target, NumpyArray):
             pickle_names.set_array(target, state)
-        elif not isinstance(target, OrderedDict):
+        elif not isinstance(target, OrderedDict | Unknown):
             raise FormatError(
                 "its pickle sets attributes of a plain value, which no checkpoint needs"
             )
@@ -213,11 +233,19 @@ class _Machine:
 
     def _storage(self, _: object) -> None:
         storage = pickle_names.storage(self._pop())
+        self._push(storage)
+        if isinstance(storage, Unknown):
+            return
         if self.storages.setdefault(storage.key, storage) != storage:
             raise FormatError("its pickle describes one storage in two ways")
-        self._push(storage)
 
 
+def _needless(opcode: str) -> FormatError:
+    return FormatError(f"its pickle uses the instruction {opcode}, which no checkpoint needs")
+
+
+# In the place of a dict's key of another type. Hashing one may take for ever.
+_OTHER_KEY = Unknown("a dict's key", "its pickle has a dict key that is neither text nor a number")
 _OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 _ARGUMENT = {
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
@@ -252,6 +280,12 @@ _ACTIONS: dict[str, Callable[[_Machine, object], None]] = {
     "GLOBAL": _Machine._name,
     "STACK_GLOBAL": _Machine._name_from_stack,
     "REDUCE": _Machine._call,
+    "NEWOBJ": lambda machine, _: machine._new("NEWOBJ", machine._pop_many(2)),
+    "NEWOBJ_EX": lambda machine, _: machine._new("NEWOBJ_EX", machine._pop_many(3)),
+    "OBJ": lambda machine, _: machine._new("OBJ", machine._pop_to_mark()),
+    "EMPTY_SET": _Machine._empty_set,
+    "ADDITEMS": _Machine._add,
+    "FROZENSET": _Machine._frozen_set,
     "BUILD": _Machine._build,
     "BINPERSID": _Machine._storage,
 }

@@ -1,10 +1,13 @@
 """The names that a pickle may use: storages of tensors, and a few functions. None is imported.
 
 Each function of PyTorch or NumPy that the pickle of a checkpoint calls has a replacement here. It
-checks every argument, and builds plain data or the description of a tensor.
+checks every argument, and builds plain data or the description of a tensor. All other names, and
+what the file makes of them, become an `Unknown`: nothing is run, and nothing is made.
 """
 
 import math
+import re
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,6 +73,19 @@ class Name:
     name: str
 
 
+@dataclass(frozen=True)
+class Unknown:
+    """A value in whose place nothing is made. No weight may depend on it.
+
+    Attributes:
+      what: it is, for people: "datetime.datetime".
+      reason: why a file is refused whose weights need it.
+    """
+
+    what: str
+    reason: str
+
+
 @dataclass
 class NumpyType:
     """The type of a pickled NumPy scalar. BUILD sets its byte order later."""
@@ -87,12 +103,17 @@ class Encoded:
 
 @dataclass
 class NumpyArray:
-    """A pickled NumPy array, such as a PALETTE. BUILD sets its values later."""
+    """A pickled NumPy array, such as a PALETTE. BUILD sets its values later.
+
+    Attributes:
+      unknown: the type of its values, if it is not known; then there are no values.
+    """
 
     shape: tuple[int, ...] = ()
     dtype: np.dtype | None = None
     fortran: bool = False
     data: bytes | Encoded = b""
+    unknown: Unknown | None = None
 
 
 def printable(text: str) -> str:
@@ -120,7 +141,7 @@ def _tensor(
     requires_grad: object,
     hooks: object,
     flags: object = None,
-) -> TensorView:
+) -> TensorView | Unknown:
     """torch._utils._rebuild_tensor_v2, without requires_grad and hooks.
 
     The bounds are checked here, before any array exists: a stride of 0 can turn one number into
@@ -129,9 +150,10 @@ def _tensor(
     if not isinstance(storage, Storage):
         raise FormatError("its pickle is damaged: a tensor has no storage")
     if flags:
-        raise FormatError(
+        return Unknown(
+            "a negated or conjugated view",
             "a tensor is a negated or conjugated view, whose stored values have another sign; call "
-            "resolve_neg().resolve_conj() before saving it"
+            "resolve_neg().resolve_conj() before saving it",
         )
     view = TensorView(storage, _natural(offset), _naturals(shape), _naturals(strides))
     if len(view.shape) != len(view.strides):
@@ -166,11 +188,12 @@ def _size(values: object) -> tuple[int, ...]:
     return _naturals(values)
 
 
-def _numpy_type(code: object, *_: object) -> NumpyType:
-    """numpy.dtype of a real scalar."""
-    if code not in ("f2", "f4", "f8", "b1", *(f"{kind}{n}" for kind in "iu" for n in (1, 2, 4, 8))):
-        raise FormatError("its pickle holds a NumPy value that is not a plain number")
-    return NumpyType(str(code))
+def _numpy_type(code: object, *_: object) -> NumpyType | Unknown:
+    """numpy.dtype of a real scalar, or of text."""
+    if not isinstance(code, str) or not _NUMPY_CODE.fullmatch(code):
+        reason = "its pickle holds a NumPy value that is not a plain number, nor text"
+        return Unknown(f"NumPy's type {printable(str(code))}", reason)
+    return NumpyType(code)
 
 
 def set_byte_order(target: NumpyType, state: object) -> None:
@@ -183,13 +206,14 @@ def set_byte_order(target: NumpyType, state: object) -> None:
 
 def _numpy_scalar(kind: object, data: object) -> object:
     """numpy.core.multiarray.scalar, as the Python number it stands for."""
-    if isinstance(data, str):
-        data = _latin1(Encoded(data))
+    if isinstance(data, str | Encoded):
+        data = _latin1(data if isinstance(data, Encoded) else Encoded(data))
     if not isinstance(kind, NumpyType) or not isinstance(data, bytes):
         raise FormatError("its pickle is damaged: a NumPy number has no type or no value")
     dtype = np.dtype(kind.order + kind.code)
     if len(data) != dtype.itemsize:
         raise FormatError("its pickle is damaged: a NumPy number has the wrong size")
+    _check_letters(data, dtype)
     return np.frombuffer(data, dtype)[0].item()
 
 
@@ -201,10 +225,13 @@ def _numpy_array(kind: object, shape: object, code: object) -> NumpyArray:
 
 
 def set_array(target: NumpyArray, state: object) -> None:
-    """numpy.ndarray.__setstate__ of an array of plain numbers."""
+    """numpy.ndarray.__setstate__ of an array of plain numbers, or of texts."""
     if not isinstance(state, tuple) or len(state) != 5:
         raise FormatError("its pickle is damaged: a NumPy array has no state")
     _, shape, kind, fortran, data = state
+    if isinstance(kind, Unknown):
+        target.unknown = kind
+        return
     if isinstance(data, str):  # a byte string of Python 2
         data = Encoded(data)
     if not isinstance(kind, NumpyType) or not isinstance(data, bytes | Encoded):
@@ -217,20 +244,29 @@ def set_array(target: NumpyArray, state: object) -> None:
 
 
 def array_values(array: NumpyArray) -> object:
-    """The numbers of an array, as nested lists."""
+    """The numbers or texts of an array, as nested lists."""
     return to_numpy(array).tolist()
 
 
 def to_numpy(array: NumpyArray) -> np.ndarray:
     """The array itself, read-only."""
+    if array.unknown:
+        raise FormatError(array.unknown.reason)
     if array.dtype is None:
         raise FormatError("its pickle is damaged: a NumPy array has no content")
     data = _latin1(array.data) if isinstance(array.data, Encoded) else array.data
+    _check_letters(data, array.dtype)
     order: Literal["F", "C"] = "F" if array.fortran else "C"
     try:
         return np.frombuffer(data, array.dtype).reshape(array.shape, order=order)
     except ValueError as error:
         raise FormatError(f"a NumPy array's shape {array.shape} is not possible") from error
+
+
+def _check_letters(data: bytes, dtype: np.dtype) -> None:
+    """Refuses numbers that stand for no letter, at which NumPy raises a SystemError."""
+    if dtype.kind == "U" and np.any(np.frombuffer(data, f"{dtype.byteorder}u4") > sys.maxunicode):
+        raise FormatError("its pickle is damaged: a NumPy text has impossible letters")
 
 
 def _latin1(text: Encoded) -> bytes:
@@ -248,6 +284,8 @@ def _encode(text: object, codec: object) -> bytes | Encoded:
     return Encoded(text) if len(text) > MAX_ENCODED_BYTES else text.encode("latin1")
 
 
+# Numbers, and texts of a fixed length.
+_NUMPY_CODE = re.compile("f[248]|b1|[iu][1248]|U[1-9][0-9]{0,4}")
 # What a pickle may call: the replacement, and the number of arguments of the original.
 _CALLS: dict[str, tuple[Callable[..., object], tuple[int, ...]]] = {
     "collections OrderedDict": (_ordered_dict, (0,)),
@@ -264,21 +302,30 @@ _CALLS: dict[str, tuple[Callable[..., object], tuple[int, ...]]] = {
 }
 
 
-def known_name(module: str, name: str) -> Name:
-    """What the file may name; raises FormatError, naming it, for anything else."""
+def named(module: str, name: str) -> Name | Unknown:
+    """What the file names: unknown, if it is not one of the few names that tensors need."""
     path = f"{module} {name}"
     if path not in (*_CALLS, "numpy ndarray") and not (
         module in STORAGE_MODULES and name in STORAGE_TYPES
     ):
-        raise FormatError(
-            f"its pickle names {printable(module)}.{printable(name)}, which a checkpoint of "
-            "tensors has no need of; it was refused and nothing was run"
+        what = f"{printable(module)}.{printable(name)}"
+        return Unknown(
+            what,
+            f"its pickle names {what}, which a checkpoint of tensors has no need of; it was "
+            "refused and nothing was run",
         )
     return Name(module, name)
 
 
 def call(function: object, arguments: object) -> object:
-    """What the named function would have returned, as plain data."""
+    """What the named function would have returned, as plain data.
+
+    It is unknown if the function or an argument is.
+    """
+    given = arguments if isinstance(arguments, tuple) else ()
+    for value in (function, *given):
+        if isinstance(value, Unknown):
+            return value
     if not isinstance(function, Name) or not isinstance(arguments, tuple):
         raise FormatError("its pickle is damaged: it calls something that is no function")
     stand_in, counts = _CALLS.get(f"{function.module} {function.name}", (None, ()))
@@ -287,7 +334,7 @@ def call(function: object, arguments: object) -> object:
     return stand_in(*arguments)
 
 
-def storage(identity: object) -> Storage:
+def storage(identity: object) -> Storage | Unknown:
     """The storage that a persistent id describes: ("storage", type, key, device, size)."""
     if not isinstance(identity, tuple) or not identity:
         raise FormatError("its pickle is damaged: a storage has no description")
@@ -297,6 +344,8 @@ def storage(identity: object) -> Storage:
     if identity[0] != "storage" or len(identity) not in (5, 6) or identity[5:] not in ((), (None,)):
         raise FormatError("its pickle describes a storage in a form that is not known")
     kind, key, size = identity[1], identity[2], identity[4]
+    if isinstance(kind, Unknown):
+        return kind
     if not isinstance(kind, Name) or kind.name not in STORAGE_TYPES or not isinstance(key, str):
         raise FormatError("its pickle describes a storage of a type that is not known")
     return Storage(STORAGE_TYPES[kind.name], key, _natural(size))

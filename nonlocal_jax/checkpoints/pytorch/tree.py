@@ -7,9 +7,11 @@ import numpy as np
 from nonlocal_jax.checkpoints.pytorch.pickle_data import Loaded
 from nonlocal_jax.checkpoints.pytorch.pickle_names import (
     DTYPES,
+    Encoded,
     FormatError,
     NumpyArray,
     TensorView,
+    Unknown,
     array_values,
 )
 
@@ -23,8 +25,10 @@ VALUE_COST = 64
 def finish(loaded: Loaded, contents: dict[str, memoryview]) -> object:
     """Returns the value as dicts, lists, tuples and scalars of its own, and arrays on `contents`.
 
+    An `Unknown` in it stays, and takes the place of a function or a bare storage.
+
     Raises:
-      FormatError: it is nested too deeply or too large, or holds a function or a bare storage.
+      FormatError: it is nested too deeply or too large, or is unknown itself.
     """
     return _Finisher(contents).finish(loaded.value, 0)
 
@@ -38,6 +42,9 @@ class _Finisher:
         """Returns a copy of the value; see above."""
         self._spend(value, depth)
         if isinstance(value, dict):
+            for key in value:
+                if isinstance(key, Unknown):
+                    _inside(key, depth)
             return {key: self.finish(item, depth + 1) for key, item in value.items()}
         if isinstance(value, list):
             return [self.finish(item, depth + 1) for item in value]
@@ -45,13 +52,21 @@ class _Finisher:
             return tuple(self.finish(item, depth + 1) for item in value)
         if isinstance(value, TensorView):
             return self._array(value)
+        if isinstance(value, NumpyArray) and value.unknown:
+            return _inside(value.unknown, depth)
         if isinstance(value, NumpyArray):
-            self._cost += VALUE_COST * math.prod(value.shape)
+            size = value.dtype.itemsize if value.dtype else 0  # of a text, any
+            self._cost += (VALUE_COST + size) * math.prod(value.shape)
             self._check_cost()
             return array_values(value)
         if isinstance(value, str | bytes | int | float | None):
             return value
-        raise FormatError(f"it holds a bare {type(value).__name__.lower()}, not a value")
+        if isinstance(value, Encoded):
+            return _inside(Unknown("bytes", "it is bytes"), depth)
+        if isinstance(value, Unknown):
+            return _inside(value, depth)
+        bare = f"a bare {type(value).__name__.lower()}"
+        return _inside(Unknown(bare, f"it holds {bare}, not a value"), depth)
 
     def _spend(self, value: object, depth: int) -> None:
         texts = value if isinstance(value, dict) else (value,)
@@ -79,3 +94,10 @@ class _Finisher:
             )
         except (ValueError, MemoryError) as error:
             raise FormatError(f"a tensor's shape {view.shape} is not possible") from error
+
+
+def _inside(value: Unknown, depth: int) -> Unknown:
+    """The value, which may only be part of another one."""
+    if not depth:
+        raise FormatError(value.reason)
+    return value

@@ -144,33 +144,68 @@ def tree_pairs(
       images: folder of images, with or without subfolders. Pairs are sorted by relative path.
       labels: folder of PNG masks.
       label_table: for all masks, see Pair.
-      report: is called for each image without a mask, or with that of another image. If it does not
-        raise, the image is left out.
+      report: is called for each image without a mask, with two, or with that of another image. If
+        it does not raise, the image is left out.
 
     Raises:
-      UserError: a folder is missing, or an image has no mask.
+      UserError: a folder is missing, or an image has no mask of its own.
     """
-    below = files_below(labels, (".png",)).files
-    masks = {pathlib.PurePosixPath(name).with_suffix(""): name for name in below}
+    masks = Masks(labels)
     listed = files_below(images, IMAGE_SUFFIXES)
     tell_left_out(images, listed.left_out)
-    stems: dict[pathlib.PurePosixPath, str] = {}
+    stems: dict[str, str] = {}
     for name in listed.files:
-        stem = pathlib.PurePosixPath(name).with_suffix("")
-        if stem not in masks:
-            report(no_mask(images / name, str(labels / f"{stem}.png")))
+        stem = str(pathlib.PurePosixPath(name).with_suffix(""))
+        mask = masks.of(images / name, stem, report)
+        if mask is None:
             continue
         if stem in stems:
             report(
                 UserError(
-                    f"{images / stems[stem]} and {images / name} share one mask, "
-                    f"{labels / masks[stem]}. Take one of the images away, or rename it and its "
-                    "mask."
+                    f"{images / stems[stem]} and {images / name} share one mask, {mask}. Take one "
+                    "of the images away, or rename it and its mask."
                 )
             )
             continue
         stems[stem] = name
-        yield Pair(name, images / name, labels / masks[stem], label_table)
+        yield Pair(name, images / name, mask, label_table)
+
+
+class Masks:
+    """The PNG masks below a folder."""
+
+    def __init__(self, labels: pathlib.Path):
+        """Lists them.
+
+        Args:
+          labels: the folder.
+
+        Raises:
+          UserError: there is no such folder.
+        """
+        self._labels = labels
+        self._names: dict[str, list[str]] = {}
+        for name in files_below(labels, (".png",)).files:
+            stem = str(pathlib.PurePosixPath(name).with_suffix(""))
+            self._names.setdefault(stem, []).append(name)
+
+    def of(self, image: pathlib.Path, stem: str, report: Report = raise_) -> pathlib.Path | None:
+        """The mask of an image; None if it has not exactly one, and this was reported.
+
+        Args:
+          image: its path.
+          stem: of the image and of its mask: the path below their folders, without a suffix.
+          report: is told what is wrong.
+        """
+        names = self._names.get(stem, [])
+        if len(names) == 1:
+            return self._labels / names[0]
+        if names:
+            both = " and ".join(str(self._labels / name) for name in names)
+            report(UserError(f"{image} has more than one mask, {both}. Take all but one away."))
+        else:
+            report(no_mask(image, str(self._labels / f"{stem}.png")))
+        return None
 
 
 def no_mask(image: pathlib.Path, wanted: str) -> UserError:

@@ -10,6 +10,7 @@ from nonlocal_jax.inputs import polygons
 from nonlocal_jax.inputs.datasets.dataset import (
     IMAGE_SUFFIXES,
     LabelTable,
+    Masks,
     Pair,
     Report,
     no_mask,
@@ -87,14 +88,11 @@ def of_masks(
     if names is None:
         yield from tree_pairs(root / "images" / split, root / "labels" / split, label_table, report)
         return
-    labels = root / "labels"
-    masks = {_stem(name): name for name in files_below(labels, (".png",)).files}
+    masks = Masks(root / "labels")
     for name in _listed(root / "images", names, report):
-        stem = _stem(name)
-        if stem in masks:
-            yield Pair(name, root / "images" / name, labels / masks[stem], label_table)
-        else:
-            report(no_mask(root / "images" / name, str(labels / f"{stem}.png")))
+        mask = masks.of(root / "images" / name, _stem(name), report)
+        if mask is not None:
+            yield Pair(name, root / "images" / name, mask, label_table)
 
 
 def drawn(

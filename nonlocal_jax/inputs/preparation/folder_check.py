@@ -21,7 +21,7 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs import frequencies, sources
 from nonlocal_jax.inputs.class_list import ClassList, read_class_list
 from nonlocal_jax.inputs.datasets import describe, folder
-from nonlocal_jax.inputs.datasets.dataset import IMAGE_SUFFIXES, SPLITS, Dataset, Pair
+from nonlocal_jax.inputs.datasets.dataset import IMAGE_SUFFIXES, SPLITS, Dataset
 from nonlocal_jax.inputs.listing import files_below
 from nonlocal_jax.inputs.preparation import suggestion
 from nonlocal_jax.inputs.preparation.records import parallel
@@ -123,7 +123,7 @@ def _read(
             )
         )
         if not lists[split] and listed.masks != "polygons":
-            report.notes += _masks_without_image(root, split, pairs)
+            report.notes += _masks_without_image(root, split)
     except UserError as error:
         report.problems.append(f"{error}")
         return []
@@ -157,8 +157,9 @@ def _shortened(problems: list[str], split: str) -> list[str]:
     return [*problems[:SHOWN], *([f"{more} more in the split {split!r}."] if more > 0 else [])]
 
 
-def _masks_without_image(root: pathlib.Path, split: str, pairs: list[Pair]) -> Iterator[str]:
-    used = {pathlib.PurePosixPath(pair.name).with_suffix("") for pair in pairs}
+def _masks_without_image(root: pathlib.Path, split: str) -> Iterator[str]:
+    images = files_below(root / "images" / split, IMAGE_SUFFIXES)
+    used = {pathlib.PurePosixPath(name).with_suffix("") for name in images.files}
     labels = root / "labels" / split
     left = [
         name
@@ -167,9 +168,8 @@ def _masks_without_image(root: pathlib.Path, split: str, pairs: list[Pair]) -> I
     ]
     if left:
         yield f"{len(left)} masks in {labels} belong to no image: {_some(left)}."
-    hidden = files_below(root / "images" / split, IMAGE_SUFFIXES).left_out
-    if hidden:
-        yield f"{hidden} entries of {root / 'images' / split} are no images, or hidden."
+    if images.left_out:
+        yield f"{images.left_out} entries of {root / 'images' / split} are no images, or hidden."
 
 
 def _sizes(sound: Mapping[str, list[Read]]) -> str:
