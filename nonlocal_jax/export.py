@@ -4,9 +4,12 @@
         --output=PATH [--step=best|latest|N] [--result=indices|probabilities|logits] [--tta] \
         [--input=IMAGES]
 
-The exported function takes RGB images of any size and number, uint8, and returns what --result says,
-resized as the checkpoint's protocol does. Before the file is written, its results are compared with
-JAX's; an export that differs is not written.
+The exported function takes RGB images of any size and number, uint8, and returns what --result
+says, resized as the checkpoint's protocol does. Before the file is written, its results are
+compared with JAX's; an export that differs is not written.
+
+A page is one HTML file that shows --input (images; of a video network, videos) and, at a click,
+what a pixel attends to.
 """
 
 import pathlib
@@ -17,12 +20,18 @@ from absl import flags
 
 from nonlocal_jax.checkpoints import locate
 from nonlocal_jax.checkpoints.folder import read_metadata
+from nonlocal_jax.checkpoints.locate import Found
 from nonlocal_jax.config import command_line
 from nonlocal_jax.config.command_line import Options
 from nonlocal_jax.config.schema import for_segmentation
+from nonlocal_jax.config.video import VideoConfig
+from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation import segment_files
 from nonlocal_jax.evaluation.restore import restore
+from nonlocal_jax.evaluation.video.restore import restore as restore_video
+from nonlocal_jax.exporting import page
 from nonlocal_jax.exporting.request import FORMATS, RESULTS, Request, writer
+from nonlocal_jax.inputs.video import decode
 from nonlocal_jax.runtime import startup
 from nonlocal_jax.runtime.console import say
 
@@ -38,7 +47,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "input",
         None,
-        "An image, a folder or a quoted pattern: what the export is compared on, or a page shows.",
+        "An image, a folder or a quoted pattern: what the export is compared on, or a page shows; "
+        "of a video network, videos.",
         flag_values=values,
     )
 
@@ -49,11 +59,13 @@ def main(options: Options) -> None:
     options.require("checkpoint", "to", "output")
     write = writer(given.to)
     found = locate.find(given.checkpoint, locate.parse_step(given.step))
-    config = for_segmentation(
-        options.config_over(
-            None if options.names_config else read_metadata(found.folder).needed_config(found)
-        )
+    config = options.config_over(
+        None if options.names_config else read_metadata(found.folder).needed_config(found)
     )
+    if given.to == "page" and isinstance(config, VideoConfig):
+        _export_videos(options, found, config)
+        return
+    config = for_segmentation(config)
     images = tuple(segment_files.find_images(given.input)) if given.input else ()
     startup.use_jax(config.precision)
     say(f"The checkpoint is {found}.")
@@ -62,6 +74,19 @@ def main(options: Options) -> None:
         restored, pathlib.Path(given.output), given.result, tta=given.tta, images=images
     )
     for line in write(request):
+        say(line)
+
+
+def _export_videos(options: Options, found: Found, config: VideoConfig) -> None:
+    """Writes the page of a video network."""
+    given = options.flags
+    if not given.input:
+        raise UserError("--to=page needs --input: the videos that the page shows.")
+    paths = segment_files.find_files(given.input, "video", decode.SUFFIXES)
+    startup.use_jax(config.precision)
+    say(f"The checkpoint is {found}.")
+    restored = restore_video(found, config, departing=options.overridden)
+    for line in page.write_videos(restored, pathlib.Path(given.output), paths, tta=given.tta):
         say(line)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from nonlocal_jax.config.schema import IGNORED
@@ -142,6 +142,13 @@ def attention_overlay(
     cv2.drawMarker(picture, centre, (0, 0, 0), cv2.MARKER_CROSS, size + 2, thickness=3)
     cv2.drawMarker(picture, centre, (0, 255, 255), cv2.MARKER_CROSS, size, thickness=1)
     return picture
+
+
+def inmost(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int]:
+    """Row and column of the pixel of `mask` that is farthest from its border."""
+    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    return int(row), int(column)
 
 
 def shrink(image: Picture, longest: int) -> AnyPicture:

@@ -8,7 +8,6 @@ from typing import cast
 
 import cv2
 import numpy as np
-from jaxtyping import Bool
 from PIL import Image, ImageDraw, ImageFont
 
 from nonlocal_jax.config import files
@@ -127,7 +126,7 @@ def draw(
     """
     image, label = example.image, example.label
     lamp = scenes.lamp_mask(image, label)
-    point = inmost((label > 0) & ~lamp)
+    point = pictures.inmost((label > 0) & ~lamp)
     rows = {"image": image, "label": pictures.colourise(label, scenes.PALETTE)}
     shares = {}
     for head, model in predictors.items():
@@ -145,13 +144,6 @@ def draw(
     parts.append(pictures.legend(scenes.CLASS_NAMES, scenes.PALETTE, scenes.WIDTH))
     pictures.write_png(workdir / f"scene_{index}.png", pictures.stack(parts))
     return shares
-
-
-def inmost(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int]:
-    """Row and column of the pixel of `mask` that is farthest from its border."""
-    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
-    row, column = np.unravel_index(depth.argmax(), depth.shape)
-    return int(row), int(column)
 
 
 def _measured(scores: Scores, model: Predictor, image: pictures.Picture) -> Result:

@@ -10,6 +10,7 @@ from nonlocal_jax.config.tables import HEADS
 from nonlocal_jax.evaluation.metrics.scores import Scores
 from nonlocal_jax.inputs.datasets import scenes
 from nonlocal_jax.models.network import build_network
+from nonlocal_jax.reporting import pictures
 from nonlocal_jax.training import demonstration
 from nonlocal_jax.training.demonstration import Result
 
@@ -67,4 +68,4 @@ def test_the_marked_pixel_is_the_middle_of_the_largest_shape():
     mask = np.zeros((20, 40), bool)
     mask[2:5, 3:6] = True
     mask[6:17, 20:31] = True
-    assert demonstration.inmost(mask) == (11, 25)
+    assert pictures.inmost(mask) == (11, 25)

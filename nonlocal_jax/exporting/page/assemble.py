@@ -1,0 +1,128 @@
+"""Joins the files of web/ and the data into one HTML file."""
+
+import html
+import json
+import pathlib
+import string
+from collections.abc import Sequence
+from importlib import resources
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+import nonlocal_jax
+from nonlocal_jax.checkpoints.locate import Found
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.exporting.page.entry import Entry, base64_of, printable
+from nonlocal_jax.reporting import outputs, pictures
+
+SCRIPTS = ("decode.js", "attention.js", "draw.js", "reading.js", "explorer.js")
+MOST_BYTES = 400_000_000  # browsers don't hold a text of 512 MB
+# The browser refuses any request, and any script but those in the file.
+POLICY = (
+    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+)
+
+
+def check_output(path: pathlib.Path) -> None:
+    """Makes sure that the file can be written, before anything is computed.
+
+    Raises:
+      UserError: it can't, or it is a folder.
+    """
+    if path.is_dir():
+        raise UserError(f"--output is {path}, a folder; a page is a file, e.g. {path}/page.html.")
+    outputs.check_folder(path.parent)
+
+
+def checkpoint_name(found: Found) -> str:
+    """Which checkpoint it is, without where it lies: the page may be published."""
+    folder = printable((found.run or found.folder).name)
+    return folder if found.step is None else f"step {found.step} of {folder}"
+
+
+def page_data(
+    entries: Sequence[Entry],
+    *,
+    network: str,
+    class_names: Sequence[str] = (),
+    palette: UInt8[np.ndarray, "classes 3"] | None = None,
+) -> dict[str, object]:
+    """What the page's scripts read.
+
+    Args:
+      entries: the pictures.
+      network: a line that tells which network it is.
+      class_names: of the mask's classes.
+      palette: their colours.
+    """
+    levels = np.arange(256, dtype=np.uint8)
+    heat = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    return {
+        "network": network,
+        "classes": list(class_names),
+        "palette": [] if palette is None else palette.tolist(),
+        "colours": base64_of(heat),
+        "notes": _notes(entries),
+        "items": [entry.values for entry in entries],
+    }
+
+
+def write_page(path: pathlib.Path, data: dict[str, object], entries: Sequence[Entry]) -> list[str]:
+    """Writes the file, and returns lines that tell its size and how exact it is.
+
+    Raises:
+      UserError: it can't be written, or is too large for browsers.
+    """
+    text = page_text(data, title=f"{data['network']}: attention")
+    content = text.encode()
+    megabytes = len(content) / 1e6
+    if len(content) > MOST_BYTES:
+        raise UserError(
+            f"The page would have {megabytes:.0f} MB, which browsers don't open: give fewer "
+            "pictures, or a smaller config.eval.scale."
+        )
+    pictures.write(path, content)
+    return [f"{path}: {megabytes:.2f} MB, {len(entries)} pictures.", *_notes(entries)[:1]]
+
+
+def page_text(data: dict[str, object], *, title: str) -> str:
+    """The HTML file."""
+    web = resources.files(nonlocal_jax) / "exporting" / "page" / "web"
+
+    def read(name: str) -> str:
+        return (web / name).read_text(encoding="utf-8")
+
+    return string.Template(read("template.html")).substitute(
+        title=html.escape(title),
+        policy=POLICY,
+        style=read("style.css"),
+        data=embedded_json(data),
+        script="\n".join(map(read, SCRIPTS)),
+        own="",
+    )
+
+
+def embedded_json(data: object) -> str:
+    """JSON that can stand inside of a script element, whatever its texts are."""
+    text = json.dumps(data, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _notes(entries: Sequence[Entry]) -> list[str]:
+    """What the page tells of itself."""
+    bits = " or ".join(str(bits) for bits in sorted({entry.bits for entry in entries}))
+    error, points = max(entry.error for entry in entries), sum(entry.points for entry in entries)
+    notes = [
+        f"Weights are computed in the browser, from queries and keys stored as {bits}-bit "
+        "integers with a scale for each position. When the page was made, the weights of "
+        f"{points} points differed from the network's own by at most {error:.1e}."
+    ]
+    if any(entry.values["kind"] != "softmax" for entry in entries):
+        notes.append(
+            "This block has no softmax: its weights need not be positive or sum to one. Shares "
+            "are those of the positive weights."
+        )
+    notes.append(f"Made by nonlocal_jax {nonlocal_jax.__version__}. It uses no network.")
+    return notes
