@@ -63,7 +63,9 @@ SLOW = {
     "commands": ("commands", "demo", "package"),
     "evaluation": ("evaluate", "inference", "predict", "video"),
     "inputs": ("data_prepare", "loader", "scenes"),
+    "exporting": ("page", "page_browser"),
     "models": (
+        "attention_factors",
         "fold",
         "heads",
         "heads_attention",

@@ -84,7 +84,7 @@ def write_page(path: pathlib.Path, data: dict[str, object], entries: Sequence[En
             "pictures, or a smaller config.eval.scale."
         )
     pictures.write(path, content)
-    return [f"{path}: {megabytes:.2f} MB, {len(entries)} pictures.", *_notes(entries)[:1]]
+    return [f"{path}: {megabytes:.2f} MB, {len(entries)} picture{'s'[: len(entries) > 1]}.", *_notes(entries)[:1]]
 
 
 def page_text(data: dict[str, object], *, title: str) -> str:

@@ -98,6 +98,16 @@ function cover(item) {
   return { cells, counts };
 }
 
+// The share of the picture that each class covers.
+function areasOf(item) {
+  if (item.areas === undefined) {
+    item.areas = new Map();
+    for (const label of item.mask) item.areas.set(label, (item.areas.get(label) ?? 0) + 1);
+    for (const [label, count] of item.areas) item.areas.set(label, count / item.mask.length);
+  }
+  return item.areas;
+}
+
 // [class, share] by share: a position's weight is split over the pixels that it covers.
 function byClass(item, shares) {
   item.cover ??= cover(item);

@@ -15,7 +15,11 @@ function byId(id) {
 
 function percent(share) {
   if (share > 0 && share < 0.001) return "<0.1%";
-  return `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`;
+  return `${(100 * share).toFixed(share < 0.01 ? 2 : share < 0.1 ? 1 : 0)}%`;
+}
+
+function times(factor) {
+  return `${factor < 10 ? factor.toFixed(1) : Math.round(factor)} times`;
 }
 
 function placeName(item, [frame, row, column]) {
@@ -51,6 +55,7 @@ function readingOf(data, item, point, weights) {
     label: classAt(item, point),
     place,
     weight: weights[peak],
+    share: shares[peak],
     peakLabel: classAt(item, place),
     ...concentration(shares),
     count: shares.length,
@@ -58,23 +63,26 @@ function readingOf(data, item, point, weights) {
   };
 }
 
-function shareRow(name, share, largest) {
+// A tick in the bar shows the share of the picture: a point that attends evenly would reach it.
+function shareRow(name, share, even, largest) {
   const row = element("div", "share");
-  const bar = element("span");
-  const filled = element("i");
+  const bar = element("span"), filled = element("i"), tick = element("i", "tick");
   filled.style.width = `${(100 * share) / largest}%`;
-  bar.append(filled);
+  tick.style.left = `${(100 * even) / largest}%`;
+  bar.append(filled, tick);
   row.append(name, bar, element("b", "", percent(share)));
   return row;
 }
 
 // The rows of largest share; frames stay in their order.
 function shareRows(data, item, parts) {
-  const largest = parts.reduce((most, [, share]) => Math.max(most, share), 1e-12);
-  if (item.mask === null) {
-    return parts.map(([f, share]) => shareRow(element("span", "", frameName(item, f)), share, largest));
-  }
-  return parts.slice(0, MOST_SHARES).map(([label, share]) => shareRow(swatch(data, label), share, largest));
+  const shown = item.mask === null ? parts : parts.slice(0, MOST_SHARES);
+  const even = ([part]) => (item.mask === null ? 1 / parts.length : areasOf(item).get(part));
+  const largest = Math.max(...shown.map((part) => Math.max(part[1], even(part))));
+  return shown.map((part) => {
+    const name = item.mask === null ? element("span", "", frameName(item, part[0])) : swatch(data, part[0]);
+    return shareRow(name, part[1], even(part), largest);
+  });
 }
 
 // The frames of the clip that a frame of the block stands for.
@@ -94,11 +102,11 @@ function showReading(data, item, reading) {
     label === null ? strongWith(`Frame ${point[0]}`) : strongWith("", swatch(data, label)),
     element("div", "quiet", placeName(item, point)),
   );
-  byId("shares-title").textContent = item.mask === null ? "It attends to these frames" : "It attends to these classes";
+  byId("shares-title").textContent = item.mask === null ? "It attends to these frames" : "It attends to these classes (tick: their share of the picture)";
   byId("shares").replaceChildren(...shareRows(data, item, reading.parts));
   byId("peak").replaceChildren(
     strongWith(weightName(item, reading.weight), ...(peakLabel === null ? [] : ["on ", swatch(data, peakLabel)])),
-    element("div", "quiet", placeName(item, place)),
+    element("div", "quiet", `${placeName(item, place)}; ${times(reading.share * reading.count)} an even share`),
   );
   byId("peaked").replaceChildren(
     strongWith(percent(reading.top), "in the top 5% of positions"),
@@ -123,11 +131,9 @@ function showLegend(data, item) {
   if (item.top !== null) {
     for (const [name, share] of item.top) rows.push(element("li", "", `${percent(share)} ${name}`));
   } else {
-    const pixels = new Map();
-    for (const label of item.mask) pixels.set(label, (pixels.get(label) ?? 0) + 1);
-    for (const [label, count] of [...pixels].sort((a, b) => b[1] - a[1])) {
+    for (const [label, area] of [...areasOf(item)].sort((a, b) => b[1] - a[1])) {
       const row = element("li", "class");
-      row.append(swatch(data, label), element("span", "quiet", percent(count / item.mask.length)));
+      row.append(swatch(data, label), element("span", "quiet", percent(area)));
       rows.push(row);
     }
   }
