@@ -63,7 +63,7 @@ SLOW = {
     "commands": ("commands", "demo", "package"),
     "evaluation": ("evaluate", "inference", "predict", "video"),
     "inputs": ("data_prepare", "loader", "scenes"),
-    "exporting": ("page", "page_browser"),
+    "exporting": ("page", "page_own_picture", "page_video"),
     "models": (
         "attention_factors",
         "fold",

@@ -92,7 +92,7 @@ class Recognizer(nnx.Module):
         found, x = self._before(block, clips)
         return found.attention_factors(x)
 
-    def _before(self, block: str, clips: Clips) -> tuple[NonLocal, Float[Array, "n t h w c"]]:
+    def _before(self, block: str, clips: Clips) -> tuple[NonLocal, Float[Array, "n _ _ _ c"]]:
         """A block by name, by default the last, and what it is given."""
         blocks = self.backbone.attention_blocks
         if not blocks:

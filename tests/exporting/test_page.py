@@ -150,10 +150,10 @@ def test_the_command_tells_the_size_and_how_exact_the_page_is(made):
 def test_names_cannot_break_out_of_the_page(page):
     assert read_page(page)["classes"][0] == pages.HOSTILE
     title = '</title><script>1</script>"'
-    text = assemble.page_text({"items": [pages.HOSTILE], "n": "]]><!--"}, title=title)
+    text = assemble.page_text({"items": [pages.HOSTILE], "n": "]]><!--", "own": None}, title=title)
     scripts = Scripts(text).scripts
     assert len(scripts) == 2
-    assert json.loads(scripts[0]) == {"items": [pages.HOSTILE], "n": "]]><!--"}
+    assert json.loads(scripts[0]) == {"items": [pages.HOSTILE], "n": "]]><!--", "own": None}
 
 
 def test_file_names_that_are_no_text_are_shown_anyway():
@@ -217,7 +217,7 @@ def test_eight_bits_are_used_where_they_suffice():
 def test_every_file_of_the_page_is_joined_and_installed():
     web = pages.WEB
     names = {path.name for path in web.iterdir()}
-    assert names == {"template.html", "style.css", *assemble.SCRIPTS}
+    assert names == {"template.html", "own.html", "style.css", *assemble.SCRIPTS}
 
 
 def test_a_clicked_point_has_the_weights_of_the_python_interface(model, opened):

@@ -81,6 +81,10 @@ class Browser:
         )
         return box[0] + across * box[2], box[1] + down * box[3]
 
+    def choose(self, selector, path):
+        """Chooses a file."""
+        self.driver.find_element("css selector", selector).send_keys(str(path))
+
     def key(self, name, modifiers=0):
         """Presses a key."""
         for kind in ("rawKeyDown", "keyUp"):
@@ -97,17 +101,17 @@ class Browser:
         return [line for line in self.driver.get_log("browser") if line["level"] != "INFO"]
 
     def requests(self):
-        """Addresses that were asked for since the last call, but for data in the page itself."""
+        """Addresses that a page asked for since the last call, but for data in the page itself."""
         found = []
         for line in self.driver.get_log("performance"):
             message = json.loads(line["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
                 found.append(message["params"]["request"]["url"])
-        return [url for url in found if not url.startswith(("data:", "blob:"))]
+        return [url for url in found if not url.startswith(("data:", "blob:", "chrome:", "about:"))]
 
 
 @contextlib.contextmanager
-def started(profile):
+def started(profile, *flags):
     """A browser with a fresh profile; the test is skipped where there is none."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     binary = next(filter(None, map(shutil.which, BINARIES)), None)
@@ -116,7 +120,7 @@ def started(profile):
         pytest.skip("no chromium with chromedriver on the path")
     options = webdriver.ChromeOptions()
     options.binary_location = binary
-    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+    for flag in (*FLAGS, *flags, f"--user-data-dir={profile}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = webdriver.chrome.service.Service(driver)

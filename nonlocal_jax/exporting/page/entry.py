@@ -6,7 +6,6 @@ import io
 import math
 import os
 import pathlib
-import zlib
 from collections.abc import Callable, Sequence
 
 import cv2
@@ -15,6 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.exporting.page.packing import base64_of, packed
 from nonlocal_jax.exporting.page.quantise import Stored, quantise
 from nonlocal_jax.models.attention_factors import AttentionFactors
 from nonlocal_jax.reporting import pictures
@@ -93,7 +93,7 @@ def make_entry(exhibit: Exhibit) -> Entry:
         "picture": picture,
         "columns": columns,
         "shown": shown,
-        "mask": None if exhibit.mask is None else _packed(_resized(exhibit.mask, shown)),
+        "mask": None if exhibit.mask is None else packed(_resized(exhibit.mask, shown).tobytes()),
         "top": None if exhibit.top is None else [[n, round(p, 6)] for n, p in exhibit.top],
         "point": exhibit.point,
         "error": error,
@@ -127,12 +127,6 @@ def position_at(point: Point, sizes: tuple[int, ...], space: tuple[int, ...]) ->
 def printable(text: str) -> str:
     """A file's name without what UTF-8 can't hold."""
     return os.fsencode(text).decode(errors="replace")
-
-
-def base64_of(array: np.ndarray) -> str:
-    """An array's numbers, with the least byte first."""
-    ordered = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return base64.b64encode(np.ascontiguousarray(ordered).tobytes()).decode()
 
 
 def _attention_values(stored: Stored) -> dict[str, object]:
@@ -184,7 +178,3 @@ def _sheet(frames: UInt8[np.ndarray, "t h w 3"]) -> tuple[str, int, tuple[int, i
 def _resized(mask: UInt8[np.ndarray, "h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "a b"]:
     resized: np.ndarray = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return resized
-
-
-def _packed(mask: UInt8[np.ndarray, "h w"]) -> str:
-    return base64.b64encode(zlib.compress(np.ascontiguousarray(mask).tobytes(), 9)).decode()

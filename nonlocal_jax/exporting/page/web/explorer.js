@@ -89,23 +89,34 @@ function followPointer(canvas) {
 }
 
 async function fillGallery() {
-  const gallery = byId("gallery");
-  gallery.hidden = data.items.length === 1;
-  data.items.forEach((entry, number) => {
-    const button = element("button");
-    button.type = "button";
-    button.ariaLabel = entry.name;
-    button.title = entry.name;
-    button.addEventListener("click", () => select(number));
-    gallery.append(button);
-  });
-  for (const [number, button] of gallery.hidden ? [] : [...gallery.children].entries()) {
-    button.append(await thumbnail(data.items[number]));
+  const buttons = data.items.map((entry) => addButton(entry.name));
+  for (const [number, entry] of data.items.entries()) {
+    const [first] = await framesOf({ ...entry, frames: 1 });
+    buttons[number].append(thumbnail(first));
   }
 }
 
-async function thumbnail(entry) {
-  const [first] = await framesOf({ ...entry, frames: 1 });
+// One picture needs no gallery to choose from.
+function addButton(name) {
+  const gallery = byId("gallery"), button = element("button");
+  const number = gallery.children.length;
+  button.type = "button";
+  button.ariaLabel = name;
+  button.title = name;
+  button.addEventListener("click", () => select(number));
+  gallery.append(button);
+  gallery.hidden = number === 0;
+  return button;
+}
+
+// Adds a decoded picture, and shows it.
+function addPicture(added) {
+  addButton(added.name).append(thumbnail(added.pictures[0]));
+  loaded.push(added);
+  select(loaded.length - 1);
+}
+
+function thumbnail(first) {
   const height = 128, width = Math.max(Math.round((height * first.width) / first.height), 1);
   const canvas = makeCanvas(height, width);
   canvas.getContext("2d").drawImage(first, 0, 0, width, height);
@@ -136,6 +147,7 @@ function start() {
   byId("tint").addEventListener("input", redraw);
   addEventListener("resize", redraw);
   fillGallery();
+  if (data.own !== null) offerOwn();
   select(0);
 }
 

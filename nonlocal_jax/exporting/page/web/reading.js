@@ -102,7 +102,7 @@ function showReading(data, item, reading) {
     label === null ? strongWith(`Frame ${point[0]}`) : strongWith("", swatch(data, label)),
     element("div", "quiet", placeName(item, point)),
   );
-  byId("shares-title").textContent = item.mask === null ? "It attends to these frames" : "It attends to these classes (tick: their share of the picture)";
+  byId("shares-title").textContent = item.mask === null ? "It attends to these frames" : "It attends to these classes (tick: share of the picture)";
   byId("shares").replaceChildren(...shareRows(data, item, reading.parts));
   byId("peak").replaceChildren(
     strongWith(weightName(item, reading.weight), ...(peakLabel === null ? [] : ["on ", swatch(data, peakLabel)])),
