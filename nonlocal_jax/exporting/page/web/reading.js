@@ -93,7 +93,7 @@ function frameName(item, frame) {
 }
 
 function weightName(item, weight) {
-  return item.kind === "softmax" ? percent(weight) : weight.toPrecision(3);
+  return item.kind === "softmax" ? `${Number((100 * weight).toPrecision(2))}%` : weight.toPrecision(3);
 }
 
 function showReading(data, item, reading) {
