@@ -91,8 +91,10 @@ class _Converter:
 
         def read(variable: Any) -> Value:
             if isinstance(variable, core.Literal):
-                return self._constant(graph, np.asarray(variable.val, variable.aval.dtype))
-            return known[variable]
+                aval: Any = variable.aval
+                return self._constant(graph, np.asarray(variable.val, aval.dtype))
+            found: Value = known[variable]
+            return found
 
         for equation in jaxpr.eqns:
             results = self._results(graph, equation, [read(v) for v in equation.invars])

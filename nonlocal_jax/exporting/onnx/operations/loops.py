@@ -14,9 +14,7 @@ ENDLESS = ""  # a loop without a number of turns
 def _scan(step: Step, *inputs: Value) -> list[Value]:
     """A loop over the first axis of arrays; it stacks what its body returns."""
     params, graph = step.params, step.graph
-    constants, carried = params["num_consts"], params["num_carry"]
-    fixed, start = inputs[:constants], inputs[constants : constants + carried]
-    arrays = inputs[constants + carried :]
+    fixed, start, arrays = _parts_of_scan(step, inputs)
     body = Graph(graph)
     turn, going = body.new_name("turn"), body.new_name("going")
     place = turn
@@ -37,8 +35,29 @@ def _scan(step: Step, *inputs: Value) -> list[Value]:
         body.node("Identity", going),
     )
     if params["reverse"]:
-        made = [*made[:carried], *(_turned(graph, name) for name in made[carried:])]
+        stacked = (_turned(graph, name) for name in made[len(start) :])
+        made = [*made[: len(start)], *stacked]
     return [step.result(name, index=index) for index, name in enumerate(made)]
+
+
+def _parts_of_scan(
+    step: Step, inputs: Sequence[Value]
+) -> tuple[Sequence[Value], Sequence[Value], Sequence[Value]]:
+    """What all turns read, what one turn leaves to the next, and the arrays that are cut.
+
+    The names of the parameters that tell this change between versions of JAX. The body's arrays
+    tell it as well: it sees one axis less of the arrays that are cut and stacked.
+    """
+    program = step.params["jaxpr"]
+    body = getattr(program, "jaxpr", program)
+    cut = sum(v.rank > len(b.aval.shape) for v, b in zip(inputs, body.invars, strict=True))
+    carried = sum(
+        len(shape) == len(b.aval.shape)
+        for shape, b in zip(step.shapes, body.outvars, strict=True)
+    )
+    first_cut = len(inputs) - cut
+    first_carried = first_cut - carried
+    return inputs[:first_carried], inputs[first_carried:first_cut], inputs[first_cut:]
 
 
 def _part(body: Graph, array: Value, place: str) -> Value:
