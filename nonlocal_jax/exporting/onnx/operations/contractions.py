@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from nonlocal_jax.exporting.onnx.operations.shapes import reshape
 from nonlocal_jax.exporting.onnx.step import Handler, Step
 from nonlocal_jax.exporting.onnx.values import Value
@@ -35,8 +37,9 @@ def _product(step: Step, x: Value, y: Value) -> Value:
     Axes that a batch shares come first. Several others side by side become one.
     """
     (x_summed, y_summed), (x_batch, y_batch) = step.params["dimension_numbers"]
-    if _is_one_by_one(x, y, x_summed, x_batch):
-        return _one_by_one(step, x, y, x_summed[0], y_summed[0])
+    if _is_one_by_one(x, y, x_summed, x_batch) and y.array is not None:
+        matrix = y.array.T if y_summed == (0,) else y.array
+        return _one_by_one(step, x, matrix, x_summed[0])
     x_free = [axis for axis in range(x.rank) if axis not in (*x_summed, *x_batch)]
     y_free = [axis for axis in range(y.rank) if axis not in (*y_summed, *y_batch)]
     left = _matrix(step, x, x_batch, x_free, x_summed)
@@ -61,13 +64,12 @@ def _matrix(
 def _is_one_by_one(x: Value, y: Value, summed: Sequence[int], batch: Sequence[int]) -> bool:
     """Whether this multiplies the channels of images, which come first, by a constant matrix."""
     channels_first = x.rank == 4 and len(summed) == 1 and x.axis(summed[0]) == 1
-    return channels_first and not batch and y.rank == 2 and y.array is not None
+    return channels_first and not batch and y.rank == 2 and not y.thin
 
 
-def _one_by_one(step: Step, x: Value, y: Value, summed: int, y_summed: int) -> Value:
-    """A 1x1 convolution. The channels of JAX's result come last."""
-    matrix = y.whole((1 - y_summed, y_summed))
-    kernel = step.graph.node("Unsqueeze", matrix, step.graph.integers([2, 3]))
+def _one_by_one(step: Step, x: Value, matrix: np.ndarray, summed: int) -> Value:
+    """A 1x1 convolution by a matrix, [results, inputs]. The channels of JAX's result come last."""
+    kernel = step.graph.constant(matrix[:, :, None, None])
     made = step.graph.node("Conv", x.whole(x.order), kernel)
     left = [axis for axis in range(4) if axis != summed]
     new = {**{axis: place for place, axis in enumerate(left)}, summed: 3}
