@@ -22,10 +22,12 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from nonlocal_jax.evaluation.protocol import Protocol
 from nonlocal_jax.ops import layout, readout
+from nonlocal_jax.ops.dims import Dim, known, smaller
 from nonlocal_jax.ops.normalize import normalize
 from nonlocal_jax.ops.resize import interpolation_matrix
 from nonlocal_jax.ops.taps import compose
 
+ROWS = 8  # of a block of scores at full resolution, where an image's size is not known yet
 PRECISION = lax.Precision.HIGHEST  # of interpolation: bfloat16 would move positions and scores
 
 Size = tuple[int, int]
@@ -183,7 +185,7 @@ def _network_logits(
     _, height, width, _ = images.shape
     tops = windows.starts(0, sizes[:, 0], height)
     lefts = windows.starts(1, sizes[:, 1], width)
-    shape = (min(windows.size[0], height), min(windows.size[1], width), 3)
+    shape = (smaller(windows.size[0], height), smaller(windows.size[1], width), 3)
     inside = jnp.minimum(sizes, jnp.array(shape[:2], sizes.dtype)) if padded else None
 
     def one_window(cell: Int[Array, ""]) -> Logits:
@@ -208,7 +210,7 @@ def _axis_matrices(
     output_sizes: Int[Array, "n"],
     axis: int,
     *,
-    lengths: tuple[int, int, int],
+    lengths: tuple[Dim, Dim, Dim],
     stride: int,
     protocol: Protocol,
 ) -> Float[Array, "n output logits"]:
@@ -231,13 +233,15 @@ def _axis_matrices(
         if windows is None:
             to_input = _enlarge(input_size, logits_length, input_length, stride, align_corners)
         else:
-            seen = min(windows.size[axis], input_length)
+            seen = smaller(windows.size[axis], input_length)
             a_window = logits_length // windows.count(axis, input_length)
             inside = jnp.minimum(input_size, seen)
             enlarge = _enlarge(inside, a_window, seen, stride, align_corners)
             starts = windows.starts(axis, input_size, input_length)
             to_input = _average_windows(enlarge, starts, input_length)
         product = functools.partial(jnp.matmul, precision=PRECISION)
+        if not known(*lengths):
+            return product(to_output, to_input)
         both: Array = lax.platform_dependent(to_output, to_input, cuda=compose, default=product)
         return both
 
@@ -245,7 +249,7 @@ def _axis_matrices(
 
 
 def _enlarge(
-    size: Int[Array, ""], logits_length: int, length: int, stride: int, align_corners: bool
+    size: Int[Array, ""], logits_length: Dim, length: Dim, stride: int, align_corners: bool
 ) -> Float[Array, "{length} {logits_length}"]:
     """The matrix from the logits of an image or window of `size` pixels to its pixels."""
     return interpolation_matrix(
@@ -293,11 +297,13 @@ def _by_row_blocks(
     batch, _, _, classes = scores[0].logits.shape
     height, width = scores[0].rows.shape[1], scores[0].columns.shape[1]
     # A few megabytes fit into the cache of a CPU, and keep an accelerator busy.
-    rows = max(min(2**21 // (batch * classes * width), height), 1)
+    rows = ROWS
+    if known(batch, width, height):
+        rows = max(min(2**21 // (batch * classes * width), height), 1)
     blocks = -(-height // rows)
 
     def cut(matrix: Float[Array, "n H a"]) -> Float[Array, "blocks n rows a"]:
-        matrix = jnp.pad(matrix, ((0, 0), (0, blocks * rows - height), (0, 0)))
+        matrix = jnp.pad(matrix, ((0, 0), (0, -height % rows), (0, 0)))
         return jnp.moveaxis(matrix.reshape(batch, blocks, rows, -1), 1, 0)
 
     def block(parts: list[Float[Array, "n rows _"]]) -> Array:
