@@ -35,11 +35,11 @@ PROGRAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
 def convert(
-    function: Callable[[jax.Array], jax.Array],
+    function: Callable[[jax.Array], jax.Array | Sequence[jax.Array]],
     images: jax.ShapeDtypeStruct,
     *,
     input_name: str,
-    output_name: str,
+    output_name: str | Sequence[str],
 ) -> onnx.ModelProto:
     """A function of one array as an ONNX model.
 
@@ -48,7 +48,7 @@ def convert(
       images: shape and dtype of its argument. Symbolic lengths (`jax.export.symbolic_shape`) that
         are single variables are known when the model runs.
       input_name: of the argument in the model.
-      output_name: of the result.
+      output_name: of the result; a name for each if the function returns several.
 
     Raises:
       Unsupported: the function needs something that has no counterpart.
@@ -64,11 +64,13 @@ def convert(
     dtype = np.dtype(images.dtype)
     order = tuple(range(len(images.shape)))
     given = Value(graph, dimensions, input_name, tuple(images.shape), dtype, order)
-    (result,) = _Converter(dimensions).inline(graph, program, [given])
-    graph.copy(result.whole(), output_name)
+    results = _Converter(dimensions).inline(graph, program, [given])
+    names = [output_name] if isinstance(output_name, str) else output_name
+    for name, result in zip(names, results, strict=True):
+        graph.copy(result.whole(), name)
     return graph.model(
         [value_info(input_name, dtype, given.shape)],
-        [value_info(output_name, result.dtype, result.shape)],
+        [value_info(n, r.dtype, r.shape) for n, r in zip(names, results, strict=True)],
     )
 
 
