@@ -18,10 +18,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from nonlocal_jax.evaluation.protocol import Protocol
 from nonlocal_jax.ops import layout, readout
+from nonlocal_jax.ops.blocks import in_blocks
 from nonlocal_jax.ops.dims import Dim, known, smaller
 from nonlocal_jax.ops.normalize import normalize
 from nonlocal_jax.ops.resize import interpolation_matrix
@@ -135,6 +136,8 @@ def class_indices(scores: list[LowResolution]) -> UInt8[Array, "n H W"]:
     If scores are not finite, the result is the number of classes, which is no class. Pixels outside
     of an image have no meaning.
     """
+    if not known(*scores[0].rows.shape, *scores[0].columns.shape):
+        return _row_by_row(scores, _first_largest)
     windows = [score.windows for score in scores if score.windows is not None]
 
     def by_blocks(scores: list[readout.Resized]) -> UInt8[Array, "n H W"]:
@@ -156,7 +159,13 @@ def class_indices(scores: list[LowResolution]) -> UInt8[Array, "n H W"]:
 def probabilities(scores: list[LowResolution]) -> Float[Array, "n classes H W"]:
     """The probability of each class in each pixel: a full volume, unlike everything else here."""
     several = len(scores) > 1  # then the scores are probabilities already
-    blocks = _by_row_blocks(scores, lambda s: s if several else jax.nn.softmax(s, axis=2))
+
+    def reduce(s: Float[Array, "n rows classes W"]) -> Float[Array, "n rows classes W"]:
+        return s if several else jax.nn.softmax(s, axis=2)
+
+    if not known(*scores[0].rows.shape, *scores[0].columns.shape):
+        return jnp.moveaxis(_row_by_row(scores, reduce), 2, 1)
+    blocks = _by_row_blocks(scores, reduce)
     batch, height = scores[0].rows.shape[:2]
     volume = jnp.moveaxis(blocks, (1, 3), (0, 1))
     volume = volume.reshape(batch, volume.shape[1], -1, volume.shape[-1])[:, :, :height]
@@ -195,6 +204,8 @@ def _network_logits(
         row, column = cell // lefts.shape[1], cell % lefts.shape[1]
         return layout.whole_rows(model(cut(images, tops[:, row], lefts[:, column]), inside))
 
+    if not known(*shape):
+        return _side_by_side(one_window, tops.shape[1], lefts.shape[1])
     # One window at a time, as for mirrored images.
     logits = lax.map(one_window, jnp.arange(tops.shape[1] * lefts.shape[1]))
     _, batch, a, b, classes = logits.shape
@@ -203,6 +214,20 @@ def _network_logits(
         batch, tops.shape[1] * a, lefts.shape[1] * b, classes
     )
     return side_by_side
+
+
+def _side_by_side(one_window: Callable[[Array], Logits], down: Dim, across: Dim) -> Logits:
+    """The logits of all windows side by side, where their number is a symbol."""
+    batch, a, b, classes = jax.eval_shape(one_window, jnp.int32(0)).shape
+    columns = jnp.asarray(across, jnp.int32)
+
+    def put(cell: Int[Array, ""], found: Logits) -> Logits:
+        place = (0, cell // columns * a, cell % columns * b, 0)
+        return lax.dynamic_update_slice(found, one_window(cell), place)
+
+    found = jnp.zeros((batch, down * a, across * b, classes), jnp.float32)
+    whole: Array = lax.fori_loop(0, columns * down, put, found)
+    return whole
 
 
 def _axis_matrices(
@@ -297,27 +322,41 @@ def _by_row_blocks(
     batch, _, _, classes = scores[0].logits.shape
     height, width = scores[0].rows.shape[1], scores[0].columns.shape[1]
     # A few megabytes fit into the cache of a CPU, and keep an accelerator busy.
-    rows = ROWS
-    if known(batch, width, height):
-        rows = max(min(2**21 // (batch * classes * width), height), 1)
+    rows = max(min(2**21 // (batch * classes * width), height), 1)
     blocks = -(-height // rows)
 
     def cut(matrix: Float[Array, "n H a"]) -> Float[Array, "blocks n rows a"]:
-        matrix = jnp.pad(matrix, ((0, 0), (0, -height % rows), (0, 0)))
+        matrix = jnp.pad(matrix, ((0, 0), (0, blocks * rows - height), (0, 0)))
         return jnp.moveaxis(matrix.reshape(batch, blocks, rows, -1), 1, 0)
 
-    def block(parts: list[Float[Array, "n rows _"]]) -> Array:
-        total = jnp.zeros(())
-        for part, (logits, _, columns, *_) in zip(parts, scores, strict=True):
-            # Rows first: their result is small, and the second product is a single large one.
-            part = layout.split(part)
-            some = jnp.einsum("nra,nabc->nrcb", part, logits, precision=PRECISION)
-            full = jnp.einsum("nrcb,nWb->nrcW", some, columns, precision=PRECISION)
-            total += jax.nn.softmax(full, axis=2) / len(scores) if len(scores) > 1 else full
-        return reduce(total)
-
+    block = functools.partial(_reduce_rows, scores, reduce)
     stacked: Array = lax.map(block, [cut(score.rows) for score in scores])
     return stacked
+
+
+def _row_by_row(
+    scores: Sequence[LowResolution | readout.Resized],
+    reduce: Callable[[Float[Array, "n rows classes W"]], Array],
+) -> Shaped[Array, "n H ..."]:
+    """The same for images whose size is a symbol; the rows are not stacked."""
+    block = functools.partial(_reduce_rows, scores, reduce)
+    return in_blocks(block, [score.rows for score in scores], ROWS)
+
+
+def _reduce_rows(
+    scores: Sequence[LowResolution | readout.Resized],
+    reduce: Callable[[Float[Array, "n rows classes W"]], Array],
+    parts: list[Float[Array, "n rows _"]],
+) -> Array:
+    """`reduce` of some rows of the scores; `parts` are the rows of the matrices."""
+    total = jnp.zeros(())
+    for part, (logits, _, columns, *_) in zip(parts, scores, strict=True):
+        # Rows first: their result is small, and the second product is a single large one.
+        part = layout.split(part)
+        some = jnp.einsum("nra,nabc->nrcb", part, logits, precision=PRECISION)
+        full = jnp.einsum("nrcb,nWb->nrcW", some, columns, precision=PRECISION)
+        total += jax.nn.softmax(full, axis=2) / len(scores) if len(scores) > 1 else full
+    return reduce(total)
 
 
 def _first_largest(scores: Float[Array, "n rows classes W"]) -> UInt8[Array, "n rows W"]:

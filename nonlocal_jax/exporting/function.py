@@ -5,7 +5,8 @@ images of any size: height, width and number may be symbols of `jax.export`. Eve
 array here, so there is no padding.
 """
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -20,55 +21,70 @@ from nonlocal_jax.ops.dims import Dim, larger, smaller
 from nonlocal_jax.ops.normalize import normalize
 
 Images = UInt8[Array, "n h w 3"]
-Function = Callable[[Mapping[str, jax.Array], Images], Shaped[Array, "..."]]
+Variables = Mapping[str, jax.Array]
+Result = Shaped[Array, "n ..."]
 
 
-def exported_function(request: Request) -> Function:
-    """What is exported: (variables, images) -> result.
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What is exported, in two steps.
 
-    `variables` are those of `request.restored`, and images are RGB, uint8 [n, h, w, 3]. The result
-    is what `request.result` says:
+    Where sizes are symbols, trace the steps apart, and let the second have symbols of its own for
+    the sizes at which images are evaluated: in place of long expressions, which take minutes.
 
-    - indices: the class of each pixel, uint8 [n, h, w]. It is the number of classes where the
-      network's scores are not finite.
-    - probabilities: float32 [n, h, w, classes].
-    - logits: of the decode head for the image at the config's scale, in one pass, float32
-      [n, rows, columns, classes].
+    Attributes:
+      request: network, protocol, and what the result is.
     """
-    network, config = request.restored.network, request.restored.config
-    protocol = Protocol.of(config.eval, config.model.align_corners, request.tta)
-    if request.result == "logits":
-        protocol = protocol.once()
 
-    def function(variables: Mapping[str, jax.Array], images: Images) -> Shaped[Array, "..."]:
+    request: Request
+
+    @property
+    def protocol(self) -> Protocol:
+        """How images are evaluated. Logits are those of one pass over the whole image."""
+        config = self.request.restored.config
+        protocol = Protocol.of(config.eval, config.model.align_corners, self.request.tta)
+        return protocol.once() if self.request.result == "logits" else protocol
+
+    def __call__(self, variables: Variables, images: Images) -> Result:
+        """What `request.result` says of RGB images, uint8.
+
+        - indices: the class of each pixel, uint8 [n, h, w]. It is the number of classes where the
+          network's scores are not finite.
+        - probabilities: float32 [n, h, w, classes].
+        - logits: of the decode head for the image at the config's scale, float32
+          [n, rows, columns, classes].
+
+        `variables` are those of `request.restored`.
+        """
+        return self.infer(variables, images, self.scale(images))
+
+    def scale(self, images: Images) -> tuple[Images, ...]:
+        """The first step: the images at every scale, as `inputs.transforms` resizes them."""
+        (width, height), size = self.protocol.scale, images.shape[1:3]
+        scales = [(int(width * ratio), int(height * ratio)) for ratio in self.protocol.ratios]
+        return tuple(resize_bytes(images, *fit_size(*size, scale)) for scale in scales)
+
+    def infer(self, variables: Variables, images: Images, scales: tuple[Images, ...]) -> Result:
+        """The second step: the result. Of `images`, only the size matters."""
+        result = self.request.result
         # All factors in float32: on an accelerator, and without Winograd's rounding on a CPU.
         with jax.default_matmul_precision("highest"):
-            model = network.bind_for_inference(variables)
-            scales = scaled(images, protocol)
-            if request.result == "logits":
-                return model(normalize(scales[0].images))
-            sizes, canvas = _sizes(images), (images.shape[1], images.shape[2])
+            model = self.request.restored.network.bind_for_inference(variables)
+            if result == "logits":
+                return model(normalize(scales[0]))
             scores = inference.low_resolution_scores(
-                model, scales, sizes, canvas, protocol, padded=False
+                model,
+                tuple(Scaled(some, _sizes(some)) for some in scales),
+                _sizes(images),
+                (images.shape[1], images.shape[2]),
+                self.protocol,
+                padded=False,
             )
             # Without windows, no kernel of this project's own is used.
             scores = [score._replace(windows=None) for score in scores]
-            if request.result == "indices":
+            if result == "indices":
                 return inference.class_indices(scores)
             return jnp.moveaxis(inference.probabilities(scores), 1, -1)
-
-    return function
-
-
-def scaled(images: Images, protocol: Protocol) -> tuple[Scaled, ...]:
-    """The images at every scale of a protocol, as `inputs.transforms` resizes them."""
-    found = []
-    for ratio in protocol.ratios:
-        scale = int(protocol.scale[0] * ratio), int(protocol.scale[1] * ratio)
-        height, width = fit_size(images.shape[1], images.shape[2], scale)
-        resized = resize_bytes(images, height, width)
-        found.append(Scaled(resized, _sizes(resized)))
-    return tuple(found)
 
 
 def fit_size(height: Dim, width: Dim, scale: tuple[int, int]) -> tuple[Dim, Dim]:

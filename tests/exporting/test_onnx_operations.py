@@ -10,6 +10,7 @@ pytest.importorskip("onnxruntime")
 from onnx_models import exported, operators, result  # isort: skip
 
 from nonlocal_jax.exporting.onnx.step import Unsupported
+from nonlocal_jax.ops.blocks import in_blocks
 from nonlocal_jax.ops.residual import add_relu
 
 KERNEL = np.linspace(-1, 1, 3 * 2 * 4 * 5, dtype=np.float32).reshape(3, 2, 4, 5)
@@ -50,6 +51,7 @@ FUNCTIONS = {
     "relu": lambda x: jax.nn.relu(x),
     "sum and relu": lambda x: add_relu(x, x[:, ::-1]),
     "comparisons": lambda x: jnp.where((x > 0.2) & (x <= 0.5) | (x != x), x, -1.0),
+    "chosen truths": lambda x: jnp.where(x > 0, x < 0.5, x > -0.5),
     "not finite": lambda x: jnp.isfinite(1 / jnp.maximum(x, 0)).astype(jnp.float32),
     "clamp": lambda x: jnp.clip(x, -0.25, 0.5),
     "integers": lambda x: (x * 100).astype(jnp.int32) // 7 + (x * 100).astype(jnp.int32) % 5,
@@ -60,6 +62,9 @@ FUNCTIONS = {
     "transpose": lambda x: jnp.transpose(x, (2, 0, 3, 1)),
     "repeat": lambda x: jnp.broadcast_to(x[:, None, :, :1], (x.shape[0], 3, *x.shape[1:])),
     "concatenate": lambda x: jnp.concatenate([x, jnp.zeros((*x.shape[:3], 2)), x[..., :1]], -1),
+    "stack": lambda x: jnp.stack([x, x * 2, x + 1], axis=2),
+    "unstack": lambda x: jnp.unstack(x, axis=3)[1],
+    "tile": lambda x: jnp.tile(x, (1, 2, 1, 3)),
     "split": lambda x: jnp.split(x, [1, 3], axis=3)[1],
     "pad": lambda x: jnp.pad(x, ((0, 0), (1, x.shape[1] % 3), (0, 2), (0, 0)), constant_values=2),
     "cut by padding": lambda x: lax.pad(x, 0.0, ((0, 0, 0), (-1, 0, 0), (2, -1, 0), (0, 0, 0))),
@@ -95,6 +100,7 @@ FUNCTIONS = {
     "scan back": lambda x: lax.scan(
         lambda s, row: (s * 0.5 + row, s), x[:, 0], x.swapaxes(0, 1), reverse=True
     )[1],
+    "rows in blocks": lambda x: in_blocks(lambda rows: rows * 2 + x[:, :1], x, 3),
     "while": turns,
     "switch": branch,
     "platform": lambda x: lax.platform_dependent(x, cuda=jnp.exp, default=jnp.sin),
@@ -112,7 +118,7 @@ def test_a_function_equals_jax_for_every_size(name):
     model = exported(function, "n,h,w,4", constraints=("h >= 3", "w >= 3"))
     for shape in SIZES:
         x = numbers(shape)
-        expected = np.asarray(function(x))
+        expected = np.asarray(jax.jit(function)(x))
         found = result(model, x)
         assert found.shape == expected.shape and found.dtype == expected.dtype
         np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
@@ -127,6 +133,14 @@ def test_layers_of_images_need_no_transposes_between_them():
 
     found = operators(exported(layers, "n,h,w,4"))
     assert found.count("Transpose") == 2 and found.count("Conv") == 3 and found.count("Relu") == 3
+
+
+def test_rows_in_blocks_are_not_copied_in_each_turn():
+    model = exported(lambda x: in_blocks(jnp.exp, x, 3), "n,h,w,4")
+    (loop,) = [node for node in model.graph.node if node.op_type == "Loop"]
+    body = loop.attribute[0].g
+    assert "Concat" not in [node.op_type for node in body.node]
+    assert not [value for value in body.input if len(value.type.tensor_type.shape.dim) > 1]
 
 
 def test_what_nothing_reads_is_left_out():

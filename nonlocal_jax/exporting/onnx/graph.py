@@ -90,8 +90,9 @@ class Graph:
         inputs: Sequence[onnx.ValueInfoProto],
         outputs: Sequence[onnx.ValueInfoProto],
     ) -> onnx.GraphProto:
-        """This graph as the body of a loop or a branch."""
-        return helper.make_graph(self.nodes, name, inputs, outputs)
+        """This graph as the body of a loop or a branch, without nodes that nothing reads."""
+        nodes = list(_needed(self.nodes, {output.name for output in outputs}))[::-1]
+        return helper.make_graph(nodes, name, inputs, outputs)
 
     def model(
         self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]

@@ -17,7 +17,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from nonlocal_jax.ops.attention.keys import Key, KeyValid, Output, Query, Value, products
-from nonlocal_jax.ops.dims import Dim, known
+from nonlocal_jax.ops.blocks import in_blocks
+from nonlocal_jax.ops.dims import known
 
 # Bytes of float32 logits of a chunk of an image's queries, and the fewest queries that make a
 # matrix product efficient. Measured on two AVX-512 cores with 256 channels: 128 to 1024 queries are
@@ -38,19 +39,15 @@ def chunked_attention(
     # chunk's weights takes one of the two matrix products.
     keep = jax.checkpoint_policies.save_only_these_names("row_sums")
     attend: Callable[[Query], Output] = jax.checkpoint(attend_rows, policy=keep)
-    length = query.shape[1]
-    chunks = _number_of_chunks(length, key.shape[1])
-    if known(chunks) and chunks == 1:
+    length, keys = query.shape[1], key.shape[1]
+    if not known(length, keys):
+        return in_blocks(attend_rows, query, MIN_CHUNK)
+    chunks = -(-length // max(MIN_CHUNK, CHUNK_BYTES // (4 * keys)))
+    if chunks == 1:
         return attend(query)
     outputs = jax.lax.map(attend, _interleaved_chunks(query, chunks))
     outputs = jnp.moveaxis(outputs, 0, 2)
     return outputs.reshape(query.shape[0], -1, value.shape[2])[:, :length]
-
-
-def _number_of_chunks(length: Dim, keys: Dim) -> Dim:
-    """How many chunks the queries are; of dimensions that are not known, the smallest ones."""
-    rows = max(MIN_CHUNK, CHUNK_BYTES // (4 * keys)) if known(length, keys) else MIN_CHUNK
-    return -(-length // rows)
 
 
 def _interleaved_chunks(query: Query, chunks: int) -> Float[Array, "{chunks} n rows c"]:

@@ -23,6 +23,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from nonlocal_jax.ops.attention.keys import products
+from nonlocal_jax.ops.dims import larger
 from nonlocal_jax.ops.layout import on_each_device
 
 Direction = Literal["collect", "distribute"]
@@ -129,7 +130,7 @@ def _logits(
             return products("ntc,chw->nhtw", own, mask[:, :height, :width])
         return products("nhwc,ct->nhtw", hidden, mask[:, row, :width])
     middle_row, middle_column = (rows - 1) // 2, (columns - 1) // 2
-    before, after = max(0, height - 1 - middle_row), max(0, height + middle_row - rows)
+    before, after = larger(0, height - 1 - middle_row), larger(0, height + middle_row - rows)
     padded = jnp.pad(mask, ((0, 0), (before, after), (0, 0)))
     if direction == "collect":  # W[s - t] for the rows s = 0, 1, ...
         of_offsets = _rows(padded, before + middle_row - row, height)
@@ -154,10 +155,11 @@ def _by_place(
     Read with rows that are one number shorter, an array has each row one place further right.
     """
     columns = by_offset.shape[-1]
-    before, after = max(0, width - 1 - middle), max(0, width + middle - columns) + 1
+    before, after = larger(0, width - 1 - middle), larger(0, width + middle - columns) + 1
     wide = jnp.pad(by_offset, ((0, 0), (0, 0), (0, 0), (before, after)))
     n, h, _, length = wide.shape
     flat = wide.reshape(n, h, -1)[..., before + middle :]
     needed = width * (length - 1)
-    flat = jnp.pad(flat, ((0, 0), (0, 0), (0, max(0, needed - flat.shape[-1]))))[..., :needed]
+    missing = larger(0, needed - flat.shape[-1])
+    flat = jnp.pad(flat, ((0, 0), (0, 0), (0, missing)))[..., :needed]
     return flat.reshape(n, h, width, length - 1)[..., :width]

@@ -83,6 +83,9 @@ def _as_int32(step: Step, x: Value) -> Value:
 def _select(step: Step, which: Value, *cases: Value) -> Value:
     if len(cases) != 2 or which.dtype != np.bool_:
         raise step.refuse("between more than two arrays")
+    if step.dtype == np.bool_:  # ONNX Runtime has no Where for them
+        first = apply(step, "And", apply(step, "Not", which), cases[0])
+        return apply(step, "Or", first, apply(step, "And", which, cases[1]))
     return apply(step, "Where", which, cases[1], cases[0])
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nonlocal_jax.exporting.onnx.graph import Graph
+from nonlocal_jax.exporting.onnx.operations import filling
 from nonlocal_jax.exporting.onnx.step import Handler, Step, value_info
 from nonlocal_jax.exporting.onnx.values import Value
 
@@ -52,8 +53,7 @@ def _parts_of_scan(
     body = getattr(program, "jaxpr", program)
     cut = sum(v.rank > len(b.aval.shape) for v, b in zip(inputs, body.invars, strict=True))
     carried = sum(
-        len(shape) == len(b.aval.shape)
-        for shape, b in zip(step.shapes, body.outvars, strict=True)
+        len(shape) == len(b.aval.shape) for shape, b in zip(step.shapes, body.outvars, strict=True)
     )
     first_cut = len(inputs) - cut
     first_carried = first_cut - carried
@@ -75,20 +75,33 @@ def _turned(graph: Graph, name: str) -> str:
 
 
 def _while(step: Step, *inputs: Value) -> list[Value]:
+    """A loop. What it fills slice by slice is stacked and joined after it, not copied each turn."""
     params = step.params
     of_condition, of_body = params["cond_nconsts"], params["body_nconsts"]
     before, fixed = inputs[:of_condition], inputs[of_condition : of_condition + of_body]
     start = inputs[of_condition + of_body :]
+    program, filled = filling.find(params["body_jaxpr"], of_body, start)
     body = Graph(step.graph)
     turn, going = body.new_name("turn"), body.new_name("going")
-    state = [_parameter(step, body, value) for value in start]
+    state = [v if i in filled else _parameter(step, body, v) for i, v in enumerate(start)]
     (goes,) = step.inline(step.graph, params["cond_jaxpr"], [*before, *start])
-    results = step.inline(body, params["body_jaxpr"], [*fixed, *state])
+    results = step.inline(body, program, [*fixed, *state])
     (goes_on,) = step.inline(body, params["cond_jaxpr"], [*before, *results])
+    carried = [index for index in range(len(start)) if index not in filled]
     made = _loop(
-        step, body, (ENDLESS, goes.whole()), (turn, going), start, state, results, goes_on.whole()
+        step,
+        body,
+        (ENDLESS, goes.whole()),
+        (turn, going),
+        [start[index] for index in carried],
+        [state[index] for index in carried],
+        [results[index] for index in (*carried, *filled)],
+        goes_on.whole(),
     )
-    return [step.result(name, index=index) for index, name in enumerate(made)]
+    found = dict(zip((*carried, *filled), made, strict=True))
+    for index, axis in filled.items():
+        found[index] = filling.join(step, found[index], start[index], axis)
+    return [step.result(found[index], index=index) for index in range(len(start))]
 
 
 def _parameter(step: Step, body: Graph, value: Value) -> Value:
@@ -122,7 +135,7 @@ def _loop(
         step.graph.nodes_of(
             "Loop",
             [*bounds, *(value.whole() for value in start)],
-            len(step.shapes),
+            len(results),
             body=body.body("turns", given, returned),
         )
     )

@@ -83,6 +83,30 @@ def _concatenate(step: Step, *inputs: Value) -> Value:
     return step.result(step.graph.node("Concat", *names, axis=order.index(joined)), order=order)
 
 
+def _stack(step: Step, *inputs: Value) -> Value:
+    axis, graph = step.params["axis"] % len(step.shape), step.graph
+    places = graph.integers([axis])
+    names = [graph.node("Unsqueeze", value.whole(), places) for value in inputs]
+    return step.result(graph.node("Concat", *names, axis=axis))
+
+
+def _unstack(step: Step, x: Value) -> list[Value]:
+    axis = step.params["axis"] % x.rank
+    name = x.whole()
+    return [
+        step.result(
+            step.graph.node("Gather", name, step.graph.constant(np.array(place)), axis=axis),
+            index=place,
+        )
+        for place in range(len(step.shapes))
+    ]
+
+
+def _tile(step: Step, x: Value) -> Value:
+    counts = step.graph.integers(step.params["reps"])
+    return step.result(step.graph.node("Tile", x.whole(), counts))
+
+
 def _split(step: Step, x: Value) -> list[Value]:
     axis, sizes = step.params["axis"], step.params["sizes"]
     if axis in x.thin:
@@ -169,6 +193,9 @@ HANDLERS: dict[str, Handler] = {
     "squeeze": _squeeze,
     "expand_dims": _expand_dims,
     "concatenate": _concatenate,
+    "stack": _stack,
+    "unstack": _unstack,
+    "tile": _tile,
     "split": _split,
     "pad": _pad,
     "slice": _slice,
