@@ -9,7 +9,8 @@ says, resized as the checkpoint's protocol does. Before the file is written, its
 compared with JAX's; an export that differs is not written.
 
 A page is one HTML file that shows --input (images; of a video network, videos) and, at a click,
-what a pixel attends to.
+what a pixel attends to. --with_model puts the network into it, too, for its visitors' own pictures;
+--onnxruntime=DIR, what runs it there.
 """
 
 import pathlib
@@ -51,12 +52,26 @@ def define(values: flags.FlagValues) -> None:
         "of a video network, videos.",
         flag_values=values,
     )
+    flags.DEFINE_bool(
+        "with_model",
+        False,
+        "A page holds the network, too, for its visitors' own pictures.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "onnxruntime",
+        None,
+        "Folder of onnxruntime-web (dist of its npm package) for --with_model: it is put into the "
+        "page. Without it, browsers download it when a visitor chooses a picture.",
+        flag_values=values,
+    )
 
 
 def main(options: Options) -> None:
     """Exports `--checkpoint`."""
     given = options.flags
     options.require("checkpoint", "to", "output")
+    _check_page_flags(options)
     write = writer(given.to)
     found = locate.find(given.checkpoint, locate.parse_step(given.step))
     config = options.config_over(
@@ -71,15 +86,31 @@ def main(options: Options) -> None:
     say(f"The checkpoint is {found}.")
     restored = restore(found, config, departing=options.overridden)
     request = Request(
-        restored, pathlib.Path(given.output), given.result, tta=given.tta, images=images
+        restored,
+        pathlib.Path(given.output),
+        given.result,
+        tta=given.tta,
+        images=images,
+        with_model=given.with_model,
+        onnxruntime=pathlib.Path(given.onnxruntime) if given.onnxruntime else None,
     )
     for line in write(request):
         say(line)
 
 
+def _check_page_flags(options: Options) -> None:
+    given = options.flags
+    if given.with_model and given.to != "page":
+        raise UserError("--with_model is for --to=page.")
+    if given.onnxruntime and not given.with_model:
+        raise UserError("--onnxruntime is for --with_model.")
+
+
 def _export_videos(options: Options, found: Found, config: VideoConfig) -> None:
     """Writes the page of a video network."""
     given = options.flags
+    if given.with_model or given.onnxruntime:
+        raise UserError("--with_model is for networks that segment images; this one labels videos.")
     if not given.input:
         raise UserError("--to=page needs --input: the videos that the page shows.")
     paths = segment_files.find_files(given.input, "video", decode.SUFFIXES)

@@ -31,6 +31,8 @@ class Request:
         head's logits.
       tta: average over the config's scales and mirrored images.
       images: files that the export is compared with JAX on; of a page, what it shows.
+      with_model: a page holds the network, too, for visitors' own pictures.
+      onnxruntime: folder of onnxruntime-web, for such a page; None: browsers download it.
     """
 
     restored: Restored
@@ -38,6 +40,8 @@ class Request:
     result: Result = "indices"
     tta: bool = False
     images: tuple[pathlib.Path, ...] = ()
+    with_model: bool = False
+    onnxruntime: pathlib.Path | None = None
 
 
 def writer(name: str) -> Callable[[Request], list[str]]:

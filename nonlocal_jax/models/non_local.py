@@ -33,6 +33,7 @@ from nonlocal_jax.ops.attention.concatenation import concatenation_attention
 from nonlocal_jax.ops.attention.dot_product import dot_product_attention
 from nonlocal_jax.ops.attention.keys import count_keys
 from nonlocal_jax.ops.attention.softmax import softmax_attention
+from nonlocal_jax.ops.dims import Dim
 from nonlocal_jax.ops.layout import on_each_device, whole_rows
 from nonlocal_jax.ops.padding import valid_mask, zero_outside
 
@@ -295,7 +296,7 @@ class NonLocal(nnx.Module):
         pooled: Array = nnx.max_pool(x, self.pool_window, self.pool_window, padding="VALID")
         return pooled
 
-    def _key_space(self, x: Features) -> tuple[int, ...]:
+    def _key_space(self, x: Features) -> tuple[Dim, ...]:
         if not self.sub_sample:
             return x.shape[1:-1]
         sizes = zip(x.shape[1:-1], self.pool_window, strict=True)

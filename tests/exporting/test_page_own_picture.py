@@ -5,11 +5,16 @@ import pathlib
 
 import browser
 import numpy as np
+import pages
 import pytest
+from evaluations import picture, run_command
 from PIL import Image
 
+from nonlocal_jax import export
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.evaluation import predictor
 from nonlocal_jax.exporting.page import assemble, entry, own_picture, quantise
+from nonlocal_jax.inputs.transforms import test_sizes as sizes_of
 from nonlocal_jax.models.attention_factors import AttentionFactors
 
 CELL = 8  # pixels to a side of a position of the hand-made model
@@ -60,11 +65,20 @@ def expected_weights(image, position):
 
 
 @pytest.fixture
+def runtime():
+    """The folder of onnxruntime-web."""
+    folder = os.environ.get("NONLOCAL_JAX_ORT_WEB")
+    if not folder:
+        pytest.skip("no onnxruntime-web: set NONLOCAL_JAX_ORT_WEB to dist of its npm package")
+    return pathlib.Path(folder)
+
+
+@pytest.fixture
 def make(tmp_path):
     """Makes a page of one picture, with the hand-made model."""
 
     def make(runtime):
-        own = own_picture.OwnPicture(hand_made_model(), "softmax", runtime)
+        own = own_picture.OwnPicture(hand_made_model(), "softmax", (56, 40), runtime)
         factors = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype(np.float32)
         stored = AttentionFactors(*factors)
         exhibit = entry.Exhibit(
@@ -90,15 +104,12 @@ def make(tmp_path):
     return make
 
 
-def test_a_visitors_picture_is_segmented_and_attended_to(make, tmp_path):
-    folder = os.environ.get("NONLOCAL_JAX_ORT_WEB")
-    if not folder:
-        pytest.skip("no onnxruntime-web: set NONLOCAL_JAX_ORT_WEB to dist of its npm package")
-    page, picture = make(own_picture.read_runtime(pathlib.Path(folder)))
+def test_a_visitors_picture_is_segmented_and_attended_to(make, runtime, tmp_path):
+    page, mine = make(own_picture.read_runtime(runtime))
     with browser.started(tmp_path / "profile") as opened:
         opened.requests()
         opened.open(page)
-        opened.choose("#own-file", picture)
+        opened.choose("#own-file", mine)
         opened.wait("document.querySelector('#own-state').textContent.includes('40 pixels')")
         opened.wait("explorer.item.name === 'mine <b>.png'")
         mask = np.array(opened.run("Array.from(explorer.item.mask)")).reshape(PICTURE.shape[:2])
@@ -114,17 +125,53 @@ def test_a_visitors_picture_is_segmented_and_attended_to(make, tmp_path):
 
 
 def test_the_network_is_used_only_when_it_is_asked_for_and_its_absence_is_told(make, tmp_path):
-    page, picture = make({})
+    page, mine = make({})
     assert f"onnxruntime-web {own_picture.VERSION}" in page.read_text()
     with browser.started(tmp_path / "profile", "--host-resolver-rules=MAP * ~NOTFOUND") as opened:
         opened.requests()
         opened.open(page)
         assert opened.requests() == [page.as_uri()]
-        opened.choose("#own-file", picture)
+        opened.choose("#own-file", mine)
         opened.wait("document.querySelector('#own-state').className.includes('bad')")
         assert "That did not work" in opened.text("#own-state")
         address = f"{own_picture.SERVER}/npm/onnxruntime-web@{own_picture.VERSION}/dist/"
         assert set(opened.requests()) <= {address + name for name in own_picture.DIGESTS}
+
+
+def test_the_commands_page_gives_the_python_interfaces_results(runtime, tmp_path):
+    pytest.importorskip("onnxruntime")
+    checkpoint = pages.attentive(tmp_path / "checkpoint")
+    given, own = picture(2), np.ascontiguousarray(picture(2)[:, ::-1])
+    given[:16] = 255 - given[:16]
+    for name, image in (("given.png", given), ("own.png", own)):
+        Image.fromarray(image).save(tmp_path / name)
+    words = ("--with_model", f"--onnxruntime={runtime}")
+    done = pages.make_page(checkpoint, tmp_path / "given.png", tmp_path / "page.html", *words)
+    assert done.returncode == 0, done.stderr
+    model = predictor.load(checkpoint)
+    with browser.started(tmp_path / "profile") as opened:
+        opened.open(tmp_path / "page.html")
+        opened.choose("#own-file", tmp_path / "own.png")
+        opened.wait("explorer.item.name === 'own.png'")
+        height, width = opened.run("explorer.item.shown")
+        assert (height, width) == sizes_of(*own.shape[:2], (96, 64), (1.0,))[0]
+        rgba = opened.run(
+            "Array.from(explorer.item.pictures[0].getContext('2d').getImageData(0, 0, "
+            f"{width}, {height}).data)"
+        )
+        scaled = np.array(rgba, np.uint8).reshape(height, width, 4)[..., :3].copy()
+        mask = np.array(opened.run("Array.from(explorer.item.mask)")).reshape(height, width)
+        np.testing.assert_array_equal(mask, model.predict(scaled))
+        weights = np.array(opened.run("Array.from(explorer.weights)"))
+        expected = model.attention(scaled, tuple(opened.run("explorer.point.slice(1)")))
+        np.testing.assert_allclose(weights, expected.ravel(), atol=1e-5)
+
+
+def test_the_model_is_compared_and_refused_where_it_is_for_nothing(tmp_path):
+    done = run_command(export, "--checkpoint=x", "--to=onnx", "--output=y", "--with_model")
+    assert done.returncode == 2 and "--with_model is for --to=page" in done.stderr
+    done = run_command(export, "--checkpoint=x", "--to=page", "--output=y", "--onnxruntime=z")
+    assert done.returncode == 2 and "--onnxruntime is for --with_model" in done.stderr
 
 
 def test_a_folder_without_the_runtime_is_told(tmp_path):

@@ -148,7 +148,7 @@ def _policy(own: OwnPicture | None) -> str:
 def _notes(entries: Sequence[Entry], own: OwnPicture | None) -> list[str]:
     """What the page tells of itself."""
     notes = [exactness(entries)]
-    if any(entry.values["kind"] != "softmax" for entry in entries):
+    if any(entry.kind != "softmax" for entry in entries):
         notes.append(
             "This block has no softmax: its weights need not be positive or sum to one. Shares "
             "are those of the positive weights."

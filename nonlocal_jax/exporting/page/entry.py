@@ -16,7 +16,7 @@ from PIL import Image
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.exporting.page.packing import base64_of, packed
 from nonlocal_jax.exporting.page.quantise import Stored, quantise
-from nonlocal_jax.models.attention_factors import AttentionFactors
+from nonlocal_jax.models.attention_factors import AttentionFactors, Kind
 from nonlocal_jax.reporting import pictures
 
 LONGEST = 1280  # pixels, of the longer side of a picture on the page
@@ -60,12 +60,14 @@ class Entry:
       error: the largest difference between a weight of the page and one of the network.
       points: how many points were compared.
       bits: of the integers.
+      kind: how weights follow.
     """
 
     values: dict[str, object]
     error: float
     points: int
     bits: int
+    kind: Kind
 
 
 def make_entry(exhibit: Exhibit) -> Entry:
@@ -99,7 +101,7 @@ def make_entry(exhibit: Exhibit) -> Entry:
         "error": error,
         **_attention_values(stored),
     }
-    return Entry(values, error, len(checked), stored.bits)
+    return Entry(values, error, len(checked), stored.bits, stored.kind)
 
 
 def difference(

@@ -19,7 +19,6 @@ DIGESTS = {
     SCRIPT: "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
     BINARY: "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
-LONGEST = 1024  # pixels, of the longer side of a visitor's picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +29,13 @@ class OwnPicture:
       model: an ONNX model. Its input `images` is uint8 [1, h, w, 3]. Its outputs are `indices`
         [1, h, w], and `query`, `key` and perhaps `unary` of models/attention_factors.py.
       kind: how weights follow.
+      scale: long and short side that a picture is fitted into.
       runtime: content of each file of onnxruntime-web; empty if the browser gets them itself.
     """
 
     model: bytes
     kind: Kind
+    scale: tuple[int, int]
     runtime: dict[str, bytes]
 
     def values(self) -> dict[str, object]:
@@ -47,15 +48,15 @@ class OwnPicture:
             "text": self._text(),
             "model": packed(self.model),
             "kind": self.kind,
-            "longest": LONGEST,
+            "scale": self.scale,
             "address": f"{SERVER}/npm/onnxruntime-web@{VERSION}/dist/",
             "files": files,
         }
 
     def _text(self) -> str:
         text = (
-            "The network runs in this browser, and your picture stays in it. One with more than "
-            f"{LONGEST} pixels to a side is shrunk first."
+            "The network runs in this browser, and your picture stays in it. It is resized to fit "
+            f"into {max(self.scale)} x {min(self.scale)} pixels first."
         )
         if self.runtime:
             return text

@@ -24,12 +24,14 @@ async function startModel() {
   return { ort, session: await ort.InferenceSession.create(await inflated(data.own.model)) };
 }
 
-// The picture on a canvas, at most `longest` pixels wide and high.
-async function canvasOf(file, longest) {
+// The picture on a canvas, as large as fits into the scale (long and short side) of the network.
+async function canvasOf(file, scale) {
   const bitmap = await createImageBitmap(file);
-  const factor = Math.min(1, longest / Math.max(bitmap.width, bitmap.height));
-  const height = Math.max(Math.round(bitmap.height * factor), 1);
-  const canvas = makeCanvas(height, Math.max(Math.round(bitmap.width * factor), 1));
+  const sides = [bitmap.height, bitmap.width];
+  const factor = Math.min(
+    Math.max(...scale) / Math.max(...sides), Math.min(...scale) / Math.min(...sides),
+  );
+  const canvas = makeCanvas(...sides.map((side) => Math.max(Math.round(side * factor), 1)));
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
@@ -76,7 +78,7 @@ async function showOwn(file) {
     await new Promise((done) => setTimeout(done, 30)); // so that it is painted
   };
   try {
-    const canvas = await canvasOf(file, data.own.longest);
+    const canvas = await canvasOf(file, data.own.scale);
     await tell("Starting the network ...");
     running ??= startModel().catch((error) => {
       running = null; // another picture tries again
