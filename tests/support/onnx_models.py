@@ -6,13 +6,15 @@ import onnx
 import onnxruntime
 from jax import export
 
-from nonlocal_jax.exporting.onnx.convert import convert
+from nonlocal_jax.exporting.onnx.convert import Converter
 
 
 def exported(function, shape, dtype=np.float32, constraints=()):
     """The model of a function of one array, whose shape is text such as "n,h,3"."""
     struct = jax.ShapeDtypeStruct(export.symbolic_shape(shape, constraints=constraints), dtype)
-    model = convert(function, struct, input_name="x", output_name="y")
+    converter = Converter("x", struct)
+    (y,) = converter.add(function, converter.input)
+    model = converter.model("y", y)
     onnx.checker.check_model(model, full_check=True)
     return model
 

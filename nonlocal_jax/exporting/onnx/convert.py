@@ -1,5 +1,6 @@
 """From a JAX program to an ONNX graph: one handler for each primitive, found by its name."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import onnx
 from jax.extend import core
 
-from nonlocal_jax.exporting.onnx.dimensions import Dimensions
+from nonlocal_jax.exporting.onnx.dimensions import Dimensions, Length
 from nonlocal_jax.exporting.onnx.graph import Graph
 from nonlocal_jax.exporting.onnx.operations import (
     contractions,
@@ -34,55 +35,56 @@ HANDLERS: dict[str, Handler] = {
 PROGRAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
-def convert(
-    function: Callable[[jax.Array], jax.Array | Sequence[jax.Array]],
-    images: jax.ShapeDtypeStruct,
-    *,
-    input_name: str,
-    output_name: str | Sequence[str],
-) -> onnx.ModelProto:
-    """A function of one array as an ONNX model.
+class Converter:
+    """An ONNX model under construction, to which JAX functions are added one after the other.
 
     Args:
-      function: arrays that it holds become constants of the model.
-      images: shape and dtype of its argument. Symbolic lengths (`jax.export.symbolic_shape`) that
-        are single variables are known when the model runs.
-      input_name: of the argument in the model.
-      output_name: of the result; a name for each if the function returns several.
-
-    Raises:
-      Unsupported: the function needs something that has no counterpart.
+      name: of the model's input.
+      array: shape and dtype of the input. Symbolic lengths (`jax.export.symbolic_shape`) that are
+        single variables are known when the model runs.
     """
-    program = jax.jit(function).trace(images).jaxpr
-    graph = Graph()
-    variables = {
-        str(length): graph.node("Shape", input_name, start=axis, end=axis + 1)
-        for axis, length in enumerate(images.shape)
-        if not isinstance(length, int)
-    }
-    dimensions = Dimensions(graph, variables)
-    dtype = np.dtype(images.dtype)
-    order = tuple(range(len(images.shape)))
-    given = Value(graph, dimensions, input_name, tuple(images.shape), dtype, order)
-    results = _Converter(dimensions).inline(graph, program, [given])
-    names = [output_name] if isinstance(output_name, str) else output_name
-    for name, result in zip(names, results, strict=True):
-        graph.copy(result.whole(), name)
-    return graph.model(
-        [value_info(input_name, dtype, given.shape)],
-        [value_info(n, r.dtype, r.shape) for n, r in zip(names, results, strict=True)],
-    )
 
+    def __init__(self, name: str, array: jax.ShapeDtypeStruct):
+        self._graph = Graph()
+        self._dimensions = Dimensions(self._graph)
+        shape, dtype = tuple(array.shape), np.dtype(array.dtype)
+        order = tuple(range(len(shape)))
+        value = Value(self._graph, self._dimensions, name, shape, dtype, order)
+        self.input = self.measured(value, shape)
 
-class _Converter:
-    def __init__(self, dimensions: Dimensions):
-        self._dimensions = dimensions
+    def measured(self, value: Value, shape: Sequence[Length]) -> Value:
+        """The same array with a shape whose new variables are read from it when the model runs."""
+        for axis, length in enumerate(shape):
+            if not isinstance(length, int) and str(length) not in self._dimensions.variables:
+                place = value.axis(axis)
+                measured = self._graph.node("Shape", value.name, start=place, end=place + 1)
+                self._dimensions.variables[str(length)] = measured
+        return dataclasses.replace(value, shape=tuple(shape))
+
+    def add(self, function: Callable[..., Any], *inputs: Value) -> list[Value]:
+        """The results of a function of arrays. Arrays that it holds become constants of the model.
+
+        Raises:
+          Unsupported: it needs something that has no counterpart.
+        """
+        arrays = [jax.ShapeDtypeStruct(value.shape, value.dtype) for value in inputs]
+        return self.inline(self._graph, jax.jit(function).trace(*arrays).jaxpr, inputs)
+
+    def model(self, name: str, result: Value, *more: tuple[str, Value]) -> onnx.ModelProto:
+        """The model whose output is `result`, under a name; `more` are further ones."""
+        outputs = [(name, result), *more]
+        for title, value in outputs:
+            self._graph.copy(value.whole(), title)
+        return self._graph.model(
+            [value_info(self.input.name, self.input.dtype, self.input.shape)],
+            [value_info(title, value.dtype, value.shape) for title, value in outputs],
+        )
 
     def inline(self, graph: Graph, program: Any, inputs: Sequence[Value]) -> list[Value]:
         """See `step.Inline`."""
         constants: Sequence[Any] = getattr(program, "consts", ())
         jaxpr = getattr(program, "jaxpr", program)
-        held = [self._constant(graph, array) for array in constants]
+        held = [_constant(graph, self._dimensions, array) for array in constants]
         known = dict(
             zip(
                 itertools.chain(jaxpr.constvars, jaxpr.invars),
@@ -94,7 +96,7 @@ class _Converter:
         def read(variable: Any) -> Value:
             if isinstance(variable, core.Literal):
                 aval: Any = variable.aval
-                return self._constant(graph, np.asarray(variable.val, aval.dtype))
+                return _constant(graph, self._dimensions, np.asarray(variable.val, aval.dtype))
             found: Value = known[variable]
             return found
 
@@ -103,11 +105,6 @@ class _Converter:
             known.update(zip(equation.outvars, results, strict=True))
         return [read(variable) for variable in jaxpr.outvars]
 
-    def _constant(self, graph: Graph, value: Any) -> Value:
-        array = np.asarray(value)
-        order = tuple(range(array.ndim))
-        return Value(graph, self._dimensions, "", array.shape, array.dtype, order, array=array)
-
     def _results(self, graph: Graph, equation: Any, inputs: Sequence[Value]) -> list[Value]:
         name, params = equation.primitive.name, equation.params
         program = next((params[key] for key in PROGRAMS if key in params), None)
@@ -115,7 +112,7 @@ class _Converter:
             return self.inline(graph, program, inputs)
         folded = _folded(equation, inputs)
         if folded is not None:
-            return [self._constant(graph, array) for array in folded]
+            return [_constant(graph, self._dimensions, array) for array in folded]
         if name not in HANDLERS:
             raise Unsupported(name)
         step = Step(
@@ -129,6 +126,12 @@ class _Converter:
         )
         results = HANDLERS[name](step, *inputs)
         return results if isinstance(results, list) else [results]
+
+
+def _constant(graph: Graph, dimensions: Dimensions, value: Any) -> Value:
+    array = np.asarray(value)
+    order = tuple(range(array.ndim))
+    return Value(graph, dimensions, "", array.shape, array.dtype, order, array=array)
 
 
 def _folded(equation: Any, inputs: Sequence[Value]) -> list[np.ndarray] | None:

@@ -1,7 +1,7 @@
 """Lengths of axes that are known when the model runs: expressions of the lengths of its input."""
 
 import ast
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,14 @@ class Dimensions:
 
     Args:
       graph: any graph of the model.
-      variables: the vector that holds each variable, such as {"h": "height"}.
+
+    Attributes:
+      variables: the vector that holds each variable, such as {"h": "Shape_3"}.
     """
 
-    def __init__(self, graph: Graph, variables: Mapping[str, str]):
-        self._graph, self._variables = graph.root, variables
+    def __init__(self, graph: Graph):
+        self._graph = graph.root
+        self.variables: dict[str, str] = {}
         self._calls: dict[str, Callable[..., str]] = {
             "floordiv": self._floor_divide,
             "mod": lambda a, b: self._graph.node("Mod", a, b),
@@ -55,7 +58,7 @@ class Dimensions:
             case ast.Constant(value=int(value)):
                 return self._graph.integers([value])
             case ast.Name(id=name):
-                return self._variables[name]
+                return self.variables[name]
             case ast.UnaryOp(op=ast.USub(), operand=part):
                 return node("Neg", self._of(part))
             case ast.BinOp(left=base, op=ast.Pow(), right=ast.Constant(value=int(power))):

@@ -45,9 +45,11 @@ def make_model(request: Request, image: UInt8[np.ndarray, "h w 3"]) -> bytes:
       UserError: the network has something that has no counterpart, or results differ from JAX's.
     """
     # These import packages that are optional.
-    from nonlocal_jax.exporting.onnx.convert import convert
+    from nonlocal_jax.exporting.onnx.convert import Converter
+    from nonlocal_jax.exporting.onnx.network import INPUT, require_float32
     from nonlocal_jax.exporting.onnx.step import Unsupported
 
+    require_float32(request.restored)
     restored = request.restored
     variables = {name: jnp.asarray(value) for name, value in restored.variables.items()}
     exported = Exported(Request(restored, request.output))
@@ -68,17 +70,17 @@ def make_model(request: Request, image: UInt8[np.ndarray, "h w 3"]) -> bytes:
     (size,) = exported.protocol.input_sizes((image.shape[0], image.shape[1]))
     scaled = resize_image(image, size)[None]
     expected = jax.tree.map(np.asarray, jax.jit(function)(jnp.asarray(scaled)))
-    height, width = jax.export.symbolic_shape("h, w")
+    height, width = jax.export.symbolic_shape("h, w", constraints=["h >= 1", "w >= 1"])
+    converter = Converter(INPUT, jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8))
     try:
-        model = convert(
-            lambda images: [function(images)[name] for name in expected],
-            jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8),
-            input_name="images",
-            output_name=list(expected),
-        )
+        results = converter.add(lambda images: list(function(images).values()), converter.input)
     except Unsupported as error:
-        raise UserError(f"--with_model: this network has no ONNX form: {error}.") from error
-    content: bytes = model.SerializeToString()
+        raise UserError(
+            f"--with_model: the head {restored.config.model.decode_head.name!r} can't be written "
+            f"as ONNX, which has no counterpart for JAX's {error}."
+        ) from error
+    first, *more = zip(expected, results, strict=True)
+    content: bytes = converter.model(*first, *more).SerializeToString()
     _check(content, scaled, expected)
     return content
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nonlocal_jax.exporting.onnx.dimensions import Length
-from nonlocal_jax.exporting.onnx.operations.shapes import without
+from nonlocal_jax.exporting.onnx.operations.shapes import LAST, without
 from nonlocal_jax.exporting.onnx.step import Handler, Step
 from nonlocal_jax.exporting.onnx.values import Value
 
@@ -34,20 +34,31 @@ def _start(step: Step, place: Value, last: Length) -> str:
 
 
 def _dynamic_update_slice(step: Step, x: Value, update: Value, *starts: Value) -> Value:
-    """An array in which a part along one axis is replaced."""
-    graph = step.graph
-    cut = [axis for axis in range(x.rank) if update.shape[axis] != x.shape[axis]]
-    if not cut:
+    """An array in which a part is replaced."""
+    parts = [
+        (axis, _start(step, starts[axis], whole - part), part)
+        for axis, (whole, part) in enumerate(zip(x.shape, update.shape, strict=True))
+        if whole != part
+    ]
+    return step.result(_replaced(step, x.whole(), update.whole(), parts))
+
+
+def _replaced(step: Step, whole: str, update: str, parts: list[tuple[int, str, Length]]) -> str:
+    """A tensor in which the part that starts at a place, along some axes, is replaced."""
+    if not parts:
         return update
-    if len(cut) > 1:
-        raise step.refuse("along several axes")
-    (axis,) = cut
-    start = _start(step, starts[axis], x.shape[axis] - update.shape[axis])
-    end = graph.node("Add", start, step.dimensions.one(update.shape[axis]))
-    whole, axes = x.whole(), graph.integers([axis])
-    before = graph.node("Slice", whole, graph.integers([0]), start, axes)
-    after = graph.node("Slice", whole, end, step.dimensions.one(x.shape[axis]), axes)
-    return step.result(graph.node("Concat", before, update.whole(), after, axis=axis))
+    graph, (axis, start, length) = step.graph, parts[0]
+    end = graph.node("Add", start, step.dimensions.one(length))
+    before, middle, after = (
+        graph.node("Slice", whole, *bounds, graph.integers([axis]))
+        for bounds in (
+            (graph.integers([0]), start),
+            (start, end),
+            (end, graph.integers([LAST])),
+        )
+    )
+    inner = _replaced(step, middle, update, parts[1:])
+    return graph.node("Concat", before, inner, after, axis=axis)
 
 
 def _gather(step: Step, x: Value, indices: Value) -> Value:
