@@ -26,7 +26,7 @@ Result = Shaped[Array, "n ..."]
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageFunction:
+class Exported:
     """What is exported, in two steps.
 
     Where sizes are symbols, trace the steps apart, and let the second have symbols of its own for
