@@ -100,7 +100,10 @@ def _of_data_set(request: Request) -> list[Image]:
     try:
         dataset = datasets.describe(config.data, config.data_dir)
         source = open_source(
-            dataset, "val", data_dir=config.data_dir, kind=config.data.source,
+            dataset,
+            "val",
+            data_dir=config.data_dir,
+            kind=config.data.source,
             most_pixels=config.data.max_pixels,
         )
         return [source[index].image for index in range(min(COUNT, len(source)))]

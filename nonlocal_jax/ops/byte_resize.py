@@ -17,7 +17,9 @@ FLOAT32_BITS = 12  # from a float32 of 1/2 to 1, in units of 1 / ONE: its steps 
 Places = Int[Array, "length"]
 
 
-def resize_bytes(images: UInt8[Array, "n h w c"], height: Dim, width: Dim) -> UInt8[Array, "n _ _ c"]:
+def resize_bytes(
+    images: UInt8[Array, "n h w c"], height: Dim, width: Dim
+) -> UInt8[Array, "n _ _ c"]:
     """What `inputs.transforms.resize_image` makes of each image."""
     left, factor = _places(images.shape[2], width)
     inside = (left >= 0) & (left < images.shape[2] - 1)

@@ -44,7 +44,7 @@ from nonlocal_jax.ops.attention.point_wise import (
     point_wise_attention,
     weights_of_rows,
 )
-from nonlocal_jax.ops.dims import Dim, larger, smaller
+from nonlocal_jax.ops.dims import Dim, known, larger, smaller
 from nonlocal_jax.ops.dtypes import float32_or_wider
 from nonlocal_jax.ops.padding import Valid, valid_mask, zero_outside
 from nonlocal_jax.ops.resize import resize_each
@@ -173,6 +173,11 @@ class Branch(nnx.Module):
         return v, h, valid_mask(small, space)
 
     def _mask(self, h: Features) -> Float[Array, "c rows columns"]:
+        if self.compact and not known(*h.shape[1:3]):
+            raise UserError(
+                "A compact mask (config.model.decode_head.compact) has a place for each position, "
+                "so this network takes images of one size, and can't be exported for any."
+            )
         if self.compact and any(a > b for a, b in zip(h.shape[1:3], self.mask_size, strict=True)):
             raise UserError(
                 f"A compact mask of {self.mask_size} has no place for each position of a shrunk "
