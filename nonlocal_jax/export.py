@@ -4,25 +4,25 @@
         --output=PATH [--step=best|latest|N] [--result=indices|probabilities|logits] [--tta] \
         [--input=IMAGES]
 
-The exported function takes RGB images of any size and number, uint8, and returns what --result says,
-resized as the checkpoint's protocol does. Before the file is written, its results are compared with
-JAX's; an export that differs is not written.
+The exported function takes RGB images of any size and number, uint8, and returns what --result
+says, resized as the checkpoint's protocol does. Before the file is written, its results are
+compared with JAX's; an export that differs is not written.
 """
 
-import pathlib
 import sys
 from collections.abc import Sequence
 
 from absl import flags
 
-from nonlocal_jax.checkpoints import locate
+from nonlocal_jax.checkpoints import conversion, locate
 from nonlocal_jax.checkpoints.folder import read_metadata
 from nonlocal_jax.config import command_line
 from nonlocal_jax.config.command_line import Options
 from nonlocal_jax.config.schema import for_segmentation
 from nonlocal_jax.evaluation import segment_files
 from nonlocal_jax.evaluation.restore import restore
-from nonlocal_jax.exporting.request import FORMATS, RESULTS, Request, writer
+from nonlocal_jax.exporting.request import FORMATS, RESULTS, Request, portable, writer
+from nonlocal_jax.reporting.outputs import check_folder
 from nonlocal_jax.runtime import startup
 from nonlocal_jax.runtime.console import say
 
@@ -48,19 +48,20 @@ def main(options: Options) -> None:
     given = options.flags
     options.require("checkpoint", "to", "output")
     write = writer(given.to)
+    output = conversion.new_path(given.output)
     found = locate.find(given.checkpoint, locate.parse_step(given.step))
     config = for_segmentation(
         options.config_over(
             None if options.names_config else read_metadata(found.folder).needed_config(found)
         )
     )
+    config = portable(config)
     images = tuple(segment_files.find_images(given.input)) if given.input else ()
+    check_folder(output.parent)
     startup.use_jax(config.precision)
     say(f"The checkpoint is {found}.")
     restored = restore(found, config, departing=options.overridden)
-    request = Request(
-        restored, pathlib.Path(given.output), given.result, tta=given.tta, images=images
-    )
+    request = Request(restored, output, given.result, tta=given.tta, images=images)
     for line in write(request):
         say(line)
 
