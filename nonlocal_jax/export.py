@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from nonlocal_jax.checkpoints import locate
+from nonlocal_jax.checkpoints import conversion, locate
 from nonlocal_jax.checkpoints.folder import read_metadata
 from nonlocal_jax.checkpoints.locate import Found
 from nonlocal_jax.config import command_line
@@ -31,8 +31,9 @@ from nonlocal_jax.evaluation import segment_files
 from nonlocal_jax.evaluation.restore import restore
 from nonlocal_jax.evaluation.video.restore import restore as restore_video
 from nonlocal_jax.exporting import page
-from nonlocal_jax.exporting.request import FORMATS, RESULTS, Request, writer
+from nonlocal_jax.exporting.request import FORMATS, RESULTS, Request, portable, writer
 from nonlocal_jax.inputs.video import decode
+from nonlocal_jax.reporting.outputs import check_folder
 from nonlocal_jax.runtime import startup
 from nonlocal_jax.runtime.console import say
 
@@ -73,21 +74,23 @@ def main(options: Options) -> None:
     options.require("checkpoint", "to", "output")
     _check_page_flags(options)
     write = writer(given.to)
+    output = conversion.new_path(given.output)
     found = locate.find(given.checkpoint, locate.parse_step(given.step))
     config = options.config_over(
         None if options.names_config else read_metadata(found.folder).needed_config(found)
     )
     if given.to == "page" and isinstance(config, VideoConfig):
-        _export_videos(options, found, config)
+        _export_videos(options, found, config, output)
         return
-    config = for_segmentation(config)
+    config = portable(for_segmentation(config))
     images = tuple(segment_files.find_images(given.input)) if given.input else ()
+    check_folder(output.parent)
     startup.use_jax(config.precision)
     say(f"The checkpoint is {found}.")
     restored = restore(found, config, departing=options.overridden)
     request = Request(
         restored,
-        pathlib.Path(given.output),
+        output,
         given.result,
         tta=given.tta,
         images=images,
@@ -106,7 +109,9 @@ def _check_page_flags(options: Options) -> None:
         raise UserError("--onnxruntime is for --with_model.")
 
 
-def _export_videos(options: Options, found: Found, config: VideoConfig) -> None:
+def _export_videos(
+    options: Options, found: Found, config: VideoConfig, output: pathlib.Path
+) -> None:
     """Writes the page of a video network."""
     given = options.flags
     if given.with_model or given.onnxruntime:
@@ -114,10 +119,11 @@ def _export_videos(options: Options, found: Found, config: VideoConfig) -> None:
     if not given.input:
         raise UserError("--to=page needs --input: the videos that the page shows.")
     paths = segment_files.find_files(given.input, "video", decode.SUFFIXES)
+    check_folder(output.parent)
     startup.use_jax(config.precision)
     say(f"The checkpoint is {found}.")
     restored = restore_video(found, config, departing=options.overridden)
-    for line in page.write_videos(restored, pathlib.Path(given.output), paths, tta=given.tta):
+    for line in page.write_videos(restored, output, paths, tta=given.tta):
         say(line)
 
 

@@ -39,7 +39,8 @@ class Windows:
 
     def count(self, axis: int, length: Dim) -> Dim:
         """The number of windows that cover an axis of `length` pixels."""
-        return -(-larger(length - self.size[axis], 0) // self.stride[axis]) + 1
+        beyond = larger(length - self.size[axis], 0)
+        return (beyond + self.stride[axis] - 1) // self.stride[axis] + 1
 
     def starts(
         self, axis: int, lengths: Int[Array, "*n"], longest: Dim

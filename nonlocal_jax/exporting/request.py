@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Literal
 
+from nonlocal_jax.config import files, schema
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation.restore import Restored
 
@@ -42,6 +43,20 @@ class Request:
     images: tuple[pathlib.Path, ...] = ()
     with_model: bool = False
     onnxruntime: pathlib.Path | None = None
+
+
+def portable(config: schema.Config) -> schema.Config:
+    """A config whose network computes the same wherever it is exported, and runs everywhere.
+
+    "auto" means float32 instead of what this machine's device would compute in, and attention is
+    plain XLA instead of a device's kernel.
+    """
+    values: dict[str, object] = {}
+    if config.model.dtype == "auto":
+        values["model.dtype"] = "float32"
+    if hasattr(config.model.decode_head, "implementation"):
+        values["model.decode_head.implementation"] = "chunked"
+    return schema.for_segmentation(files.override(config, **values))
 
 
 def writer(name: str) -> Callable[[Request], list[str]]:

@@ -61,7 +61,7 @@ def resize_each(
     x: Float[Array, "n h w c"],
     source: Int[Array, "n 2"],
     target: Int[Array, "n 2"],
-    space: Sequence[int],
+    space: Sequence[Dim],
     *,
     align_corners: Bool[Array, "n"],
 ) -> Float[Array, "n _ _ c"]:

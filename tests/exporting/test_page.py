@@ -167,7 +167,7 @@ def test_what_cannot_be_a_page_is_refused_at_once(checkpoint, page, tmp_path):
         assert done.returncode == 2 and not (tmp_path / "page.html").exists()
         return done.stderr
 
-    assert "a folder; a page is a file" in refused(output=tmp_path)
+    assert "exists already" in refused(output=tmp_path)
     assert "cannot be written" in refused(output=page / "page.html")
     assert "no image" in refused(images=tmp_path / "none.png")
     assert "needs --input" in refused("--input=")

@@ -17,7 +17,7 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.exporting.page.entry import Entry, printable
 from nonlocal_jax.exporting.page.own_picture import SERVER, OwnPicture
 from nonlocal_jax.exporting.page.packing import base64_of
-from nonlocal_jax.reporting import outputs, pictures
+from nonlocal_jax.reporting import pictures
 
 SCRIPTS = ("decode.js", "attention.js", "draw.js", "reading.js", "own.js", "explorer.js")
 MOST_BYTES = 400_000_000  # browsers don't hold a text of 512 MB
@@ -27,17 +27,6 @@ POLICY = (
 )
 RUNS_MODEL = " 'wasm-unsafe-eval' blob:"  # a script that the page has made
 DOWNLOADS = f"; connect-src {SERVER}"
-
-
-def check_output(path: pathlib.Path) -> None:
-    """Makes sure that the file can be written, before anything is computed.
-
-    Raises:
-      UserError: it can't, or it is a folder.
-    """
-    if path.is_dir():
-        raise UserError(f"--output is {path}, a folder; a page is a file, e.g. {path}/page.html.")
-    outputs.check_folder(path.parent)
 
 
 def checkpoint_name(found: Found) -> str:
@@ -107,7 +96,7 @@ def page_text(data: dict[str, object], *, title: str, policy: str = POLICY) -> s
       title: of the page.
       policy: what the browser lets the page do.
     """
-    web = resources.files(nonlocal_jax) / "exporting" / "page" / "web"
+    web = resources.files(__package__) / "web"
 
     def read(name: str) -> str:
         return (web / name).read_text(encoding="utf-8")

@@ -70,7 +70,6 @@ def _check(request: Request) -> None:
             f"A page shows attention that is a product of queries and keys; that of the head "
             f"{head} (config.model.decode_head.name) is not. nonlocal, dnl and da have it."
         )
-    assemble.check_output(request.output)
     if request.with_model:
         onnx_model.check_packages()
 

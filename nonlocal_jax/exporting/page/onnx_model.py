@@ -73,7 +73,9 @@ def make_model(request: Request, image: UInt8[np.ndarray, "h w 3"]) -> bytes:
     height, width = jax.export.symbolic_shape("h, w", constraints=["h >= 1", "w >= 1"])
     converter = Converter(INPUT, jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8))
     try:
-        results = converter.add(lambda images: list(function(images).values()), converter.input)
+        results = converter.add(
+            lambda images: list(map(function(images).__getitem__, expected)), converter.input
+        )
     except Unsupported as error:
         raise UserError(
             f"--with_model: the head {restored.config.model.decode_head.name!r} can't be written "

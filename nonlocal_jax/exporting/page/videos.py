@@ -34,7 +34,6 @@ def write_videos(
             "A page shows non-local blocks, and this network has none "
             "(config.model.backbone.non_local)."
         )
-    assemble.check_output(output)
     entries = []
     for number, path in enumerate(paths, 1):
         try:

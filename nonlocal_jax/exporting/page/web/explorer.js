@@ -111,9 +111,11 @@ function addButton(name) {
 
 // Adds a decoded picture, and shows it.
 function addPicture(added) {
-  addButton(added.name).append(thumbnail(added.pictures[0]));
+  const button = addButton(added.name);
+  button.append(thumbnail(added.pictures[0]));
   loaded.push(added);
   select(loaded.length - 1);
+  button.scrollIntoView({ block: "nearest" });
 }
 
 function thumbnail(first) {
