@@ -10,6 +10,10 @@ compared with JAX's; an export that differs is not written.
 
 safetensors is a folder for the Hugging Face hub instead: the arrays of a network for images or
 videos, by our names or by PyTorch's (--keys).
+
+A page is one HTML file that shows --input (images; of a video network, videos) and, at a click,
+what a pixel attends to. --with_model puts the network into it, too, for its visitors' own pictures;
+--onnxruntime=DIR, what runs it there.
 """
 
 import pathlib
@@ -18,18 +22,22 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from nonlocal_jax.checkpoints import locate
+from nonlocal_jax.checkpoints import conversion, locate
 from nonlocal_jax.checkpoints.folder import read_metadata
 from nonlocal_jax.checkpoints.hub.files import KEYS
+from nonlocal_jax.checkpoints.locate import Found
 from nonlocal_jax.config import command_line
 from nonlocal_jax.config.command_line import Options
 from nonlocal_jax.config.schema import for_segmentation
 from nonlocal_jax.config.video import VideoConfig
+from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation import segment_files
 from nonlocal_jax.evaluation.restore import restore
 from nonlocal_jax.evaluation.video.restore import restore as restore_video
-from nonlocal_jax.exporting import safetensors
-from nonlocal_jax.exporting.request import FORMATS, RESULTS, Request, writer
+from nonlocal_jax.exporting import page, safetensors
+from nonlocal_jax.exporting.request import FORMATS, RESULTS, Request, portable, writer
+from nonlocal_jax.inputs.video import decode
+from nonlocal_jax.reporting.outputs import check_folder
 from nonlocal_jax.runtime import startup
 from nonlocal_jax.runtime.console import say
 
@@ -45,7 +53,21 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "input",
         None,
-        "An image, a folder or a quoted pattern: what the export is compared on, or a page shows.",
+        "An image, a folder or a quoted pattern: what the export is compared on, or a page shows; "
+        "of a video network, videos.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "with_model",
+        False,
+        "A page holds the network, too, for its visitors' own pictures.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "onnxruntime",
+        None,
+        "Folder of onnxruntime-web (dist of its npm package) for --with_model: it is put into the "
+        "page. Without it, browsers download it when a visitor chooses a picture.",
         flag_values=values,
     )
     flags.DEFINE_enum(
@@ -57,31 +79,71 @@ def main(options: Options) -> None:
     """Exports `--checkpoint`."""
     given = options.flags
     options.require("checkpoint", "to", "output")
+    _check_flags(options)
     write = writer(given.to)
+    output = conversion.new_path(given.output)
     found = locate.find(given.checkpoint, locate.parse_step(given.step))
-    whole = options.config_over(
+    config = options.config_over(
         None if options.names_config else read_metadata(found.folder).needed_config(found)
     )
-    if isinstance(whole, VideoConfig) and given.to == "safetensors":
-        startup.use_jax(whole.precision)
-        video = restore_video(found, whole, departing=options.overridden)
-        for line in safetensors.write_network(video, pathlib.Path(given.output), given.keys):
-            say(line)
+    if isinstance(config, VideoConfig):
+        _export_video_network(options, found, config, output)
         return
-    config = for_segmentation(whole)
+    config = for_segmentation(config)
+    if given.to != "safetensors":
+        config = portable(config)
     images = tuple(segment_files.find_images(given.input)) if given.input else ()
+    check_folder(output.parent)
     startup.use_jax(config.precision)
     say(f"The checkpoint is {found}.")
     restored = restore(found, config, departing=options.overridden)
     request = Request(
         restored,
-        pathlib.Path(given.output),
+        output,
         given.result,
         tta=given.tta,
         images=images,
         keys=given.keys,
+        with_model=given.with_model,
+        onnxruntime=pathlib.Path(given.onnxruntime) if given.onnxruntime else None,
     )
     for line in write(request):
+        say(line)
+
+
+def _check_flags(options: Options) -> None:
+    given = options.flags
+    if given.with_model and given.to != "page":
+        raise UserError("--with_model is for --to=page.")
+    if given.onnxruntime and not given.with_model:
+        raise UserError("--onnxruntime is for --with_model.")
+    if given.keys != "own" and given.to != "safetensors":
+        raise UserError("--keys is for --to=safetensors.")
+
+
+def _export_video_network(
+    options: Options, found: Found, config: VideoConfig, output: pathlib.Path
+) -> None:
+    given = options.flags
+    if given.to not in ("page", "safetensors"):
+        raise UserError(
+            f"--to={given.to} is for networks that segment images, and this one labels videos. "
+            "--to=page and --to=safetensors take it."
+        )
+    if given.with_model:
+        raise UserError("--with_model is for networks that segment images; this one labels videos.")
+    if given.to == "page" and not given.input:
+        raise UserError("--to=page needs --input: the videos that the page shows.")
+    check_folder(output.parent)
+    startup.use_jax(config.precision)
+    say(f"The checkpoint is {found}.")
+    restored = restore_video(found, config, departing=options.overridden)
+    if given.to == "safetensors":
+        lines = safetensors.write_network(restored, output, given.keys)
+    else:
+        paths = segment_files.find_files(given.input, "video", decode.SUFFIXES)
+        lines = page.write_videos(restored, output, paths, tta=given.tta)
+    for line in lines:
         say(line)
 
 

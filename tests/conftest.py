@@ -65,7 +65,9 @@ SLOW = {
     "commands": ("commands", "demo", "package"),
     "evaluation": ("evaluate", "inference", "predict", "video"),
     "inputs": ("data_prepare", "loader", "scenes"),
+    "exporting": ("page", "page_own_picture", "page_video"),
     "models": (
+        "attention_factors",
         "fold",
         "heads",
         "heads_attention",

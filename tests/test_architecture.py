@@ -65,10 +65,10 @@ def imports(path):
 
 
 def own_rooms(path):
-    """The rooms that a file imports."""
+    """The rooms that a file imports. The version of the package is in none."""
     for module, name in imports(path):
         parts = f"{module}.{name}".split(".")
-        if parts[0] == "nonlocal_jax":
+        if parts[0] == "nonlocal_jax" and parts[1] not in ("", "__version__"):
             yield parts[1]
 
 

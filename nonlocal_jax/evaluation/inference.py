@@ -18,14 +18,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from nonlocal_jax.evaluation.protocol import Protocol
 from nonlocal_jax.ops import layout, readout
+from nonlocal_jax.ops.blocks import in_blocks
+from nonlocal_jax.ops.dims import Dim, known, smaller
 from nonlocal_jax.ops.normalize import normalize
 from nonlocal_jax.ops.resize import interpolation_matrix
 from nonlocal_jax.ops.taps import compose
 
+ROWS = 8  # of a block of scores at full resolution, where an image's size is not known yet
 PRECISION = lax.Precision.HIGHEST  # of interpolation: bfloat16 would move positions and scores
 
 Size = tuple[int, int]
@@ -133,6 +136,8 @@ def class_indices(scores: list[LowResolution]) -> UInt8[Array, "n H W"]:
     If scores are not finite, the result is the number of classes, which is no class. Pixels outside
     of an image have no meaning.
     """
+    if not known(*scores[0].rows.shape, *scores[0].columns.shape):
+        return _row_by_row(scores, _first_largest)
     windows = [score.windows for score in scores if score.windows is not None]
 
     def by_blocks(scores: list[readout.Resized]) -> UInt8[Array, "n H W"]:
@@ -154,7 +159,13 @@ def class_indices(scores: list[LowResolution]) -> UInt8[Array, "n H W"]:
 def probabilities(scores: list[LowResolution]) -> Float[Array, "n classes H W"]:
     """The probability of each class in each pixel: a full volume, unlike everything else here."""
     several = len(scores) > 1  # then the scores are probabilities already
-    blocks = _by_row_blocks(scores, lambda s: s if several else jax.nn.softmax(s, axis=2))
+
+    def reduce(s: Float[Array, "n rows classes W"]) -> Float[Array, "n rows classes W"]:
+        return s if several else jax.nn.softmax(s, axis=2)
+
+    if not known(*scores[0].rows.shape, *scores[0].columns.shape):
+        return jnp.moveaxis(_row_by_row(scores, reduce), 2, 1)
+    blocks = _by_row_blocks(scores, reduce)
     batch, height = scores[0].rows.shape[:2]
     volume = jnp.moveaxis(blocks, (1, 3), (0, 1))
     volume = volume.reshape(batch, volume.shape[1], -1, volume.shape[-1])[:, :, :height]
@@ -183,7 +194,7 @@ def _network_logits(
     _, height, width, _ = images.shape
     tops = windows.starts(0, sizes[:, 0], height)
     lefts = windows.starts(1, sizes[:, 1], width)
-    shape = (min(windows.size[0], height), min(windows.size[1], width), 3)
+    shape = (smaller(windows.size[0], height), smaller(windows.size[1], width), 3)
     inside = jnp.minimum(sizes, jnp.array(shape[:2], sizes.dtype)) if padded else None
 
     def one_window(cell: Int[Array, ""]) -> Logits:
@@ -193,6 +204,8 @@ def _network_logits(
         row, column = cell // lefts.shape[1], cell % lefts.shape[1]
         return layout.whole_rows(model(cut(images, tops[:, row], lefts[:, column]), inside))
 
+    if not known(*shape):
+        return _side_by_side(one_window, tops.shape[1], lefts.shape[1])
     # One window at a time, as for mirrored images.
     logits = lax.map(one_window, jnp.arange(tops.shape[1] * lefts.shape[1]))
     _, batch, a, b, classes = logits.shape
@@ -203,12 +216,26 @@ def _network_logits(
     return side_by_side
 
 
+def _side_by_side(one_window: Callable[[Array], Logits], down: Dim, across: Dim) -> Logits:
+    """The logits of all windows side by side, where their number is a symbol."""
+    batch, a, b, classes = jax.eval_shape(one_window, jnp.int32(0)).shape
+    columns = jnp.asarray(across, jnp.int32)
+
+    def put(cell: Int[Array, ""], found: Logits) -> Logits:
+        place = (0, cell // columns * a, cell % columns * b, 0)
+        return lax.dynamic_update_slice(found, one_window(cell), place)
+
+    found = jnp.zeros((batch, down * a, across * b, classes), jnp.float32)
+    whole: Array = lax.fori_loop(0, columns * down, put, found)
+    return whole
+
+
 def _axis_matrices(
     input_sizes: Int[Array, "n"],
     output_sizes: Int[Array, "n"],
     axis: int,
     *,
-    lengths: tuple[int, int, int],
+    lengths: tuple[Dim, Dim, Dim],
     stride: int,
     protocol: Protocol,
 ) -> Float[Array, "n output logits"]:
@@ -231,13 +258,15 @@ def _axis_matrices(
         if windows is None:
             to_input = _enlarge(input_size, logits_length, input_length, stride, align_corners)
         else:
-            seen = min(windows.size[axis], input_length)
+            seen = smaller(windows.size[axis], input_length)
             a_window = logits_length // windows.count(axis, input_length)
             inside = jnp.minimum(input_size, seen)
             enlarge = _enlarge(inside, a_window, seen, stride, align_corners)
             starts = windows.starts(axis, input_size, input_length)
             to_input = _average_windows(enlarge, starts, input_length)
         product = functools.partial(jnp.matmul, precision=PRECISION)
+        if not known(*lengths):
+            return product(to_output, to_input)
         both: Array = lax.platform_dependent(to_output, to_input, cuda=compose, default=product)
         return both
 
@@ -245,7 +274,7 @@ def _axis_matrices(
 
 
 def _enlarge(
-    size: Int[Array, ""], logits_length: int, length: int, stride: int, align_corners: bool
+    size: Int[Array, ""], logits_length: Dim, length: Dim, stride: int, align_corners: bool
 ) -> Float[Array, "{length} {logits_length}"]:
     """The matrix from the logits of an image or window of `size` pixels to its pixels."""
     return interpolation_matrix(
@@ -300,18 +329,34 @@ def _by_row_blocks(
         matrix = jnp.pad(matrix, ((0, 0), (0, blocks * rows - height), (0, 0)))
         return jnp.moveaxis(matrix.reshape(batch, blocks, rows, -1), 1, 0)
 
-    def block(parts: list[Float[Array, "n rows _"]]) -> Array:
-        total = jnp.zeros(())
-        for part, (logits, _, columns, *_) in zip(parts, scores, strict=True):
-            # Rows first: their result is small, and the second product is a single large one.
-            part = layout.split(part)
-            some = jnp.einsum("nra,nabc->nrcb", part, logits, precision=PRECISION)
-            full = jnp.einsum("nrcb,nWb->nrcW", some, columns, precision=PRECISION)
-            total += jax.nn.softmax(full, axis=2) / len(scores) if len(scores) > 1 else full
-        return reduce(total)
-
+    block = functools.partial(_reduce_rows, scores, reduce)
     stacked: Array = lax.map(block, [cut(score.rows) for score in scores])
     return stacked
+
+
+def _row_by_row(
+    scores: Sequence[LowResolution | readout.Resized],
+    reduce: Callable[[Float[Array, "n rows classes W"]], Array],
+) -> Shaped[Array, "n H ..."]:
+    """The same for images whose size is a symbol; the rows are not stacked."""
+    block = functools.partial(_reduce_rows, scores, reduce)
+    return in_blocks(block, [score.rows for score in scores], ROWS)
+
+
+def _reduce_rows(
+    scores: Sequence[LowResolution | readout.Resized],
+    reduce: Callable[[Float[Array, "n rows classes W"]], Array],
+    parts: list[Float[Array, "n rows _"]],
+) -> Array:
+    """`reduce` of some rows of the scores; `parts` are the rows of the matrices."""
+    total = jnp.zeros(())
+    for part, (logits, _, columns, *_) in zip(parts, scores, strict=True):
+        # Rows first: their result is small, and the second product is a single large one.
+        part = layout.split(part)
+        some = jnp.einsum("nra,nabc->nrcb", part, logits, precision=PRECISION)
+        full = jnp.einsum("nrcb,nWb->nrcW", some, columns, precision=PRECISION)
+        total += jax.nn.softmax(full, axis=2) / len(scores) if len(scores) > 1 else full
+    return reduce(total)
 
 
 def _first_largest(scores: Float[Array, "n rows classes W"]) -> UInt8[Array, "n rows W"]:

@@ -33,6 +33,7 @@ from nonlocal_jax.evaluation.protocol import Protocol
 from nonlocal_jax.evaluation.restore import Restored, restore
 from nonlocal_jax.evaluation.video.predictor import VideoPredictor
 from nonlocal_jax.evaluation.video.restore import restore as restore_video
+from nonlocal_jax.models.attention_factors import AttentionFactors
 from nonlocal_jax.runtime import sharding
 
 Image = UInt8[np.ndarray, "h w 3"]
@@ -110,9 +111,9 @@ class Predictor:
             )
             for probabilities in (False, True)
         )
-        self._decode, self._attend = (
+        self._decode, self._attend, self._factor = (
             _Program(functools.partial(make, network), protocol.once(), mesh)
-            for make in (programs.decoding, programs.attending)
+            for make in (programs.decoding, programs.attending, programs.factoring)
         )
 
     def predict(self, image: np.ndarray) -> UInt8[np.ndarray, "h w"]:
@@ -203,6 +204,27 @@ class Predictor:
             class_names=self.class_names,
             palette=self.palette,
             license=license,
+        )
+
+    def attention_factors(self, image: np.ndarray) -> AttentionFactors:
+        """Queries and keys, of which `attention` follows at every pixel, without a batch axis.
+
+        The position of a pixel is its row and column, each plus a half, times the size of the
+        queries' map over that of the image, rounded down.
+
+        Raises:
+          UserError: the image is not RGB uint8, or the head's attention is not of this form.
+        """
+        result = self._factor(self._variables, check_image(image))
+        (rows, columns), (key_rows, key_columns) = (
+            np.asarray(sizes)[0] for sizes in (result.sizes, result.key_sizes)
+        )
+        query, key, unary = result.factors.query, result.factors.key, result.factors.unary
+        return AttentionFactors(
+            np.asarray(query)[0, :rows, :columns],
+            np.asarray(key)[0, :key_rows, :key_columns],
+            None if unary is None else np.asarray(unary)[0, :key_rows, :key_columns],
+            result.factors.kind,
         )
 
 

@@ -17,6 +17,7 @@ from nonlocal_jax.evaluation import inference
 from nonlocal_jax.evaluation.batching import EvaluationBatch
 from nonlocal_jax.evaluation.metrics.confusion import confusion_matrix
 from nonlocal_jax.evaluation.protocol import Protocol
+from nonlocal_jax.models.attention_factors import ImageFactors
 from nonlocal_jax.models.heads.head import AttentionMap
 from nonlocal_jax.models.network import Network
 from nonlocal_jax.ops import layout
@@ -152,6 +153,21 @@ def attending(network: Network) -> jax.stages.Wrapped:
         return model.attention_map(images, relative, scaled.sizes if padded else None)
 
     return _jit(attend)
+
+
+def factoring(network: Network) -> jax.stages.Wrapped:
+    """A function that returns `ImageFactors` of whole images at one scale: see `attending`."""
+
+    def factor(
+        variables: Variables, batch: EvaluationBatch, *, canvas: Size, padded: bool
+    ) -> ImageFactors:
+        del canvas
+        (scaled,) = batch.scales
+        model = network.bind_for_inference(sharding.gathered(variables))
+        images = normalize(scaled.images, scaled.sizes)
+        return model.attention_factors(images, scaled.sizes if padded else None)
+
+    return _jit(factor)
 
 
 def _jit(function: Callable[..., Any]) -> jax.stages.Wrapped:

@@ -10,6 +10,7 @@ from nonlocal_jax.config import schema
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation.buckets import Bucket
 from nonlocal_jax.inputs.transforms import test_sizes
+from nonlocal_jax.ops.dims import Dim, larger
 
 Size = tuple[int, int]
 
@@ -36,12 +37,13 @@ class Windows:
                 "stride must be at least 1 and at most the window's size."
             )
 
-    def count(self, axis: int, length: int) -> int:
+    def count(self, axis: int, length: Dim) -> Dim:
         """The number of windows that cover an axis of `length` pixels."""
-        return -(-max(length - self.size[axis], 0) // self.stride[axis]) + 1
+        beyond = larger(length - self.size[axis], 0)
+        return (beyond + self.stride[axis] - 1) // self.stride[axis] + 1
 
     def starts(
-        self, axis: int, lengths: Int[Array, "*n"], longest: int
+        self, axis: int, lengths: Int[Array, "*n"], longest: Dim
     ) -> Int[Array, "*n windows"]:
         """First pixels of the windows of the longest axis. Shorter axes repeat their last one."""
         places = jnp.arange(self.count(axis, longest)) * self.stride[axis]

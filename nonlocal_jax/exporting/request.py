@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from nonlocal_jax.checkpoints.hub.files import Keys
+from nonlocal_jax.config import files, schema
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation.restore import Restored
 
@@ -33,6 +34,8 @@ class Request:
       tta: average over the config's scales and mirrored images.
       images: files that the export is compared with JAX on; of a page, what it shows.
       keys: names and layouts of the arrays in safetensors: "own" or "pytorch".
+      with_model: a page holds the network, too, for visitors' own pictures.
+      onnxruntime: folder of onnxruntime-web, for such a page; None: browsers download it.
     """
 
     restored: Restored
@@ -41,6 +44,22 @@ class Request:
     tta: bool = False
     images: tuple[pathlib.Path, ...] = ()
     keys: Keys = "own"
+    with_model: bool = False
+    onnxruntime: pathlib.Path | None = None
+
+
+def portable(config: schema.Config) -> schema.Config:
+    """A config whose network computes the same wherever it is exported, and runs everywhere.
+
+    "auto" means float32 instead of what this machine's device would compute in, and attention is
+    plain XLA instead of a device's kernel.
+    """
+    values: dict[str, object] = {}
+    if config.model.dtype == "auto":
+        values["model.dtype"] = "float32"
+    if hasattr(config.model.decode_head, "implementation"):
+        values["model.decode_head.implementation"] = "chunked"
+    return schema.for_segmentation(files.override(config, **values))
 
 
 def writer(name: str) -> Callable[[Request], list[str]]:

@@ -64,6 +64,11 @@ class Network(Functional[Segmentor]):
         return self.abstract.has_attention
 
     @property
+    def has_attention_factors(self) -> bool:
+        """Whether that attention follows from queries and keys: models/attention_factors.py."""
+        return self.abstract.has_attention_factors
+
+    @property
     def torch_keys(self) -> TorchKeys:
         """Which tensor of a PyTorch file is which variable."""
         return self.abstract.torch_keys

@@ -26,17 +26,26 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.models.attention_factors import AttentionFactors, Kind
 from nonlocal_jax.models.layers import KAIMING_FAN_OUT, NORMAL_001, BatchNorm, fold_into
 from nonlocal_jax.models.torch_keys import Row
 from nonlocal_jax.ops.attention.concatenation import concatenation_attention
 from nonlocal_jax.ops.attention.dot_product import dot_product_attention
 from nonlocal_jax.ops.attention.keys import count_keys
 from nonlocal_jax.ops.attention.softmax import softmax_attention
+from nonlocal_jax.ops.dims import Dim
 from nonlocal_jax.ops.layout import on_each_device, whole_rows
 from nonlocal_jax.ops.padding import valid_mask, zero_outside
 
 Mode = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 Features = Float[Array, "n *space c"]
+
+KINDS: dict[str, Kind] = {
+    "embedded_gaussian": "softmax",
+    "gaussian": "softmax",
+    "dot_product": "mean",
+    "concatenation": "relu",
+}
 
 TORCH_KEYS = (
     Row("g", "g.conv", "linear"),
@@ -181,6 +190,20 @@ class NonLocal(nnx.Module):
         weights = self.pairwise_weights(embeddings._replace(query=query))
         return weights.reshape(x.shape[0], *self._key_space(x))
 
+    def attention_factors(
+        self, x: Features, valid: Int[Array, "n ndim"] | None = None
+    ) -> AttentionFactors:
+        """What `attention_map` of any position follows from; keys as there."""
+        x = self._cast(x, valid)
+        embeddings = self._embed(x, valid)
+        query, key = embeddings.query, embeddings.key
+        if self.mode == "concatenation":
+            query, key = (part[..., None] for part in self._scores(embeddings))
+        key = key.reshape(x.shape[0], *self._key_space(x), key.shape[-1])
+        return AttentionFactors(
+            query.astype(jnp.float32) * self.scale, key.astype(jnp.float32), kind=KINDS[self.mode]
+        )
+
     def pairwise_weights(self, embeddings: Embeddings) -> Float[Array, "n q k"]:
         """f(x_i, x_j) / C(x) for all pairs, as a matrix in float32: the definition of the block."""
         query, key, _, key_valid = embeddings
@@ -273,7 +296,7 @@ class NonLocal(nnx.Module):
         pooled: Array = nnx.max_pool(x, self.pool_window, self.pool_window, padding="VALID")
         return pooled
 
-    def _key_space(self, x: Features) -> tuple[int, ...]:
+    def _key_space(self, x: Features) -> tuple[Dim, ...]:
         if not self.sub_sample:
             return x.shape[1:-1]
         sizes = zip(x.shape[1:-1], self.pool_window, strict=True)

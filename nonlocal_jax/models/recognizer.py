@@ -5,9 +5,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Real
 
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.models.attention_factors import AttentionFactors
 from nonlocal_jax.models.backbones.video_backbone import VideoBackbone
 from nonlocal_jax.models.caffe2_keys import Row, under
 from nonlocal_jax.models.heads.video_head import Logits, VideoHead
+from nonlocal_jax.models.non_local import NonLocal
 
 Clips = Real[Array, "n t h w 3"]
 Weights = Float[Array, "n frames rows columns"]
@@ -71,17 +73,34 @@ class Recognizer(nnx.Module):
         Raises:
           UserError: the network has no such block.
         """
+        found, x = self._before(block, clips)
+        sizes = jnp.array(x.shape[1:4])
+        frame, row, column = jnp.floor(relative * sizes.astype(jnp.float32)).astype(jnp.int32).T
+        weights: Weights = found.attention_map(x, (frame, row, column))
+        return weights
+
+    def attention_factors(self, clips: Clips, block: str = "") -> AttentionFactors:
+        """What the attention of a non-local block follows from, at any position.
+
+        Args:
+          clips: see `__call__`.
+          block: see `attention_map`.
+
+        Raises:
+          UserError: the network has no such block, or it attends inside of groups of frames.
+        """
+        found, x = self._before(block, clips)
+        return found.attention_factors(x)
+
+    def _before(self, block: str, clips: Clips) -> tuple[NonLocal, Float[Array, "n _ _ _ c"]]:
+        """A block by name, by default the last, and what it is given."""
         blocks = self.backbone.attention_blocks
         if not blocks:
             raise UserError("This network has no non-local blocks (config.model.backbone).")
         name = block or self.attention_blocks[-1]
         if name not in blocks:
             raise UserError(f"The network has no block {name!r}; it has {', '.join(blocks)}.")
-        x = self.backbone.before(name, _normalised(clips))
-        sizes = jnp.array(x.shape[1:4])
-        frame, row, column = jnp.floor(relative * sizes.astype(jnp.float32)).astype(jnp.int32).T
-        weights: Weights = blocks[name].attention_map(x, (frame, row, column))
-        return weights
+        return blocks[name], self.backbone.before(name, _normalised(clips))
 
 
 def _normalised(clips: Clips) -> Clips:

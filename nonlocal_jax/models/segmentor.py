@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.models.attention_factors import ImageFactors
 from nonlocal_jax.models.backbones.backbone import Backbone, FeatureMaps, Images
 from nonlocal_jax.models.heads.head import AttentionMap, Head, Inputs, Logits, Sizes
 from nonlocal_jax.models.torch_keys import TorchKeys, under
@@ -113,6 +114,24 @@ class Segmentor(nnx.Module):
         stages = self._feature_maps(images, valid)
         features, inner = self._inputs(self.decode_head, stages, valid)
         return self.decode_head.attention_map(features, relative, inner)
+
+    @property
+    def has_attention_factors(self) -> bool:
+        """Whether `attention_factors` tells something."""
+        return type(self.decode_head).attention_factors is not Head.attention_factors
+
+    def attention_factors(self, images: Images, valid: Valid | None = None) -> ImageFactors:
+        """What the decode head's attention of any position follows from.
+
+        Args:
+          images: see `__call__`, as for `valid`.
+          valid: the size of each image in a padded batch.
+
+        Raises:
+          UserError: the decode head's attention is not of this form.
+        """
+        stages = self._feature_maps(images, valid)
+        return self.decode_head.attention_factors(*self._inputs(self.decode_head, stages, valid))
 
     def _feature_maps(self, images: Images, valid: Valid | None) -> FeatureMaps:
         if not jnp.issubdtype(images.dtype, jnp.floating):

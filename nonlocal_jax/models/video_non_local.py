@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.models.attention_factors import AttentionFactors
 from nonlocal_jax.models.caffe2_keys import Row
 from nonlocal_jax.models.non_local import NonLocal3d
 from nonlocal_jax.models.numerics import Numerics
@@ -82,6 +83,21 @@ class VideoNonLocal(NonLocal3d):
         empty = jnp.zeros((*groups.shape[:2], *weights.shape[1:]), weights.dtype)
         filled = empty.at[clip, group].set(weights)
         return filled.reshape(x.shape[0], x.shape[1], *weights.shape[2:])
+
+    def attention_factors(
+        self, x: Clips, valid: Int[Array, "n 3"] | None = None
+    ) -> AttentionFactors:
+        """See NonLocal.
+
+        Raises:
+          UserError: attention stays inside of groups of frames.
+        """
+        if self._groups(x).shape[1] > 1:
+            raise UserError(
+                "This block attends inside of groups of frames, so that its keys differ between "
+                "them: choose another block, or config.model.backbone.group_frames=0."
+            )
+        return super().attention_factors(x, valid)
 
     def _largest(self, x: Clips) -> Float[Array, "n t rows columns c"]:
         """See NonLocal. Clips are not split over devices, so pairs may be sliced."""

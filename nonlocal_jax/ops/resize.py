@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from nonlocal_jax.ops.dims import Dim
 from nonlocal_jax.ops.dtypes import float32_or_wider
 
 Size = int | Int[Array, ""]
@@ -19,8 +20,8 @@ def interpolation_matrix(
     source: Size,
     target: Size,
     *,
-    source_length: int,
-    target_length: int,
+    source_length: Dim,
+    target_length: Dim,
     align_corners: bool,
 ) -> Float[Array, "{target_length} {source_length}"]:
     """The matrix that resizes an axis of `source` samples to `target` samples.
@@ -60,7 +61,7 @@ def resize_each(
     x: Float[Array, "n h w c"],
     source: Int[Array, "n 2"],
     target: Int[Array, "n 2"],
-    space: Sequence[int],
+    space: Sequence[Dim],
     *,
     align_corners: Bool[Array, "n"],
 ) -> Float[Array, "n _ _ c"]:

@@ -17,7 +17,7 @@ from conftest import REPOSITORY
 import nonlocal_jax
 
 FILES = ("pyproject.toml", "setup.cfg", "README.md", "LICENSE")
-HELD = ("*.py", "*.txt", "README.md", "py.typed")
+HELD = ("*.py", "*.txt", "README.md", "py.typed", "*.html", "*.css", "*.js")
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 
 
@@ -77,6 +77,8 @@ def test_the_wheel_holds_the_package_configs_and_data_sets_and_nothing_else(whee
     others = {f"nonlocal_jax/data/{name}/README.md" for name in ("ade20k", "camvid", "cityscapes")}
     others |= {f"nonlocal_jax/data/{name}README.md" for name in ("voc12aug/", "kinetics/", "")}
     others |= {"nonlocal_jax/py.typed"}
+    web = REPOSITORY / "nonlocal_jax" / "exporting" / "page" / "web"
+    others |= {f"nonlocal_jax/exporting/page/web/{path.name}" for path in web.iterdir()}
     names_of_kinetics = {"nonlocal_jax/inputs/datasets/kinetics400.txt"}
     assert held >= python | others | names_of_kinetics
     assert all(name.startswith("nonlocal_jax/") for name in held)

@@ -30,6 +30,7 @@ from nonlocal_jax.evaluation.video.scores import SHOWN
 from nonlocal_jax.evaluation.video.views import Sizes, Variables, ViewProgram
 from nonlocal_jax.inputs.video import transforms
 from nonlocal_jax.inputs.video.example import EncodedVideo
+from nonlocal_jax.models.attention_factors import AttentionFactors
 from nonlocal_jax.models.video_network import VideoNetwork
 from nonlocal_jax.ops.normalize import normalize_clips
 from nonlocal_jax.runtime import sharding
@@ -141,6 +142,22 @@ class VideoPredictor:
             self.found, self.config, directory, class_names=self.class_names, license=license
         )
 
+    def attention_factors(
+        self, video: AnyVideo, *, block: str = ""
+    ) -> tuple[Clip, AttentionFactors]:
+        """The clip of `attention`, and what follows its weights at every pixel: queries and keys.
+
+        They have no batch axis. See `Predictor.attention_factors` for the position of a pixel.
+
+        Raises:
+          UserError: the network has no such block, or it attends inside of groups of frames.
+        """
+        clip = self._middle_clip(video)
+        found = self._factor(block)(self._variables, clip[None])
+        return clip, AttentionFactors(
+            np.asarray(found.query)[0], np.asarray(found.key)[0], kind=found.kind
+        )
+
     @property
     def attention_blocks(self) -> tuple[str, ...]:
         """Names of the non-local blocks, in the order of the network."""
@@ -155,6 +172,10 @@ class VideoPredictor:
     @functools.cache  # noqa: B019 - a program for each block, kept with the predictor
     def _attend(self, block: str) -> jax.stages.Wrapped:
         return jax.jit(functools.partial(attention_map, self._network, block))
+
+    @functools.cache  # noqa: B019 - as for `_attend`
+    def _factor(self, block: str) -> jax.stages.Wrapped:
+        return jax.jit(functools.partial(attention_factors, self._network, block))
 
     def _middle_clip(self, video: AnyVideo) -> Clip:
         center = dataclasses.replace(self.config.eval, crops="center", flip=False)
@@ -182,6 +203,14 @@ def attention_map(
     """What a block attends to at one position of each clip; see `Recognizer.attention_map`."""
     model = network.bind_for_inference(variables)
     return model.attention_map(normalize_clips(jnp.asarray(clips)), relative, block)
+
+
+def attention_factors(
+    network: VideoNetwork, block: str, variables: Variables, clips: UInt8[Array, "n t s s 3"]
+) -> AttentionFactors:
+    """What the attention of a block follows from; see `Recognizer.attention_factors`."""
+    model = network.bind_for_inference(variables)
+    return model.attention_factors(normalize_clips(jnp.asarray(clips)), block)
 
 
 def check_frames(video: np.ndarray) -> UInt8[np.ndarray, "n h w 3"]:

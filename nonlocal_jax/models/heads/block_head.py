@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from nonlocal_jax.models.backbones.backbone import Stage
 from nonlocal_jax.models.heads import fcn
@@ -87,8 +87,13 @@ class BlockHead(fcn.FCNHead):
         self, features: Inputs, relative: Float[Array, "n 2"], valid: Sizes = None
     ) -> AttentionMap:
         """See Head. It is the block's."""
-        (x,), (inner,) = features, valid or (None,)
-        sizes = own_sizes(x, inner)
+        x, inner, sizes = self.before_block(features, valid)
         position = position_at(relative, sizes)
-        weights = self.block.attention_map(self.convs[0](x, valid=inner), position, inner)
-        return AttentionMap(weights, sizes)
+        return AttentionMap(self.block.attention_map(x, position, inner), sizes)
+
+    def before_block(
+        self, features: Inputs, valid: Sizes
+    ) -> tuple[Features, Valid | None, Int[Array, "n 2"]]:
+        """What the block is given, `valid` of it, and the size of each image in it."""
+        (x,), (inner,) = features, valid or (None,)
+        return self.convs[0](x, valid=inner), inner, own_sizes(x, inner)

@@ -23,6 +23,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from nonlocal_jax.config import schema
+from nonlocal_jax.models.attention_factors import AttentionFactors, ImageFactors
 from nonlocal_jax.models.backbones.backbone import Stage
 from nonlocal_jax.models.heads.attention_options import AttentionOptions
 from nonlocal_jax.models.heads.head import (
@@ -111,6 +112,11 @@ class PositionAttention(nnx.Module):
         scores = products("nqc,nkc->nk", query, _flat(self.key(x)))
         weights = jax.nn.softmax(scores, axis=-1, where=_inside(x, valid))
         return weights.reshape(x.shape[:3])
+
+    def attention_factors(self, x: Features) -> AttentionFactors:
+        """What `attention_map` of any position follows from."""
+        query, key = (layer(x).astype(jnp.float32) for layer in (self.query, self.key))
+        return AttentionFactors(query, key)
 
     def _sums(
         self, query: Features, keys: tuple[Array, Array, Bool[Array, "n k"] | None]
@@ -205,6 +211,13 @@ class DAHead(Head):
         before = self.before_position(x, valid=inner)
         weights = self.position.attention_map(before, position_at(relative, sizes), inner)
         return AttentionMap(weights, sizes)
+
+    def attention_factors(self, features: Inputs, valid: Sizes = None) -> ImageFactors:
+        """See Head. They are those of position attention."""
+        (x,), (inner,) = features, valid or (None,)
+        sizes = own_sizes(x, inner)
+        before = self.before_position(x, valid=inner)
+        return ImageFactors(self.position.attention_factors(before), sizes, sizes)
 
     def _branches(self, features: Inputs, valid: Sizes) -> tuple[Features, Features]:
         (x,), (inner,) = features, valid or (None,)

@@ -10,6 +10,7 @@ q, k, m and g are linear in x; mu_q and mu_k are means over the positions of the
 temperature 0.05 times the square root of the width.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -21,11 +22,12 @@ from jaxtyping import Array, Float, Int
 
 from nonlocal_jax.config import schema
 from nonlocal_jax.models import non_local
+from nonlocal_jax.models.attention_factors import AttentionFactors, ImageFactors
 from nonlocal_jax.models.backbones.backbone import Stage
 from nonlocal_jax.models.heads import fcn
 from nonlocal_jax.models.heads.attention_options import AttentionOptions
 from nonlocal_jax.models.heads.block_head import BlockHead, BlockOptions
-from nonlocal_jax.models.heads.head import Head, Position
+from nonlocal_jax.models.heads.head import Head, Inputs, Position, Sizes
 from nonlocal_jax.models.layers import UNIFORM_FAN_IN
 from nonlocal_jax.models.numerics import Numerics
 from nonlocal_jax.models.torch_keys import Row, under
@@ -96,6 +98,13 @@ class DisentangledNonLocal2d(non_local.NonLocal2d):
         whitened = super().attention_map(x, position, valid)
         return (whitened + self._unary_weights(self._cast(x, valid), valid)) / 2
 
+    def attention_factors(
+        self, x: Features, valid: Int[Array, "n ndim"] | None = None
+    ) -> AttentionFactors:
+        """See NonLocal: whitened queries and keys, and the unary map."""
+        unary = self._unary_weights(self._cast(x, valid), valid)
+        return dataclasses.replace(super().attention_factors(x, valid), unary=unary)
+
     def _aggregate(self, x: Features, valid: Valid | None) -> Float[Array, "n h w d"]:
         embeddings = self._embed(x, valid)
         whitened = self._gather(embeddings)
@@ -142,3 +151,8 @@ class DNLHead(BlockHead):
     def torch_keys(self) -> tuple[Row, ...]:
         """See Head."""
         return TORCH_KEYS
+
+    def attention_factors(self, features: Inputs, valid: Sizes = None) -> ImageFactors:
+        """See Head."""
+        x, inner, sizes = self.before_block(features, valid)
+        return ImageFactors(self.disentangled.attention_factors(x, inner), sizes, sizes)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from nonlocal_jax.config import schema
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.models.attention_factors import ImageFactors
 from nonlocal_jax.models.layers import ConvNorm
 from nonlocal_jax.models.numerics import Numerics
 from nonlocal_jax.models.remat import rematerialized
@@ -112,6 +113,21 @@ class Head(nnx.Module):
           UserError: the head has no attention.
         """
         raise UserError("This network's head has no attention map (config.model.decode_head.name).")
+
+    def attention_factors(self, features: Inputs, valid: Sizes = None) -> ImageFactors:
+        """What `attention_map` of any position follows from.
+
+        Args:
+          features: see `__call__`, as for `valid`.
+          valid: the size of each image in each feature map, in a padded batch.
+
+        Raises:
+          UserError: the head's attention is not of this form.
+        """
+        raise UserError(
+            "The attention of this network's head (config.model.decode_head.name) is not one "
+            "product of queries and keys."
+        )
 
 
 def remat_of_heads(numerics: Numerics) -> str:

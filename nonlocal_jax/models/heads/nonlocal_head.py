@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from nonlocal_jax.config import schema
 from nonlocal_jax.models import non_local
+from nonlocal_jax.models.attention_factors import ImageFactors
 from nonlocal_jax.models.backbones.backbone import Stage
 from nonlocal_jax.models.heads import fcn
 from nonlocal_jax.models.heads.attention_options import AttentionOptions
@@ -73,3 +74,9 @@ class NonLocalHead(BlockHead):
         """See Head. The map is that of the keys, half as large with `sub_sample`."""
         found = super().attention_map(features, relative, valid)
         return found._replace(sizes=found.sizes // 2) if self.non_local.sub_sample else found
+
+    def attention_factors(self, features: Inputs, valid: Sizes = None) -> ImageFactors:
+        """See Head."""
+        x, inner, sizes = self.before_block(features, valid)
+        key_sizes = sizes // 2 if self.non_local.sub_sample else sizes
+        return ImageFactors(self.non_local.attention_factors(x, inner), sizes, key_sizes)

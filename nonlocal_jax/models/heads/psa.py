@@ -44,6 +44,7 @@ from nonlocal_jax.ops.attention.point_wise import (
     point_wise_attention,
     weights_of_rows,
 )
+from nonlocal_jax.ops.dims import Dim, known, larger, smaller
 from nonlocal_jax.ops.dtypes import float32_or_wider
 from nonlocal_jax.ops.padding import Valid, valid_mask, zero_outside
 from nonlocal_jax.ops.resize import resize_each
@@ -106,7 +107,7 @@ class Shrinking(NamedTuple):
     sizes: Valid
     small: Valid
     aligned: Bool[Array, "n"]
-    space: tuple[int, int]
+    space: tuple[Dim, Dim]
 
 
 class Branch(nnx.Module):
@@ -172,6 +173,11 @@ class Branch(nnx.Module):
         return v, h, valid_mask(small, space)
 
     def _mask(self, h: Features) -> Float[Array, "c rows columns"]:
+        if self.compact and not known(*h.shape[1:3]):
+            raise UserError(
+                "A compact mask (config.model.decode_head.compact) has a place for each position, "
+                "so this network takes images of one size, and can't be exported for any."
+            )
         if self.compact and any(a > b for a, b in zip(h.shape[1:3], self.mask_size, strict=True)):
             raise UserError(
                 f"A compact mask of {self.mask_size} has no place for each position of a shrunk "
@@ -246,8 +252,10 @@ class PSAHead(Head):
             )
         up = jnp.all(sizes % factor != 0, axis=-1)
         small = jnp.maximum(jnp.where(up[:, None], -(-sizes // factor), sizes // factor), 1)
-        rounds_up = valid is not None or all(size % factor for size in x.shape[1:3])
-        height, width = (
-            -(-size // factor) if rounds_up else size // factor for size in x.shape[1:3]
-        )
-        return Shrinking(sizes, small, up, (max(height, 1), max(width, 1)))
+        height, width = x.shape[1:3]
+        if valid is not None:
+            space = -(-height // factor), -(-width // factor)
+        else:  # one more row and column if there is a rest on both axes
+            more = smaller(1, smaller(height % factor, width % factor))
+            space = height // factor + more, width // factor + more
+        return Shrinking(sizes, small, up, (larger(space[0], 1), larger(space[1], 1)))

@@ -17,6 +17,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from nonlocal_jax.ops.attention.keys import Key, KeyValid, Output, Query, Value, products
+from nonlocal_jax.ops.blocks import in_blocks
+from nonlocal_jax.ops.dims import known
 
 # Bytes of float32 logits of a chunk of an image's queries, and the fewest queries that make a
 # matrix product efficient. Measured on two AVX-512 cores with 256 channels: 128 to 1024 queries are
@@ -38,6 +40,8 @@ def chunked_attention(
     keep = jax.checkpoint_policies.save_only_these_names("row_sums")
     attend: Callable[[Query], Output] = jax.checkpoint(attend_rows, policy=keep)
     length, keys = query.shape[1], key.shape[1]
+    if not known(length, keys):
+        return in_blocks(attend_rows, query, MIN_CHUNK)
     chunks = -(-length // max(MIN_CHUNK, CHUNK_BYTES // (4 * keys)))
     if chunks == 1:
         return attend(query)

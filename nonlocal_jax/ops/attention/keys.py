@@ -22,7 +22,7 @@ def zero_values(value: Value, key_valid: KeyValid | None) -> Value:
 def count_keys(key: Float[Array, "n k ..."], key_valid: KeyValid | None) -> Float[Array, "n 1 1"]:
     """The N of the modes without softmax: the number of valid keys of each image, at least 1."""
     if key_valid is None:
-        return jnp.full((key.shape[0], 1, 1), float(key.shape[1]))
+        return jnp.full((key.shape[0], 1, 1), jnp.asarray(key.shape[1], float))
     counts = jnp.sum(key_valid, axis=-1, dtype=jnp.float32)
     return jnp.maximum(counts, 1.0)[:, None, None]
 

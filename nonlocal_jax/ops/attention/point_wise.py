@@ -23,6 +23,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from nonlocal_jax.ops.attention.keys import products
+from nonlocal_jax.ops.dims import known
 from nonlocal_jax.ops.layout import on_each_device
 
 Direction = Literal["collect", "distribute"]
@@ -129,6 +130,8 @@ def _logits(
             return products("ntc,chw->nhtw", own, mask[:, :height, :width])
         return products("nhwc,ct->nhtw", hidden, mask[:, row, :width])
     middle_row, middle_column = (rows - 1) // 2, (columns - 1) // 2
+    if not known(height, width):
+        return _logits_by_index(direction, own, hidden, mask, row)
     before, after = max(0, height - 1 - middle_row), max(0, height + middle_row - rows)
     padded = jnp.pad(mask, ((0, 0), (before, after), (0, 0)))
     if direction == "collect":  # W[s - t] for the rows s = 0, 1, ...
@@ -139,6 +142,30 @@ def _logits(
     of_offsets = _rows(padded[:, ::-1], after + rows - 1 - middle_row - row, height)
     by_offset = products("nhwc,chm->nhwm", hidden, of_offsets)
     return jnp.swapaxes(_by_place(by_offset, width, middle_column), 2, 3)
+
+
+def _logits_by_index(
+    direction: Direction, own: Array, hidden: Hidden, mask: Mask, row: Int[Array, ""]
+) -> Logits:
+    """`_logits` where height and width are symbols: each offset's number is read by its index."""
+    _, height, width, _ = hidden.shape
+    sign = 1 if direction == "collect" else -1  # s - t or t - s
+    place = jnp.arange(width, dtype=jnp.int32)
+    rows = (mask.shape[1] - 1) // 2 + sign * (jnp.arange(height, dtype=jnp.int32) - row)
+    columns = (mask.shape[2] - 1) // 2 + place - place[:, None]
+    of_offsets = _read(mask, rows[None, :, None], axis=1)
+    if direction == "collect":
+        by_offset = products("ntc,chm->nhtm", own, of_offsets)
+        return _read(by_offset, columns[None, None], axis=3)
+    by_offset = products("nhwc,chm->nhwm", hidden, of_offsets)
+    return jnp.swapaxes(_read(by_offset, columns[None, None], axis=3), 2, 3)
+
+
+def _read(x: Array, index: Int[Array, "..."], axis: int) -> Array:
+    """The numbers at an index along an axis; 0 where it is beyond the ends."""
+    inside = (index >= 0) & (index < x.shape[axis])
+    taken = jnp.take_along_axis(x, index, axis=axis, mode="clip")
+    return jnp.where(inside, taken, jnp.zeros((), x.dtype))
 
 
 def _rows(mask: Mask, start: Int[Array, ""], count: int) -> Float[Array, "c {count} columns"]:

@@ -17,6 +17,7 @@ from nonlocal_jax.ops.conv import dilated
 from nonlocal_jax.ops.conv.direct import Images, Kernel, Results, direct_conv2d
 from nonlocal_jax.ops.conv.products import weight_gradient_by_taps
 from nonlocal_jax.ops.conv.winograd import winograd_conv2d, winograd_weight_gradient
+from nonlocal_jax.ops.dims import known
 
 # With fewer channels or pixels, Winograd's transforms cost more than they save.
 WINOGRAD_CHANNELS, WINOGRAD_PIXELS = 64, 1024
@@ -36,7 +37,7 @@ def conv2d(
     (`biased`), a GPU computes a large 1x1 convolution with cuDNN, which adds the bias and the
     shortcut and applies the ReLU before it writes the result.
     """
-    if kernel.shape[0] == 1 and _may_round():
+    if kernel.shape[0] == 1 and _may_round() and known(*x.shape):
         return _conv1x1(x, kernel, stride, biased)
     convolve = partial(_conv2d, stride=stride, dilation=dilation)
     if x.shape[-1] >= GPU_CHANNELS or x.dtype.itemsize > 2:
@@ -96,6 +97,7 @@ def _suits_winograd(x: Images, kernel: Kernel, stride: int) -> bool:
         kernel.shape[:2] == (3, 3)
         and stride == 1
         and min(kernel.shape[2:]) >= WINOGRAD_CHANNELS
+        and known(*x.shape)
         and x.size // x.shape[-1] >= WINOGRAD_PIXELS
         and x.dtype == jnp.float32
         and _may_round()

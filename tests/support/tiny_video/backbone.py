@@ -20,6 +20,8 @@ class Options(schema.BackboneOptions):
     name: str = "tiny_video.backbone"
     width: schema.Count = 8
     """Channels."""
+    shows: bool = True
+    """Whether it tells of its block."""
 
 
 def build(options: Options, numerics: Numerics) -> "Tiny":
@@ -31,7 +33,7 @@ class Tiny(VideoBackbone):
     """The backbone."""
 
     def __init__(self, options: Options, numerics: Numerics):
-        self.features = options.width
+        self.features, self.shows = options.width, options.shows
         self.stem = ConvNorm3d(
             3, options.width, (3, 7), stride=(2, 8), norm="batch", numerics=numerics
         )
@@ -39,7 +41,7 @@ class Tiny(VideoBackbone):
 
     @property
     def attention_blocks(self) -> Mapping[str, NonLocal]:
-        return {"block": self.block}
+        return {"block": self.block} if self.shows else {}
 
     def layers(self) -> Iterator[tuple[str, Layer]]:
         yield "stem", self.stem

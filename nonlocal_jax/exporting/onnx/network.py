@@ -1,0 +1,90 @@
+"""A network with its protocol as an ONNX model."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+from onnx import helper
+
+from nonlocal_jax import __version__
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.evaluation.restore import Restored
+from nonlocal_jax.exporting.function import Exported, Images
+from nonlocal_jax.exporting.onnx.convert import Converter
+from nonlocal_jax.exporting.onnx.step import Unsupported
+from nonlocal_jax.exporting.request import Request
+
+INPUT = "images"
+
+
+def build(request: Request) -> onnx.ModelProto:
+    """The model of a request: `images`, uint8 [batch, height, width, 3], to what it returns.
+
+    The output has the name of `request.result`. Class names and colours are in the metadata.
+
+    Raises:
+      UserError: the network computes in another dtype than float32, or needs something that ONNX
+        has no counterpart for.
+    """
+    model = request.restored.config.model
+    require_float32(request.restored)
+    try:
+        built = _convert(Exported(request))
+    except Unsupported as error:
+        raise UserError(
+            f"The head {model.decode_head.name!r} can't be written as ONNX, which has no "
+            f"counterpart for JAX's {error}. Nothing was written."
+        ) from error
+    helper.set_model_props(built, metadata(request))
+    return built
+
+
+def require_float32(restored: Restored) -> None:
+    """Refuses a network that computes in another dtype.
+
+    Raises:
+      UserError: it does.
+    """
+    computes_in = {np.dtype(array.dtype) for array in restored.variables.values()}
+    if computes_in != {np.dtype(np.float32)}:
+        raise UserError(
+            "ONNX Runtime computes in float32 on a CPU and in a browser, and this network does not: "
+            "add --config.model.dtype=float32."
+        )
+
+
+def _convert(function: Exported) -> onnx.ModelProto:
+    """Resizing and the network are traced apart; see `Exported`."""
+    variables = {k: jnp.asarray(v) for k, v in function.request.restored.variables.items()}
+    names = ["batch", "height", "width"]
+    for number in range(len(function.protocol.ratios)):
+        names += [f"rows{number}", f"columns{number}"]
+    batch, height, width, *sizes = jax.export.symbolic_shape(
+        ", ".join(names), constraints=[f"{name} >= 1" for name in names]
+    )
+    converter = Converter(INPUT, jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8))
+    scales = converter.add(function.scale, converter.input)
+    scales = [
+        converter.measured(scale, (batch, *size, 3))
+        for scale, size in zip(scales, zip(sizes[::2], sizes[1::2], strict=True), strict=True)
+    ]
+
+    def infer(images: Images, *scales: Images) -> jax.Array:
+        return function.infer(variables, images, scales)
+
+    (result,) = converter.add(infer, converter.input, *scales)
+    return converter.model(function.request.result, result)
+
+
+def metadata(request: Request) -> dict[str, str]:
+    """What the file says of the network; values other than texts are JSON."""
+    restored = request.restored
+    return {
+        "class_names": json.dumps(restored.class_names),
+        "palette": json.dumps(np.asarray(restored.palette).tolist()),
+        "result": request.result,
+        "input": "RGB, uint8 [batch, height, width, 3]",
+        "producer": f"nonlocal_jax {__version__}",
+    }

@@ -1,0 +1,74 @@
+"""StableHLO: a file for CPU, GPU and TPU that JAX runs without this package.
+
+    call = jax.export.deserialize(pathlib.Path("network.stablehlo").read_bytes()).call
+    masks = call(images)
+
+`jax.export` keeps such files readable for at least six months of JAX versions, and runs them in
+older ones for three weeks.
+"""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.exporting import check
+from nonlocal_jax.exporting.description import describe
+from nonlocal_jax.exporting.function import Exported, Images
+from nonlocal_jax.exporting.request import Request
+from nonlocal_jax.ops.dims import Dim
+from nonlocal_jax.runtime.files import write_json, write_whole
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write(request: Request) -> list[str]:
+    """Writes a serialised `jax.export.Exported`, and FILE.json beside it with the classes.
+
+    Raises:
+      UserError: a package is missing, results differ from JAX's, or a file can't be written.
+    """
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise UserError('--to=stablehlo needs flatbuffers: pip install "nonlocal_jax[export]".')
+    content = bytes(exported(request).serialize())
+    call = export.deserialize(bytearray(content)).call
+    told = check.compare(request, lambda images: np.asarray(call(images)))
+    description = request.output.with_name(f"{request.output.name}.json")
+    try:
+        write_whole(request.output, content)
+    except OSError as error:
+        raise UserError(f"{request.output} can't be written: {error.strerror}.") from error
+    write_json(description, describe(request))
+    size = f"{len(content) / 1e6:,.1f} MB"
+    return [told, f"Wrote {request.output} ({size}) and {description}."]
+
+
+def exported(request: Request) -> export.Exported:
+    """A request's function for all platforms, with its weights, for images of any size.
+
+    What follows the resizing of the images is exported first, and has symbols of its own for
+    their sizes; see `Exported`.
+    """
+    function = Exported(request)
+    variables = {name: jnp.asarray(value) for name, value in request.restored.variables.items()}
+    ratios = range(len(function.protocol.ratios))
+    names = ["n", "height", "width", *(f"{side}{i}" for i in ratios for side in "hw")]
+    count, height, width, *sides = export.symbolic_shape(", ".join(names))
+
+    def argument(height: Dim, width: Dim) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((count, height, width, 3), jnp.uint8)
+
+    scales = tuple(argument(*sides[2 * i : 2 * i + 2]) for i in ratios)
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in variables.items()}
+    infer = export.export(jax.jit(function.infer), platforms=PLATFORMS)(
+        shapes, argument(height, width), scales
+    )
+
+    def whole(images: Images) -> jax.Array:
+        result: jax.Array = infer.call(variables, images, function.scale(images))
+        return result
+
+    return export.export(jax.jit(whole), platforms=PLATFORMS)(argument(height, width))
