@@ -104,9 +104,25 @@ def test_scores_that_are_not_finite_are_no_class():
     assert (np.asarray(found) == NUM_CLASSES).all()
 
 
+PUBLISHED = ((2048, 1024), (2048, 512))
+
+
 def test_published_scales_give_the_sizes_of_evaluation():
-    rng = np.random.default_rng(0)
-    for scale in ((2048, 1024), (2048, 512), (1024, 512), (1536, 384), (512, 64)):
-        for height, width in rng.integers(1, 4097, (2000, 2)).tolist():
+    for size in np.random.default_rng(0).integers(1, 4097, (4000, 2)).tolist():
+        for scale in (*PUBLISHED, (1024, 512), (1536, 768), (512, 64)):
+            assert fit_size(*size, scale) == transforms.fit_size(*size, scale), (size, scale)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("scale", PUBLISHED, ids=str)
+def test_published_scales_give_the_sizes_of_evaluation_for_all_images(scale):
+    for height in range(1, 4097):
+        for width in range(1, height + 1):
             fitted = transforms.fit_size(height, width, scale)
-            assert fit_size(height, width, scale) == fitted, (height, width, scale)
+            assert fit_size(height, width, scale) == fitted, (height, width)
+
+
+def test_other_scales_give_at_most_a_pixel_more():
+    # 11 * 240 / 352 is 7.5, and float64 rounds 240 / 352 down.
+    assert transforms.fit_size(11, 352, (240, 180)) == (7, 240)
+    assert fit_size(11, 352, (240, 180)) == (8, 240)
