@@ -31,7 +31,7 @@ from nonlocal_jax.ops.taps import compose
 ROWS = 8  # of a block of scores at full resolution, where an image's size is not known yet
 PRECISION = lax.Precision.HIGHEST  # of interpolation: bfloat16 would move positions and scores
 
-Size = tuple[int, int]
+Size = tuple[Dim, Dim]
 Logits = Float[Array, "n a b classes"]
 
 
@@ -100,7 +100,7 @@ def low_resolution_scores(
     """
     results = []
     for scaled in scales:
-        images = normalize(scaled.images, scaled.sizes)
+        images = normalize(scaled.images, scaled.sizes if padded else None)
 
         def logits_of(seen: Float[Array, "n h w 3"], scaled: Scaled = scaled) -> Logits:
             return _network_logits(model, seen, scaled.sizes, protocol, padded)
@@ -275,7 +275,7 @@ def _axis_matrices(
 
 def _enlarge(
     size: Int[Array, ""], logits_length: Dim, length: Dim, stride: int, align_corners: bool
-) -> Float[Array, "{length} {logits_length}"]:
+) -> Float[Array, "length logits_length"]:
     """The matrix from the logits of an image or window of `size` pixels to its pixels."""
     return interpolation_matrix(
         -(-size // stride),
@@ -289,8 +289,8 @@ def _enlarge(
 def _average_windows(
     enlarge: Float[Array, "window logits"],
     starts: Int[Array, "windows"],
-    length: int,
-) -> Float[Array, "{length} windows*logits"]:
+    length: Dim,
+) -> Float[Array, "length windows*logits"]:
     """The matrix from the logits of all windows to the pixels of an axis; it averages overlaps.
 
     The mean over a grid of windows is separable: the number of windows over a pixel is the product

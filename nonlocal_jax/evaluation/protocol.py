@@ -52,7 +52,8 @@ class Windows:
     def cost(self, height: int, width: int) -> int:
         """Pixels that the network processes for an image."""
         rows, columns = min(height, self.size[0]), min(width, self.size[1])
-        return self.count(0, height) * self.count(1, width) * rows * columns
+        windows: int = self.count(0, height) * self.count(1, width)
+        return windows * rows * columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Protocol:
         """Pixels that the network processes for an input of this size."""
         return height * width if self.windows is None else self.windows.cost(height, width)
 
-    def windows_of(self, size: Size) -> Size:
+    def windows_of(self, size: tuple[Dim, Dim]) -> tuple[Dim, Dim]:
         """How many windows there are along each axis of an input of this size."""
         if self.windows is None:
             return 1, 1

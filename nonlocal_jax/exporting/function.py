@@ -60,9 +60,12 @@ class Exported:
 
     def scale(self, images: Images) -> tuple[Images, ...]:
         """The first step: the images at every scale, as `inputs.transforms` resizes them."""
-        (width, height), size = self.protocol.scale, images.shape[1:3]
-        scales = [(int(width * ratio), int(height * ratio)) for ratio in self.protocol.ratios]
-        return tuple(resize_bytes(images, *fit_size(*size, scale)) for scale in scales)
+        _, height, width, _ = images.shape
+        scales = [
+            (int(self.protocol.scale[0] * ratio), int(self.protocol.scale[1] * ratio))
+            for ratio in self.protocol.ratios
+        ]
+        return tuple(resize_bytes(images, *fit_size(height, width, scale)) for scale in scales)
 
     def infer(self, variables: Variables, images: Images, scales: tuple[Images, ...]) -> Result:
         """The second step: the result. Of `images`, only the size matters."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from nonlocal_jax.ops.attention.keys import products
+from nonlocal_jax.ops.dims import Dim
 
 
 def grid_means(
@@ -38,7 +39,7 @@ def grid_means(
     return jnp.concatenate(means, axis=1)
 
 
-def cells(sizes: Int[Array, "n"], grid: int, length: int) -> Bool[Array, "n {grid} {length}"]:
+def cells(sizes: Int[Array, "n"], grid: int, length: Dim) -> Bool[Array, "n {grid} length"]:
     """Which of `length` samples each cell holds, where the first `sizes` samples are divided."""
     cell, sizes = jnp.arange(grid), sizes[:, None]
     start, stop = cell * sizes // grid, -(-(cell + 1) * sizes // grid)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from nonlocal_jax.ops.dims import Dim
+
 Valid = Int[Array, "n 2"]
 
 
@@ -28,7 +30,7 @@ def at_stride(valid: Valid | None, stride: int) -> Valid | None:
     return (valid + stride - 1) // stride
 
 
-def valid_mask(valid: Int[Array, "n ndim"], space: tuple[int, ...]) -> Bool[Array, "n *space 1"]:
+def valid_mask(valid: Int[Array, "n ndim"], space: tuple[Dim, ...]) -> Bool[Array, "n *space 1"]:
     """True inside each image, False in its padding; in any number of dimensions."""
     inside = jnp.ones((valid.shape[0], *space), bool)
     for axis in range(len(space)):

@@ -23,7 +23,7 @@ def interpolation_matrix(
     source_length: Dim,
     target_length: Dim,
     align_corners: bool,
-) -> Float[Array, "{target_length} {source_length}"]:
+) -> Float[Array, "target_length source_length"]:
     """The matrix that resizes an axis of `source` samples to `target` samples.
 
     `source` and `target` may be traced: they are the axis's own sizes inside arrays of the static

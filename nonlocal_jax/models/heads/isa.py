@@ -45,6 +45,7 @@ from nonlocal_jax.models.layers import NORMAL_001, UNIFORM_FAN_IN, Conv, ConvNor
 from nonlocal_jax.models.numerics import Numerics
 from nonlocal_jax.models.torch_keys import Row, conv_norm, under
 from nonlocal_jax.ops.attention.softmax import softmax_attention
+from nonlocal_jax.ops.dims import Dim
 from nonlocal_jax.ops.dtypes import float32_or_wider
 from nonlocal_jax.ops.layout import on_each_device, split
 from nonlocal_jax.ops.padding import Valid, valid_mask, zero_outside
@@ -53,7 +54,7 @@ Partition = Literal["far", "near"]
 Groups = Float[Array, "n groups members _"]
 Blocks = Int[Array, "n 2"]
 """How many blocks each image has, downwards and across."""
-Start = tuple[int, int] | Int[Array, "n 2"]
+Start = tuple[Dim, Dim] | Int[Array, "n 2"]
 """Where the image begins in its blocks; numbers if it is at the same place in all images."""
 
 
@@ -234,7 +235,7 @@ def _in_blocks(
 
 
 def _out_of_blocks(
-    y: Features, space: Sequence[int], start: Start, block: tuple[int, int]
+    y: Features, space: Sequence[Dim], start: Start, block: tuple[int, int]
 ) -> Float[Array, "n _ _ c"]:
     """The images of whole blocks where they were before, in maps of size `space`."""
     if isinstance(start, tuple):
@@ -242,7 +243,7 @@ def _out_of_blocks(
     return _moved_each(y, -start, space, max(block))
 
 
-def _moved(x: Features, by: tuple[int, int], space: Sequence[int]) -> Float[Array, "n _ _ c"]:
+def _moved(x: Features, by: tuple[Dim, Dim], space: Sequence[Dim]) -> Float[Array, "n _ _ c"]:
     """Maps of size `space` with x moved down and to the right by so much, and zeros around it."""
     pads = [(b, s - size - b, 0) for b, s, size in zip(by, space, x.shape[1:3], strict=True)]
     moved: Array = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
@@ -250,7 +251,7 @@ def _moved(x: Features, by: tuple[int, int], space: Sequence[int]) -> Float[Arra
 
 
 def _moved_each(
-    x: Features, by: Int[Array, "n 2"], space: Sequence[int], most: int
+    x: Features, by: Int[Array, "n 2"], space: Sequence[Dim], most: int
 ) -> Float[Array, "n _ _ c"]:
     """The same with a distance for each image, none of which is above `most`."""
     room = [max(sides) + 2 * most for sides in zip(x.shape[1:3], space, strict=True)]

@@ -18,6 +18,7 @@ from nonlocal_jax.ops.attention.chunked import chunked_attention
 from nonlocal_jax.ops.attention.cudnn import cudnn_attention, cudnn_supports
 from nonlocal_jax.ops.attention.keys import Key, KeyValid, Output, Query, Value, zero_values
 from nonlocal_jax.ops.attention.pallas import pallas_attention
+from nonlocal_jax.ops.dims import Dim
 
 Implementation = Literal["auto", "chunked", "cudnn", "pallas"]
 
@@ -71,5 +72,5 @@ def _choose(query: Query, value: Value) -> Implementation:
 
 
 @functools.cache
-def _log_choice(chosen: str, dtype: str, shape: tuple[int, ...]) -> None:
+def _log_choice(chosen: str, dtype: str, shape: tuple[Dim, ...]) -> None:
     logging.getLogger(__name__).info("attention: %s for %s queries %s", chosen, dtype, shape)
