@@ -1,6 +1,7 @@
-"""Writes an ONNX file."""
+"""Writes an ONNX file, if ONNX Runtime computes what JAX does."""
 
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.exporting import check
 from nonlocal_jax.exporting.onnx.graph import OPSET
 from nonlocal_jax.exporting.onnx.network import build
 from nonlocal_jax.exporting.onnx.session import Session
@@ -12,13 +13,14 @@ def write(request: Request) -> list[str]:
     """Writes the file `request.output`; returns lines that tell what was written.
 
     Raises:
-      UserError: the network has no counterpart in ONNX, or differs there, or the file can't be
-        written.
+      UserError: the network has no counterpart in ONNX, results differ from JAX's, or the file
+        can't be written.
     """
     content = build(request).SerializeToString()
-    Session(content)
+    told = check.compare(request, Session(content))
     try:
         write_whole(request.output, content)
     except OSError as error:
         raise UserError(f"{request.output} can't be written: {error.strerror or error}.") from error
-    return [f"{request.output}: ONNX, opset {OPSET}, {len(content) / 1e6:.1f} MB."]
+    size = f"{len(content) / 1e6:,.1f} MB"
+    return [told, f"Wrote {request.output} ({size}), ONNX of opset {OPSET}."]

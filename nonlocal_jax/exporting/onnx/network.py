@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from nonlocal_jax import __version__
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation.restore import Restored
+from nonlocal_jax.exporting.description import describe
 from nonlocal_jax.exporting.function import Exported, Images
 from nonlocal_jax.exporting.onnx.convert import Converter
 from nonlocal_jax.exporting.onnx.step import Unsupported
@@ -22,7 +22,8 @@ INPUT = "images"
 def build(request: Request) -> onnx.ModelProto:
     """The model of a request: `images`, uint8 [batch, height, width, 3], to what it returns.
 
-    The output has the name of `request.result`. Class names and colours are in the metadata.
+    The output has the name of `request.result`. The metadata holds what `description.describe`
+    returns: texts as they are, and all else as JSON.
 
     Raises:
       UserError: the network computes in another dtype than float32, or needs something that ONNX
@@ -37,7 +38,10 @@ def build(request: Request) -> onnx.ModelProto:
             f"The head {model.decode_head.name!r} can't be written as ONNX, which has no "
             f"counterpart for JAX's {error}. Nothing was written."
         ) from error
-    helper.set_model_props(built, metadata(request))
+    described = describe(request).items()
+    helper.set_model_props(
+        built, {key: v if isinstance(v, str) else json.dumps(v) for key, v in described}
+    )
     return built
 
 
@@ -50,8 +54,8 @@ def require_float32(restored: Restored) -> None:
     computes_in = {np.dtype(array.dtype) for array in restored.variables.values()}
     if computes_in != {np.dtype(np.float32)}:
         raise UserError(
-            "ONNX Runtime computes in float32 on a CPU and in a browser, and this network does not: "
-            "add --config.model.dtype=float32."
+            "ONNX Runtime computes in float32 on a CPU and in a browser, and this network does "
+            "not: add --config.model.dtype=float32."
         )
 
 
@@ -76,15 +80,3 @@ def _convert(function: Exported) -> onnx.ModelProto:
 
     (result,) = converter.add(infer, converter.input, *scales)
     return converter.model(function.request.result, result)
-
-
-def metadata(request: Request) -> dict[str, str]:
-    """What the file says of the network; values other than texts are JSON."""
-    restored = request.restored
-    return {
-        "class_names": json.dumps(restored.class_names),
-        "palette": json.dumps(np.asarray(restored.palette).tolist()),
-        "result": request.result,
-        "input": "RGB, uint8 [batch, height, width, 3]",
-        "producer": f"nonlocal_jax {__version__}",
-    }
