@@ -66,7 +66,7 @@ def _flags(values: flags.FlagValues, width: int) -> str:
 
 
 def _plain(flag: flags.Flag[Any]) -> str:
-    return ",".join(flag.default) if isinstance(flag.default, list) else str(flag.default)
+    return ",".join(map(str, flag.default)) if isinstance(flag.default, list) else str(flag.default)
 
 
 def _settings(config: schema.Run, width: int) -> str:
