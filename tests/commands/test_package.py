@@ -76,7 +76,7 @@ def test_the_wheel_holds_the_package_configs_and_data_sets_and_nothing_else(whee
     python = set().union(*map(python_files, ("nonlocal_jax", "configs", "data")))
     others = {f"nonlocal_jax/data/{name}/README.md" for name in ("ade20k", "camvid", "cityscapes")}
     others |= {f"nonlocal_jax/data/{name}README.md" for name in ("voc12aug/", "kinetics/", "")}
-    others |= {"nonlocal_jax/py.typed"}
+    others |= {"nonlocal_jax/py.typed", "nonlocal_jax/serving/page.html"}
     web = REPOSITORY / "nonlocal_jax" / "exporting" / "page" / "web"
     others |= {f"nonlocal_jax/exporting/page/web/{path.name}" for path in web.iterdir()}
     names_of_kinetics = {"nonlocal_jax/inputs/datasets/kinetics400.txt"}
