@@ -34,7 +34,7 @@ def write(request: Request) -> list[str]:
     if importlib.util.find_spec("flatbuffers") is None:
         raise UserError('--to=stablehlo needs flatbuffers: pip install "nonlocal_jax[export]".')
     content = bytes(exported(request).serialize())
-    loaded: export.Exported = export.deserialize(bytearray(content))  # type: ignore[no-untyped-call]
+    loaded: export.Exported = export.deserialize(bytearray(content))
     told = check.compare(request, lambda images: np.asarray(loaded.call(images)))
     description = request.output.with_name(f"{request.output.name}.json")
     try:
