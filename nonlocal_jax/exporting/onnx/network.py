@@ -50,8 +50,8 @@ def require_float32(restored: Restored) -> None:
     computes_in = {np.dtype(array.dtype) for array in restored.variables.values()}
     if computes_in != {np.dtype(np.float32)}:
         raise UserError(
-            "ONNX Runtime computes in float32 on a CPU and in a browser, and this network does not: "
-            "add --config.model.dtype=float32."
+            "ONNX Runtime computes in float32 on a CPU and in a browser, and this network does "
+            "not: add --config.model.dtype=float32."
         )
 
 
