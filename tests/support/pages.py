@@ -29,13 +29,12 @@ def attentive(folder, **overrides):
     return folder
 
 
+def words(checkpoint, images, output):
+    """The flags of the command that writes a page."""
+    paths = {"checkpoint": checkpoint, "input": images, "output": output}
+    return ["--to=page", *(f"--{name}={path}" for name, path in paths.items())]
+
+
 def make_page(checkpoint, images, output, *more):
     """What the command says when it writes a page."""
-    return run_command(
-        export,
-        f"--checkpoint={checkpoint}",
-        "--to=page",
-        f"--input={images}",
-        f"--output={output}",
-        *more,
-    )
+    return run_command(export, *words(checkpoint, images, output), *more)
