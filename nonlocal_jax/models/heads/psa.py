@@ -2,15 +2,16 @@
 
 Two branches let each position gather features v_s from all others (section 3):
 
-    collect      z_t = sum_s a_ts v_s,   a_t from the features of t
-    distribute   z_t = sum_s a_ts v_s,   a_s from the features of s
+    z_t = sum_s a_ts v_s,    a_ts = softmax_s(L_ts)
 
-A position predicts one number for each offset that a mask reaches, which softmax over s turns into
-weights; see ops/attention/point_wise.py. Both work on a map that is shrunk by a factor.
+    collect      L_ts = h_t . W[s - t]    t says what it takes from s
+    distribute   L_ts = h_s . W[t - s]    s says what it gives to t
 
-As the published networks do it: if neither height nor width is a multiple of the factor, the shrunk
-size is rounded up, and corners are aligned; otherwise it is rounded down, and they are not. The 1x1
-convolution of both results pads by 1, and resizing takes the frame of constants for a part of it.
+v is a layer `reduce` of x, shrunk by a factor. h is a layer `hidden` of v. Both have norm and ReLU.
+W, the mask, has one vector for each offset that it reaches. ops/attention/point_wise.py computes z.
+
+The 1x1 convolution of both results pads by 1, and resizing takes the frame of constants for a part
+of it, as in the published networks.
 """
 
 from collections.abc import Mapping
@@ -111,7 +112,7 @@ class Shrinking(NamedTuple):
 
 
 class Branch(nnx.Module):
-    """One of both branches: reduction, attention and sum.
+    """z of one of both branches.
 
     Args:
       direction: which one.
@@ -144,9 +145,10 @@ class Branch(nnx.Module):
         )
 
     def __call__(self, x: Features, valid: Valid | None, shrinking: Shrinking) -> Map:
-        """z of each position of the shrunk map."""
+        """z_t = sum_s a_ts v_s of each position t of the shrunk map."""
         v, h, inside = self._parts(x, valid, shrinking)
-        z = point_wise_attention(h, v, self._mask(h), inside, divisor=self.divisor, **self._form())
+        w = self._mask(h)
+        z = point_wise_attention(h, v, w, inside, divisor=self.divisor, **self._form())
         return zero_outside(z, shrinking.small)
 
     def weights(
@@ -173,6 +175,7 @@ class Branch(nnx.Module):
         return v, h, valid_mask(small, space)
 
     def _mask(self, h: Features) -> Float[Array, "c rows columns"]:
+        """W."""
         if self.compact and not known(*h.shape[1:3]):
             raise UserError(
                 "A compact mask (config.model.decode_head.compact) has a place for each position, "
@@ -245,17 +248,21 @@ class PSAHead(Head):
         return AttentionMap(sum(each[1:], each[0]) / len(each), shrinking.small)
 
     def _shrinking(self, x: Features, valid: Valid | None) -> Shrinking:
-        sizes, factor = own_sizes(x, valid), self.factor
+        """How the published networks shrink an image by a factor.
+
+        If neither its height nor its width is a multiple of the factor, the shrunk size is rounded
+        up, and corners are aligned. Otherwise it is rounded down, and they are not.
+        """
+        sizes, factor, (height, width) = own_sizes(x, valid), self.factor, x.shape[1:3]
         if factor == 1:
-            return Shrinking(
-                sizes, sizes, jnp.full(sizes.shape[0], self.align_corners), (x.shape[1], x.shape[2])
-            )
-        up = jnp.all(sizes % factor != 0, axis=-1)
-        small = jnp.maximum(jnp.where(up[:, None], -(-sizes // factor), sizes // factor), 1)
-        height, width = x.shape[1:3]
-        if valid is not None:
-            space = -(-height // factor), -(-width // factor)
-        else:  # one more row and column if there is a rest on both axes
-            more = smaller(1, smaller(height % factor, width % factor))
-            space = height // factor + more, width // factor + more
-        return Shrinking(sizes, small, up, (larger(space[0], 1), larger(space[1], 1)))
+            aligned = jnp.full(sizes.shape[0], self.align_corners)
+            return Shrinking(sizes, sizes, aligned, (height, width))
+        rounds_up = jnp.all(sizes % factor != 0, axis=-1)
+        small = jnp.where(rounds_up[:, None], -(-sizes // factor), sizes // factor)
+        if valid is None:  # all images are as large as the map: its shrunk size is theirs
+            one_if_up = smaller(1, smaller(height % factor, width % factor))
+            rows, columns = height // factor + one_if_up, width // factor + one_if_up
+        else:  # it has room for images of any size
+            rows, columns = -(-height // factor), -(-width // factor)
+        space = larger(rows, 1), larger(columns, 1)
+        return Shrinking(sizes, jnp.maximum(small, 1), rounds_up, space)
