@@ -131,11 +131,21 @@ def _keys(module: object) -> str:
     hints = typing.get_type_hints(options, include_extras=True)
     docs = describe.field_docs(options)
     own = [
-        f"\n    - `{field.name}` ({ranges.describe(hints[field.name])}): {docs.get(field.name, '')}"
+        f"\n    - `{field.name}` ({_may_be(field, hints[field.name])}): {docs.get(field.name, '')}"
         for field in dataclasses.fields(options)
-        if field.name != "name" and "table" not in field.metadata
+        if field.name != "name"
     ]
     return "".join(own)
+
+
+def _may_be(field: dataclasses.Field[object], hint: object) -> str:
+    """The range and the default of a key, or the table and the default name of a section."""
+    if "table" in field.metadata:
+        name = field.metadata["values"]["name"]
+        return f"a section with the keys of one of the {field.metadata['table']}; default `{name}`"
+    has_default = field.default is not dataclasses.MISSING
+    default = _value(field.default) if has_default else ""
+    return f"{ranges.describe(hint)}; default {default or 'empty'}"
 
 
 def _row(key: str, value: object, allowed: str, meaning: str) -> str:
@@ -144,7 +154,7 @@ def _row(key: str, value: object, allowed: str, meaning: str) -> str:
 
 
 def _value(value: object) -> str:
-    if value is None or value in ("", {}):
+    if value is None or value in ("", {}, ()):
         return ""
     if isinstance(value, tuple):
         return f"`{','.join(map(str, value))}`"

@@ -90,8 +90,8 @@ class OptimizerOptions:
     name: str
     learning_rate: Annotated[float, Gt(0), Le(1e12)] = 0.01
     """Learning rate at the start of the schedule."""
-    weight_decay: Annotated[float, Ge(0), Le(1e3)] = 5e-4
-    """Weight decay: this factor times the parameter is added to its gradient."""
+    weight_decay: Factor = 5e-4
+    """Factor of the weight decay."""
     decay_norms: bool = True
     """Whether scales and biases of norms decay, too."""
     decay_biases: bool = True

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from nonlocal_jax.config import schema
 from nonlocal_jax.inputs.datasets.dataset import Dataset
 
 LARGEST_CROP = 512
@@ -15,7 +16,11 @@ STEPS = (1_000, 40_000)
 CONFIG = '''\
 """{root}: {count} training images of {classes} classes.
 
+    nonlocal-jax convert --backbone=resnet50_v1c --output={weights}
     nonlocal-jax train --config=my/config.py
+
+The first command downloads the ImageNet weights of the backbone, once for all configs. Without it,
+config.init_from = "" starts from random weights.
 """
 
 from nonlocal_jax.config import common
@@ -62,6 +67,7 @@ def config(
         count=len(sizes),
         classes=dataset.num_classes,
         lists=listed,
+        weights=schema.Config.init_from,
         scale=(max(height, width), min(height, width)),
         crop=(_crop(height), _crop(width)),
         batch_size=BATCH_SIZE,

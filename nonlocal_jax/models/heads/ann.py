@@ -2,13 +2,12 @@
 
 Each position attends to a few dozen means instead of to all positions (section 3.2):
 
-    y_i = sum_k softmax_k(s theta(x_i) . phi_k) gamma_k,    s = 1 / sqrt(channels)
-    phi = P(phi(u)),  gamma = P(gamma(u))
+    y_i = sum_k softmax_k(s theta(x_i) . P(phi(u))_k) P(gamma(u))_k,    s = 1 / sqrt(channels)
 
-P is pyramid pooling: means over the cells of grids of 1, 3, 6 and 8 rows and columns, 110 in all.
-There are two such blocks. The fusion block (AFNB) has its queries from a late stage x and its keys
-and values from an earlier stage u. After it, the pyramid block (APNB) has all from one feature map
-(u = x), and theta = phi.
+theta and phi are layers with norm and ReLU, gamma is linear. P is pyramid pooling: means over the
+cells k of grids of 1, 3, 6 and 8 rows and columns, 110 in all. There are two such blocks. The
+fusion block (AFNB) has its queries from a late stage x and its keys and values from an earlier
+stage u. After it, the pyramid block (APNB) has all from one feature map (u = x), and theta = phi.
 """
 
 import math
@@ -49,6 +48,7 @@ from nonlocal_jax.ops.padding import Valid
 
 Keys = Float[Array, "n H W d"]  # the feature map of keys and values
 Map = Float[Array, "n _ _ _"]
+Cells = Float[Array, "n cells _"]
 Grids = Annotated[tuple[schema.Count, ...], MinLen(1)]
 
 
@@ -126,11 +126,29 @@ class PyramidAttention(nnx.Module):
     def __call__(self, x: Features, u: Keys, valid: Valid | None, valid_u: Valid | None) -> Map:
         """The result at all positions of x."""
         query, key = self._queries_and_keys(x, u, valid, valid_u)
-        # A mean of linear functions is the function of the mean, at 110 positions.
-        means = grid_means(u, self.grids, own_sizes(u, valid_u)).astype(u.dtype)
-        attend = partial(_attend, self.scale)
-        context: Map = self.out(on_each_device(attend, query, (key, self.gamma(means))))
-        return context
+        # gamma is linear, so P(gamma(u)) = gamma(P(u)), which takes gamma at 110 positions alone.
+        value = self.gamma(self._pooled(u, valid_u))
+        result: Map = self.out(on_each_device(self._attend, query, (key, value)))
+        return result
+
+    def _attend(self, query: Features, keys: tuple[Cells, Cells]) -> Map:
+        """y = softmax(s query . key) value, for some rows of queries."""
+        flat = query.reshape(query.shape[0], -1, query.shape[-1])
+        key, value = keys
+        y = softmax_attention(flat, key, value, scale=self.scale, implementation="chunked")
+        return y.reshape(*query.shape[:-1], -1)
+
+    def _queries_and_keys(
+        self, x: Features, u: Keys, valid: Valid | None, valid_u: Valid | None
+    ) -> tuple[Map, Cells]:
+        """theta(x) and P(phi(u))."""
+        phi = self.phi(u, valid=valid_u)
+        query = phi if self.theta is None else self.theta(x, valid=valid)
+        return query, self._pooled(phi, valid_u)
+
+    def _pooled(self, u: Keys, valid_u: Valid | None) -> Cells:
+        """P(u): the mean of u over each cell."""
+        return grid_means(u, self.grids, own_sizes(u, valid_u)).astype(u.dtype)
 
     def weights(
         self,
@@ -150,19 +168,6 @@ class PyramidAttention(nnx.Module):
         spread = jax.linear_transpose(partial(grid_means, grids=self.grids, sizes=sizes), one)
         weights: Array = spread(of_cells[..., None])[0]
         return weights[..., 0]
-
-    def _queries_and_keys(
-        self, x: Features, u: Keys, valid: Valid | None, valid_u: Valid | None
-    ) -> tuple[Map, Float[Array, "n cells _"]]:
-        phi = self.phi(u, valid=valid_u)
-        query = phi if self.theta is None else self.theta(x, valid=valid)
-        return query, grid_means(phi, self.grids, own_sizes(u, valid_u)).astype(phi.dtype)
-
-
-def _attend(scale: float, query: Features, keys: tuple[Array, Array]) -> Map:
-    flat = query.reshape(query.shape[0], -1, query.shape[-1])
-    y = softmax_attention(flat, *keys, scale=scale, implementation="chunked")
-    return y.reshape(*query.shape[:-1], -1)
 
 
 class ANNHead(Head):

@@ -3,11 +3,12 @@
 The exponent of a non-local block splits into a whitened pairwise term and a unary one. In one
 softmax they disturb each other, so this block has a softmax for each of them:
 
-    y_i = sum_j (softmax_j((q_i - mu_q) . (k_j - mu_k) / T) + softmax_j(m_j)) g(x_j)
+    y_i = sum_j softmax_j(s (q_i - mu_q) . (k_j - mu_k) / temperature) g_j
+        + sum_j softmax_j(m_j) g_j
     z_i = W_z y_i + x_i
 
-q, k, m and g are linear in x; mu_q and mu_k are means over the positions of the image. T is the
-temperature 0.05 times the square root of the width.
+q, k, m and g are linear in x, with the layers theta, phi, unary and g. mu_q and mu_k are means over
+the positions of the image. s is 1 / sqrt(width of q), and `temperature` an option.
 """
 
 import dataclasses
@@ -55,9 +56,9 @@ class Options(BlockOptions, AttentionOptions):
     reduction: schema.Count = 2
     """The block is this factor narrower: q, k and g have channels / reduction channels."""
     use_scale: bool = True
-    """Whether the whitened logits are divided by the square root of that width."""
+    """Whether the whitened logits are divided by the square root of that width: s."""
     temperature: Annotated[float, Gt(0), Le(1e3)] = 0.05
-    """The whitened logits are divided by it."""
+    """The whitened logits are divided by it, too."""
 
 
 def build(
@@ -83,10 +84,31 @@ class DisentangledNonLocal2d(non_local.NonLocal2d):
             implementation=options.implementation,
             **numerics.of_layers,
         )
-        self.scale /= options.temperature
+        self.scale /= options.temperature  # s / temperature
         self.unary = nnx.Linear(
             options.channels, 1, kernel_init=UNIFORM_FAN_IN, **numerics.of_layers
         )
+
+    def _aggregate(self, x: Features, valid: Valid | None) -> Float[Array, "n h w d"]:
+        """y, a line for each of its two sums."""
+        whitened = self._embed(x, valid)
+        pairwise = self._gather(whitened)  # sum_j softmax_j(self.scale * query_i . key_j) value_j
+        unary = unary_attention(
+            self._unary_weights(x, valid), whitened.value.reshape(pairwise.shape)
+        )
+        return pairwise + unary[:, None, None].astype(pairwise.dtype)
+
+    def _embed(self, x: Features, valid: Valid | None) -> non_local.Embeddings:
+        """q - mu_q, k - mu_k and g."""
+        found = super()._embed(x, valid)
+        key = found.key.reshape(*x.shape[:3], -1)
+        key = _whitened(key, valid).reshape(found.key.shape)
+        return found._replace(query=_whitened(found.query, valid), key=key)
+
+    def _unary_weights(self, x: Features, valid: Valid | None) -> Float[Array, "n h w"]:
+        """softmax_j(m_j)."""
+        # Its bias shifts all m_j, which the softmax takes away again.
+        return unary_weights(unary_scores(x, self.unary.kernel[...][:, 0]), valid)
 
     def attention_map(
         self,
@@ -94,7 +116,10 @@ class DisentangledNonLocal2d(non_local.NonLocal2d):
         position: tuple[int | Int[Array, "*n"], ...] | Position,
         valid: Int[Array, "n ndim"] | None = None,
     ) -> Float[Array, "n h w"]:
-        """The mean of the position's whitened map and the unary map, which sums to one."""
+        """The mean of both softmaxes, the position's whitened one and the unary one.
+
+        Each sums to one, and so does their mean. y has their sum.
+        """
         whitened = super().attention_map(x, position, valid)
         return (whitened + self._unary_weights(self._cast(x, valid), valid)) / 2
 
@@ -104,24 +129,6 @@ class DisentangledNonLocal2d(non_local.NonLocal2d):
         """See NonLocal: whitened queries and keys, and the unary map."""
         unary = self._unary_weights(self._cast(x, valid), valid)
         return dataclasses.replace(super().attention_factors(x, valid), unary=unary)
-
-    def _aggregate(self, x: Features, valid: Valid | None) -> Float[Array, "n h w d"]:
-        embeddings = self._embed(x, valid)
-        whitened = self._gather(embeddings)
-        value = embeddings.value.reshape(*x.shape[:3], -1)
-        unary = unary_attention(self._unary_weights(x, valid), value)
-        return whitened + unary[:, None, None].astype(whitened.dtype)
-
-    def _embed(self, x: Features, valid: Valid | None) -> non_local.Embeddings:
-        """q and k without their means."""
-        found = super()._embed(x, valid)
-        key = found.key.reshape(*x.shape[:3], -1)
-        key = _whitened(key, valid).reshape(found.key.shape)
-        return found._replace(query=_whitened(found.query, valid), key=key)
-
-    def _unary_weights(self, x: Features, valid: Valid | None) -> Float[Array, "n h w"]:
-        # Its bias shifts all m_j, which the softmax takes away again.
-        return unary_weights(unary_scores(x, self.unary.kernel[...][:, 0]), valid)
 
 
 def _whitened(x: Features, valid: Valid | None) -> Features:

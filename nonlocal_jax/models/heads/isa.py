@@ -11,21 +11,21 @@ weights of its own:
 
     y_i = rho(sum_j softmax_j(s theta(x_i) . phi(x_j)) g(x_j)),    s = 1 / sqrt(channels)
 
-theta, phi and rho are layers with norm and ReLU, g is linear. Zeros around an image, half of them
-before it, make its size a multiple of the block's. They take part as all positions do.
+rho is a layer with norm and ReLU, theta and phi are two such layers each, g is linear.
+
+Zeros around an image, half of them before it, make its size a multiple of the block's. They take
+part as all positions do. heads/interlacing.py moves positions into their groups and back.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from nonlocal_jax.config import schema
 from nonlocal_jax.models.backbones.backbone import Stage
@@ -41,21 +41,22 @@ from nonlocal_jax.models.heads.head import (
     position_at,
     remat_of_heads,
 )
+from nonlocal_jax.models.heads.interlacing import (
+    Blocks,
+    Groups,
+    Partition,
+    grouped,
+    into_blocks,
+    out_of_blocks,
+    ungrouped,
+)
 from nonlocal_jax.models.layers import NORMAL_001, UNIFORM_FAN_IN, Conv, ConvNorm
 from nonlocal_jax.models.numerics import Numerics
 from nonlocal_jax.models.torch_keys import Row, conv_norm, under
 from nonlocal_jax.ops.attention.softmax import softmax_attention
-from nonlocal_jax.ops.dims import Dim
 from nonlocal_jax.ops.dtypes import float32_or_wider
 from nonlocal_jax.ops.layout import on_each_device, split
-from nonlocal_jax.ops.padding import Valid, valid_mask, zero_outside
-
-Partition = Literal["far", "near"]
-Groups = Float[Array, "n groups members _"]
-Blocks = Int[Array, "n 2"]
-"""How many blocks each image has, downwards and across."""
-Start = tuple[Dim, Dim] | Int[Array, "n 2"]
-"""Where the image begins in its blocks; numbers if it is at the same place in all images."""
+from nonlocal_jax.ops.padding import valid_mask, zero_outside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +109,20 @@ class GroupAttention(nnx.Module):
         )
 
     def __call__(self, x: Features, blocks: Blocks) -> Features:
-        """The result for maps of whole blocks, of which each image has its own number."""
-        parts = self._projected(self.theta, x), self._projected(self.phi, x), self.g(x)
-        groups = (*map(self._groups, parts), self._keys(x, blocks))
-        y = _ungrouped(on_each_device(self._sums, groups, ()), self.partition, self.block, x)
-        result: Features = self.rho(y)
-        return result
+        """y for maps of whole blocks, of which each image has its own number."""
+        query, key = self._projected(self.theta, x), self._projected(self.phi, x)
+        groups = *map(self._groups, (query, key, self.g(x))), self._keys(x, blocks)
+        attended = on_each_device(self._attend, groups, ())
+        y: Features = self.rho(ungrouped(attended, self.partition, self.block, x))
+        return y
+
+    def _attend(self, groups: tuple[Array, Array, Array, Array | None], _: tuple[()]) -> Groups:
+        """sum_j softmax_j(s query_i . key_j) value_j within each of some groups."""
+        query, key, value, inside = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), groups)
+        y = softmax_attention(
+            query, key, value, scale=self.scale, key_valid=inside, implementation="chunked"
+        )
+        return y.reshape(groups[2].shape)
 
     def weights(
         self, x: Features, blocks: Blocks, counts: Float[Array, "n h w 1"]
@@ -130,7 +139,7 @@ class GroupAttention(nnx.Module):
             where=True if keys is None else keys[:, :, None, :],
         )
         sums = jnp.einsum("ngqo,ngqk->ngko", self._groups(counts), each)
-        return _ungrouped(sums, self.partition, self.block, x)
+        return ungrouped(sums, self.partition, self.block, x)
 
     def _projected(self, layers: nnx.List[ConvNorm], x: Features) -> Float[Array, "n h w _"]:
         for layer in layers:
@@ -139,7 +148,7 @@ class GroupAttention(nnx.Module):
 
     def _groups(self, x: Array) -> Array:
         """[n, groups, members, ...], with the groups over the devices."""
-        return split(_grouped(x, self.partition, self.block))
+        return split(grouped(x, self.partition, self.block))
 
     def _keys(self, x: Features, blocks: Blocks) -> Bool[Array, "n groups members"] | None:
         """Which members are in a block of the image. A block that is not has no use: None."""
@@ -148,14 +157,6 @@ class GroupAttention(nnx.Module):
         inside = valid_mask(blocks * jnp.array(self.block, blocks.dtype), x.shape[1:3])
         mask: Bool[Array, "n groups members"] = self._groups(inside)[..., 0]
         return mask
-
-    def _sums(self, groups: tuple[Array, Array, Array, Array | None], _: tuple[()]) -> Groups:
-        """Those of some groups, on the device that holds them."""
-        query, key, value, inside = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), groups)
-        y = softmax_attention(
-            query, key, value, scale=self.scale, key_valid=inside, implementation="chunked"
-        )
-        return y.reshape(groups[2].shape)
 
 
 class ISAHead(Head):
@@ -191,9 +192,9 @@ class ISAHead(Head):
         """See Head."""
         (x,), (inner,) = features, valid or (None,)
         x = self.apply(self.before, (x,), inner)
-        whole, blocks, start = _in_blocks(x, inner, self.block)
+        whole, blocks, start = into_blocks(x, inner, self.block)
         y = self.near(self.far(whole, blocks), blocks)
-        y = self.apply(self.after, (_out_of_blocks(y, x.shape[1:3], start, self.block), x), inner)
+        y = self.apply(self.after, (out_of_blocks(y, x.shape[1:3], start, self.block), x), inner)
         return float32_or_wider(self.classifier(self.dropout(y, rngs=rngs)))
 
     def attention_map(
@@ -209,78 +210,9 @@ class ISAHead(Head):
         sizes = own_sizes(x, inner)
         row, column = position_at(relative, sizes)
         one = jnp.zeros((*x.shape[:3], 1)).at[jnp.arange(x.shape[0]), row, column].set(1)
-        whole, blocks, start = _in_blocks(x, inner, self.block)
-        counts, _, _ = _in_blocks(one, inner, self.block)
+        whole, blocks, start = into_blocks(x, inner, self.block)
+        counts, _, _ = into_blocks(one, inner, self.block)
         counts = self.near.weights(self.far(whole, blocks), blocks, counts)
         weights = self.far.weights(whole, blocks, counts)
-        weights = _out_of_blocks(weights, x.shape[1:3], start, self.block)
+        weights = out_of_blocks(weights, x.shape[1:3], start, self.block)
         return AttentionMap(zero_outside(weights, inner)[..., 0], sizes)
-
-
-def _in_blocks(
-    x: Features, valid: Valid | None, block: tuple[int, int]
-) -> tuple[Float[Array, "n _ _ c"], Blocks, Start]:
-    """Images in the middle of whole blocks, how many blocks each has, and where in them it begins.
-
-    `x` is zero outside of the images.
-    """
-    sizes = own_sizes(x, valid)
-    blocks = -(-sizes // jnp.array(block, sizes.dtype))
-    space = [-(-size // edge) * edge for size, edge in zip(x.shape[1:3], block, strict=True)]
-    if valid is None:
-        start = (space[0] - x.shape[1]) // 2, (space[1] - x.shape[2]) // 2
-        return _moved(x, start, space), blocks, start
-    starts = (blocks * jnp.array(block, sizes.dtype) - sizes) // 2
-    return _moved_each(x, starts, space, max(block)), blocks, starts
-
-
-def _out_of_blocks(
-    y: Features, space: Sequence[Dim], start: Start, block: tuple[int, int]
-) -> Float[Array, "n _ _ c"]:
-    """The images of whole blocks where they were before, in maps of size `space`."""
-    if isinstance(start, tuple):
-        return _moved(y, (-start[0], -start[1]), space)
-    return _moved_each(y, -start, space, max(block))
-
-
-def _moved(x: Features, by: tuple[Dim, Dim], space: Sequence[Dim]) -> Float[Array, "n _ _ c"]:
-    """Maps of size `space` with x moved down and to the right by so much, and zeros around it."""
-    pads = [(b, s - size - b, 0) for b, s, size in zip(by, space, x.shape[1:3], strict=True)]
-    moved: Array = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
-    return moved
-
-
-def _moved_each(
-    x: Features, by: Int[Array, "n 2"], space: Sequence[Dim], most: int
-) -> Float[Array, "n _ _ c"]:
-    """The same with a distance for each image, none of which is above `most`."""
-    room = [max(sides) + 2 * most for sides in zip(x.shape[1:3], space, strict=True)]
-    wide = _moved(x, (most, most), room)
-
-    def one(image: Float[Array, "H W c"], by: Int[Array, "2"]) -> Float[Array, "h w c"]:
-        row, column = most - by
-        cut: Array = lax.dynamic_slice(image, (row, column, 0), (*space, image.shape[-1]))
-        return cut
-
-    return jax.vmap(one)(wide, by)
-
-
-def _grouped(x: Array, partition: Partition, block: tuple[int, int]) -> Array:
-    """[n, h, w, ...] to [n, groups, members, ...]."""
-    (n, h, w), (rows, columns) = x.shape[:3], block
-    x = x.reshape(n, h // rows, rows, w // columns, columns, -1)
-    if partition == "far":
-        return x.transpose(0, 2, 4, 1, 3, 5).reshape(n, rows * columns, -1, x.shape[-1])
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, -1, rows * columns, x.shape[-1])
-
-
-def _ungrouped(
-    groups: Groups, partition: Partition, block: tuple[int, int], like: Features
-) -> Float[Array, "n h w _"]:
-    """The inverse, for maps of the size of `like`."""
-    (n, h, w), (rows, columns) = like.shape[:3], block
-    if partition == "far":
-        x = groups.reshape(n, rows, columns, h // rows, w // columns, -1)
-        return x.transpose(0, 3, 1, 4, 2, 5).reshape(n, h, w, -1)
-    x = groups.reshape(n, h // rows, w // columns, rows, columns, -1)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h, w, -1)

@@ -2,15 +2,16 @@
 
 Two branches let each position gather features v_s from all others (section 3):
 
-    collect      z_t = sum_s a_ts v_s,   a_t from the features of t
-    distribute   z_t = sum_s a_ts v_s,   a_s from the features of s
+    z_t = sum_s a_ts v_s,    a_ts = softmax_s(L_ts)
 
-A position predicts one number for each offset that a mask reaches, which softmax over s turns into
-weights; see ops/attention/point_wise.py. Both work on a map that is shrunk by a factor.
+    collect      L_ts = h_t . W[s - t]    t says what it takes from s
+    distribute   L_ts = h_s . W[t - s]    s says what it gives to t
 
-As the published networks do it: if neither height nor width is a multiple of the factor, the shrunk
-size is rounded up, and corners are aligned; otherwise it is rounded down, and they are not. The 1x1
-convolution of both results pads by 1, and resizing takes the frame of constants for a part of it.
+v is a layer `reduce` of x, shrunk by a factor. h is a layer `hidden` of v. Both have norm and ReLU.
+W, the mask, has one vector for each offset that it reaches. ops/attention/point_wise.py computes z.
+
+The 1x1 convolution of both results pads by 1, and resizing takes the frame of constants for a part
+of it, as in the published networks.
 """
 
 from collections.abc import Mapping
@@ -111,7 +112,7 @@ class Shrinking(NamedTuple):
 
 
 class Branch(nnx.Module):
-    """One of both branches: reduction, attention and sum.
+    """z of one of both branches.
 
     Args:
       direction: which one.
@@ -144,14 +145,15 @@ class Branch(nnx.Module):
         )
 
     def __call__(self, x: Features, valid: Valid | None, shrinking: Shrinking) -> Map:
-        """z of each position of the shrunk map."""
+        """z_t = sum_s a_ts v_s of each position t of the shrunk map."""
         if self.compact and not known(*x.shape[1:3]):
             raise UserError(
                 "A compact mask (config.model.decode_head.compact) has a place for each position, "
                 "so this network takes images of one size, and can't be exported for any."
             )
         v, h, inside = self._parts(x, valid, shrinking)
-        z = point_wise_attention(h, v, self._mask(h), inside, divisor=self.divisor, **self._form())
+        w = self._mask(h)
+        z = point_wise_attention(h, v, w, inside, divisor=self.divisor, **self._form())
         return zero_outside(z, shrinking.small)
 
     def weights(
@@ -178,6 +180,7 @@ class Branch(nnx.Module):
         return v, h, valid_mask(small, space)
 
     def _mask(self, h: Features) -> Float[Array, "c rows columns"]:
+        """W."""
         if self.compact and any(a > b for a, b in zip(h.shape[1:3], self.mask_size, strict=True)):
             raise UserError(
                 f"A compact mask of {self.mask_size} has no place for each position of a shrunk "
@@ -245,16 +248,20 @@ class PSAHead(Head):
         return AttentionMap(sum(each[1:], each[0]) / len(each), shrinking.small)
 
     def _shrinking(self, x: Features, valid: Valid | None) -> Shrinking:
-        sizes, factor = own_sizes(x, valid), self.factor
+        """How the published networks shrink an image by a factor.
+
+        If neither its height nor its width is a multiple of the factor, the shrunk size is rounded
+        up, and corners are aligned. Otherwise it is rounded down, and they are not.
+        """
+        sizes, factor, (height, width) = own_sizes(x, valid), self.factor, x.shape[1:3]
         if factor == 1:
-            return Shrinking(
-                sizes, sizes, jnp.full(sizes.shape[0], self.align_corners), (x.shape[1], x.shape[2])
-            )
-        up = jnp.all(sizes % factor != 0, axis=-1)
-        small = jnp.maximum(jnp.where(up[:, None], -(-sizes // factor), sizes // factor), 1)
-        unsure = valid is not None or not known(*x.shape[1:3])
-        rounds_up = unsure or all(size % factor for size in x.shape[1:3])
-        height, width = (
-            -(-size // factor) if rounds_up else size // factor for size in x.shape[1:3]
-        )
-        return Shrinking(sizes, small, up, (larger(height, 1), larger(width, 1)))
+            aligned = jnp.full(sizes.shape[0], self.align_corners)
+            return Shrinking(sizes, sizes, aligned, (height, width))
+        rounds_up = jnp.all(sizes % factor != 0, axis=-1)
+        small = jnp.where(rounds_up[:, None], -(-sizes // factor), sizes // factor)
+        # There is room for images of any size, unless all are as large as the map.
+        unsure = valid is not None or not known(height, width)
+        up = unsure or all(size % factor for size in (height, width))
+        rows, columns = (-(-size // factor) if up else size // factor for size in (height, width))
+        space = larger(rows, 1), larger(columns, 1)
+        return Shrinking(sizes, jnp.maximum(small, 1), rounds_up, space)

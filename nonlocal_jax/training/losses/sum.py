@@ -15,7 +15,7 @@ class Options(LossOptions):
 
     name: str = "sum"
     first: LossOptions = chosen("losses", "cross_entropy")
-    """The first term."""
+    """The first term, a loss with its own keys, such as `first.name` and `first.class_weights`."""
     second: LossOptions = chosen("losses", "dice")
     """The second term."""
     third: LossOptions = chosen("losses", "lovasz")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import optax
 
-from nonlocal_jax.config.schema import KeptShare, OptimizerOptions, Positive
+from nonlocal_jax.config.schema import Factor, KeptShare, OptimizerOptions, Positive
 from nonlocal_jax.training.optimizers import decay
 
 
@@ -13,6 +13,9 @@ class Options(OptimizerOptions):
     """Settings of the optimiser."""
 
     name: str = "adamw"
+    weight_decay: Factor = 5e-4
+    """Decoupled weight decay: each step subtracts this factor times the learning rate times the
+    parameter from it. The gradient is not changed."""
     b1: KeptShare = 0.9
     """Share of the mean gradient that is kept."""
     b2: KeptShare = 0.999

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import optax
 
-from nonlocal_jax.config.schema import OptimizerOptions, Probability
+from nonlocal_jax.config.schema import Factor, OptimizerOptions, Probability
 from nonlocal_jax.training.optimizers import decay
 
 
@@ -13,6 +13,8 @@ class Options(OptimizerOptions):
     """Settings of the optimiser."""
 
     name: str = "sgd"
+    weight_decay: Factor = 5e-4
+    """Weight decay: this factor times the parameter is added to its gradient."""
     momentum: Probability = 0.9
     """Share of the last update that is added to the next one."""
     nesterov: bool = False
