@@ -32,7 +32,7 @@ from typing import Any, Literal
 from absl import flags, logging
 from ml_collections import ConfigDict, config_dict, config_flags
 
-from nonlocal_jax.config import files, help_text, schema, terminal
+from nonlocal_jax.config import files, help_text, keys, schema, terminal
 from nonlocal_jax.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 
 PROCESS_FLAGS = ("coordinator", "num_processes", "process_id", "join_timeout")
@@ -198,7 +198,7 @@ def apply_overrides(
     complete = files.complete(tree, files.chosen_names(values))
     whole = ConfigDict(_with_placeholders(complete))
     for key in overrides:
-        files.check_key(whole, key)
+        keys.check(whole, key)
         _check_repeated(key, values[key])
     words = ["", *overrides.values()]
     parsed = flags.FlagValues()
@@ -208,7 +208,7 @@ def apply_overrides(
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         for key, word in overrides.items():
             if word in str(error):
-                expected = files.range_of(whole, key)
+                expected = keys.range_of(whole, key)
                 raise UserError(
                     f"config.{key} is {values[key]!r}; it must be {expected}."
                 ) from error
@@ -334,7 +334,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def _switches() -> set[str]:
     """Keys that are True or False, which may be given without a value."""
-    trees = [files.flatten(files.complete({"task": task})) for task in files.TASKS]
+    trees = [files.flatten(files.complete({"task": task})) for task in keys.TASKS]
     return {key for flat in trees for key, value in flat.items() if isinstance(value, bool)}
 
 
