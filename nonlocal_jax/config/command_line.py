@@ -200,7 +200,7 @@ def apply_overrides(
     for key in overrides:
         keys.check(whole, key)
         _check_repeated(key, values[key])
-    words = ["", *overrides.values()]
+    words = ["", *(_split_texts(w, complete, key) for key, w in overrides.items())]
     parsed = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict("config", whole, flag_values=parsed, sys_argv=words)
@@ -216,6 +216,20 @@ def apply_overrides(
     files.check_task(complete, parsed.config.task)
     # A section that was given as a whole may lack some of its settings.
     return files.validate(files.complete(parsed.config.to_dict()))
+
+
+def _split_texts(word: str, tree: Mapping[str, Any], key: str) -> str:
+    """A word with a Python tuple, if it is one like "--config.log_to=auto,mlflow"."""
+    if not keys.takes_texts(tree, key):
+        return word
+    flag, _, value = word.partition("=")
+    try:
+        given = ast.literal_eval(value)
+        if value.strip()[0] in "([" or all(isinstance(text, str) for text in given):
+            return word
+    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
+        pass  # it is none
+    return f"{flag}={tuple(filter(None, map(str.strip, value.split(','))))}"
 
 
 def _check_repeated(key: str, value: str) -> None:

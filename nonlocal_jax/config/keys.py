@@ -89,6 +89,18 @@ def range_of(tree: Mapping[str, Any], key: str) -> str:
     return "a section" if dataclasses.is_dataclass(hint) else ranges.describe(hint)
 
 
+def takes_texts(tree: Mapping[str, Any], key: str) -> bool:
+    """Whether the value at a dotted key of a complete tree is a tuple of texts."""
+    node: Any = tree
+    for name in key.split("."):
+        node = node[name]
+    if not isinstance(node, tuple | list):  # JSON has no tuples
+        return False
+    hint = hint_of(tree, key)
+    bare = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+    return bool(bare == tuple[str, ...])
+
+
 def hint_of(tree: Mapping[str, Any], key: str) -> Any:
     """The annotation of the value at a dotted key of a complete tree."""
     cls: Any = task_of(tree)

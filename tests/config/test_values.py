@@ -154,6 +154,19 @@ def test_names_for_another_task_are_refused_and_not_offered(config, key, name):
     assert name not in re.split(" of |, ", setting.allowed)
 
 
+def test_steps_of_a_schedule_rise():
+    steps = {"optimizer.schedule.name": "steps", "optimizer.schedule.steps": (5, 3)}
+    with pytest.raises(UserError, match=r"steps is \(5, 3\); each must be larger than the one"):
+        files.override(DEFAULTS, **steps)
+
+
+def test_a_sum_of_nothing_is_refused():
+    weights = {"loss.name": "sum", "loss.first_weight": 0.0, "loss.second_weight": 0.0}
+    with pytest.raises(UserError, match=r"config\.loss is a sum whose terms all have the weight 0"):
+        files.override(DEFAULTS, **weights)
+    assert files.override(DEFAULTS, **weights, **{"loss.third_weight": 1.0})
+
+
 def test_the_same_loss_is_offered_to_the_auxiliary_head_alone():
     allowed = {s.key: s.allowed for s in describe.settings(DEFAULTS)}
     assert "same" in allowed["auxiliary_loss.name"] and "same" not in allowed["loss.name"]

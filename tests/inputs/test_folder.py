@@ -329,7 +329,7 @@ def test_folders_that_do_not_go_together_are_told(tmp_path):
     base = {"data.name": "folder", "data.folders": ("a", "b"), "model.num_classes": 3}
     with pytest.raises(UserError, match=r"data\.folders and config\.data_dir exclude"):
         files.load("camvid", data_dir="x", **base)
-    with pytest.raises(UserError, match=r"has 1 numbers, and config\.data\.folders 2 folders"):
+    with pytest.raises(UserError, match=r"has 1 number, and config\.data\.folders 2 folders"):
         files.load("camvid", **base, **{"data.folder_weights": (1.0,)})
     with pytest.raises(
         UserError, match=r"no folder b,c, .* as --config\.data\.folders=\"\('a','b'\)"
