@@ -20,3 +20,8 @@ def lost_peer(error: BaseException | None) -> str | None:
     """One line of JAX's message if `error` says that another process is gone, else None."""
     line = str(error).strip().partition("\n")[0]
     return line if isinstance(error, RuntimeError | ValueError) and LOST.match(line) else None
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things in words: "1 problem", "2 problems"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

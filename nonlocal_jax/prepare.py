@@ -19,7 +19,7 @@ from absl import flags
 
 from nonlocal_jax.checkpoints.pytorch import download
 from nonlocal_jax.config import command_line
-from nonlocal_jax.errors import UserError
+from nonlocal_jax.errors import UserError, counted
 from nonlocal_jax.inputs.datasets.dataset import SPLITS
 from nonlocal_jax.inputs.preparation import builders, folder_check
 from nonlocal_jax.inputs.preparation.prepare import prepare
@@ -87,7 +87,8 @@ def _check_folder(source: str | None, lists: dict[str, str]) -> None:
     report = folder_check.check(pathlib.Path(source), lists)
     print(report.text())
     if report.problems:
-        raise UserError(f"{source} has {len(report.problems)} problems, which are listed above.")
+        found = counted(len(report.problems), "problem")
+        raise UserError(f"{source} has {found}: see the list above.")
     print(f"{source} is ready for training.")
 
 

@@ -10,7 +10,7 @@ import pathlib
 import typing
 from collections.abc import Iterator
 
-from nonlocal_jax.config import describe, files, ranges, tables
+from nonlocal_jax.config import describe, files, keys, ranges, tables
 
 PAGE = pathlib.Path(__file__).resolve().parents[1] / "configuration.md"
 HEAD = "| key | default | may be | meaning |\n|---|---|---|---|"
@@ -86,7 +86,7 @@ A config with `task = "video"` starts from `kinetics.base()` or `kinetics.row(..
 def page() -> str:
     """The text of the page."""
     images, videos = (
-        describe.settings(files.validate(files.complete({"task": task}))) for task in files.TASKS
+        describe.settings(files.validate(files.complete({"task": task}))) for task in keys.TASKS
     )
     others = [setting for setting in videos if setting.is_section or setting not in images]
     parts = [*_tables(images, ""), VIDEOS, *_tables(others, " of videos"), *_choices()]

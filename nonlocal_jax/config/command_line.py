@@ -32,7 +32,7 @@ from typing import Any, Literal
 from absl import flags, logging
 from ml_collections import ConfigDict, config_dict, config_flags
 
-from nonlocal_jax.config import files, help_text, schema, terminal
+from nonlocal_jax.config import files, help_text, keys, schema, terminal
 from nonlocal_jax.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 
 PROCESS_FLAGS = ("coordinator", "num_processes", "process_id", "join_timeout")
@@ -198,9 +198,9 @@ def apply_overrides(
     complete = files.complete(tree, files.chosen_names(values))
     whole = ConfigDict(_with_placeholders(complete))
     for key in overrides:
-        files.check_key(whole, key)
+        keys.check(whole, key)
         _check_repeated(key, values[key])
-    words = ["", *overrides.values()]
+    words = ["", *(_split_texts(w, complete, key) for key, w in overrides.items())]
     parsed = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict("config", whole, flag_values=parsed, sys_argv=words)
@@ -208,7 +208,7 @@ def apply_overrides(
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         for key, word in overrides.items():
             if word in str(error):
-                expected = files.range_of(whole, key)
+                expected = keys.range_of(whole, key)
                 raise UserError(
                     f"config.{key} is {values[key]!r}; it must be {expected}."
                 ) from error
@@ -216,6 +216,20 @@ def apply_overrides(
     files.check_task(complete, parsed.config.task)
     # A section that was given as a whole may lack some of its settings.
     return files.validate(files.complete(parsed.config.to_dict()))
+
+
+def _split_texts(word: str, tree: Mapping[str, Any], key: str) -> str:
+    """A word with a Python tuple, if it is one like "--config.log_to=auto,mlflow"."""
+    if not keys.takes_texts(tree, key):
+        return word
+    flag, _, value = word.partition("=")
+    try:
+        given = ast.literal_eval(value)
+        if value.strip()[0] in "([" or all(isinstance(text, str) for text in given):
+            return word
+    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
+        pass  # it is none
+    return f"{flag}={tuple(filter(None, map(str.strip, value.split(','))))}"
 
 
 def _check_repeated(key: str, value: str) -> None:
@@ -334,7 +348,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def _switches() -> set[str]:
     """Keys that are True or False, which may be given without a value."""
-    trees = [files.flatten(files.complete({"task": task})) for task in files.TASKS]
+    trees = [files.flatten(files.complete({"task": task})) for task in keys.TASKS]
     return {key for flat in trees for key, value in flat.items() if isinstance(value, bool)}
 
 

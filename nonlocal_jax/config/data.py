@@ -16,6 +16,7 @@ from nonlocal_jax.config.setting_types import (
     Scale,
     Size,
 )
+from nonlocal_jax.errors import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +89,9 @@ def folder_problems(data: Data, data_dir: str) -> list[str]:
         found.append("config.data.folders and config.data_dir exclude each other.")
     if data.folder_weights and len(data.folder_weights) != len(data.folders):
         found.append(
-            f"config.data.folder_weights has {len(data.folder_weights)} numbers, and "
-            f"config.data.folders {len(data.folders)} folders: it must have one for each."
+            f"config.data.folder_weights has {counted(len(data.folder_weights), 'number')}, and "
+            f"config.data.folders {counted(len(data.folders), 'folder')}: there must be one for "
+            "each."
         )
     return found
 

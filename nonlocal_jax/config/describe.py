@@ -32,7 +32,7 @@ class Setting(NamedTuple):
 
 def settings(config: schema.Run) -> list[Setting]:
     """All keys of a config, each section before what it holds."""
-    return list(_settings(config, "", ""))
+    return list(_settings(config, "", "", config.task))
 
 
 @functools.cache
@@ -53,7 +53,7 @@ def field_docs(cls: type) -> Mapping[str, str]:
     return docs
 
 
-def _settings(node: Any, prefix: str, table: str) -> Iterator[Setting]:
+def _settings(node: Any, prefix: str, table: str, task: str) -> Iterator[Setting]:
     """The settings of a section; its `name` is looked up in `table`, if that is not empty."""
     cls: type = type(node)
     hints = typing.get_type_hints(cls, include_extras=True)
@@ -64,9 +64,10 @@ def _settings(node: Any, prefix: str, table: str) -> Iterator[Setting]:
         if dataclasses.is_dataclass(value):
             yield Setting(key, None, "", doc or _summary(type(value)), True)
             inner = "datasets" if key == "data" else field.metadata.get("table", "")
-            yield from _settings(value, f"{key}.", inner)
+            yield from _settings(value, f"{key}.", inner, task)
         elif field.name == "name" and table:
-            choices = f"one of {', '.join(tables.TABLES[table])}, or a module of your own"
+            named = ", ".join(tables.choices(table, task, key))
+            choices = f"one of {named}, or a module of your own"
             yield Setting(key, value, choices, doc or "Selects the module.", False)
         else:
             yield Setting(key, value, ranges.describe(hints[field.name]), doc, False)

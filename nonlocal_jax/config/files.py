@@ -21,15 +21,11 @@ from ml_collections import ConfigDict
 from pydantic import ConfigDict as Rules
 from pydantic import TypeAdapter, ValidationError
 
-from nonlocal_jax.config import ranges, schema, tables, versions, video
+from nonlocal_jax.config import keys, ranges, schema, tables, versions
 from nonlocal_jax.errors import UserError
 
 Tree = dict[str, Any]
 PACKAGE = pathlib.Path(__file__).resolve().parents[1]
-TASKS: dict[str, type[schema.Run]] = {
-    "segmentation": schema.Config,
-    "video": video.VideoConfig,
-}
 FOLDERS = (PACKAGE / "configs", PACKAGE.parent / "configs")  # installed, and in the repository
 
 
@@ -57,7 +53,7 @@ def override(config: ConfigDict | schema.Run, **overrides: object) -> schema.Run
     whole = complete(tree, chosen_names(overrides))
     check_task(whole, overrides.get("task", whole["task"]))
     for key, value in overrides.items():
-        check_key(whole, key)
+        keys.check(whole, key)
         *sections, name = key.split(".")
         node = whole
         for section in sections:
@@ -134,19 +130,8 @@ def complete(given: Mapping[str, Any], names: Mapping[str, str] | None = None) -
     Raises:
       UserError: a key is none of the config's.
     """
-    return _complete(task_of(given), given, "", names or {})
-
-
-def task_of(tree: Mapping[str, Any]) -> type[schema.Run]:
-    """The dataclass of a tree's `task`. A tree without one is of segmentation.
-
-    Raises:
-      UserError: there is no such task.
-    """
-    task = tree.get("task", schema.Config.task)
-    if task not in TASKS:
-        raise UserError(f"config.task is {task!r}; it must be one of {', '.join(TASKS)}.")
-    return TASKS[task]
+    cls = keys.task_of(given)
+    return _complete(cls, given, "", names or {}, task=cls.task)
 
 
 def validate(tree: Mapping[str, Any]) -> schema.Run:
@@ -156,11 +141,11 @@ def validate(tree: Mapping[str, Any]) -> schema.Run:
       UserError: with a line for every value that is out of its range, and what the range is.
     """
     problems: list[str] = []
-    config: Any = _build(task_of(tree), tree, "", problems)
+    config: Any = _build(keys.task_of(tree), tree, "", problems)
     problems = problems or config.problems()
     if problems:
         raise UserError("\n".join(problems))
-    tables.check("datasets", config.data.name, "data.name")
+    tables.check("datasets", config.data.name, "data.name", config.task)
     for metric in getattr(config.eval, "metrics", ()):
         tables.check("metrics", metric, "eval.metrics")
     for writer in config.log_to:
@@ -195,48 +180,10 @@ def chosen_names(overrides: Mapping[str, object]) -> dict[str, str]:
     }
 
 
-def check_key(config: Mapping[str, Any], key: str) -> None:
-    """Raises a UserError that names the nearest key, if the config has no such key."""
-    known = dotted_keys(config)
-    if key not in known:
-        raise UserError(f"The config has no key {key}.{_nearest(key, known)}")
-
-
 def check_task(config: Mapping[str, Any], task: object) -> None:
     """Raises a UserError if `task` is not the config's, whose sections are those of its task."""
     if task != config["task"]:
-        raise UserError(f"config.task is {task!r}; it must be {range_of(config, 'task')}.")
-
-
-def range_of(tree: Mapping[str, Any], key: str) -> str:
-    """The range of the value at a dotted key of a complete tree, in words."""
-    cls: Any = task_of(tree)
-    node: Any = tree
-    *sections, leaf = key.split(".")
-    for index, name in enumerate(sections):
-        field = next(f for f in dataclasses.fields(cls) if f.name == name)
-        cls, node = _hints(cls)[name], node[name]
-        if "table" in field.metadata:
-            where = ".".join(sections[: index + 1])
-            cls = tables.find(field.metadata["table"], node["name"], f"{where}.name").Options
-    hint = _hints(cls)[leaf]
-    return "a section" if dataclasses.is_dataclass(hint) else ranges.describe(hint)
-
-
-def dotted_keys(node: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """All keys of a tree, sections among them."""
-    keys = []
-    for name, value in node.items():
-        keys.append(prefix + name)
-        if isinstance(value, Mapping | ConfigDict):
-            keys += dotted_keys(value, f"{prefix}{name}.")
-    return keys
-
-
-def _nearest(key: str, known: list[str]) -> str:
-    moved = versions.MOVED.get(key)
-    nearest = [moved] if moved else difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-    return f" Did you mean {nearest[0]}?" if nearest else f" It has: {', '.join(known)}."
+        raise UserError(f"config.task is {task!r}; it must be {keys.range_of(config, 'task')}.")
 
 
 @contextlib.contextmanager
@@ -285,49 +232,51 @@ def _told(path: pathlib.Path) -> Iterator[None]:
         raise UserError(f"{where}: {type(error).__name__}: {error}") from error
 
 
-def _complete(cls: type, given: Mapping[str, Any], key: str, names: Mapping[str, str]) -> Tree:
+def _complete(
+    cls: type, given: Mapping[str, Any], key: str, names: Mapping[str, str], *, task: str
+) -> Tree:
     """A section with its defaults filled in; `key` ends with a dot, or is empty."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = [name for name in given if name not in fields]
     if unknown:
-        known = [f"{key}{name}" for name in fields]
-        raise UserError(
-            f"The config has no key {key}{unknown[0]}.{_nearest(f'{key}{unknown[0]}', known)}"
-        )
+        raise keys.unknown(f"{key}{unknown[0]}", [f"{key}{name}" for name in fields])
     tree: Tree = {}
-    hints = _hints(cls)
+    hints = keys.hints(cls)
     for name, f in fields.items():
         if "table" in f.metadata:
-            tree[name] = _complete_chosen(f, given.get(name, {}), f"{key}{name}", names)
+            tree[name] = _complete_chosen(f, given.get(name, {}), f"{key}{name}", names, task)
         elif dataclasses.is_dataclass(hints[name]):
             section = _mapping(given.get(name, {}), f"{key}{name}")
-            tree[name] = _complete(hints[name], section, f"{key}{name}.", names)
+            tree[name] = _complete(hints[name], section, f"{key}{name}.", names, task=task)
         else:
             tree[name] = given[name] if name in given else _default(f)
     return tree
 
 
 def _complete_chosen(
-    f: dataclasses.Field[Any], given: object, key: str, names: Mapping[str, str]
+    f: dataclasses.Field[Any], given: object, key: str, names: Mapping[str, str], task: str
 ) -> Tree:
     """A section whose keys are the options of the module that its name stands for."""
     table, values = f.metadata["table"], f.metadata["values"]
     section = dict(_mapping(given, key))
     own = section.get("name") or values["name"]
     name = names.get(key) or own
-    options = tables.find(table, name, f"{key}.name").Options
+    options = tables.find_for(task, table, name, f"{key}.name").Options
     allowed = {option.name for option in dataclasses.fields(options)}
     if name != own:  # settings of the config's own choice do not apply to the other one
         former = dataclasses.fields(tables.find(table, own, f"{key}.name").Options)
         dropped = {option.name for option in former} - allowed
         section = {k: v for k, v in section.items() if k not in dropped}
     if name != values["name"]:
-        usual = _complete_chosen(f, {}, key, {})
+        usual = _complete_chosen(f, {}, key, {}, task)
         section = {
             k: v for k, v in section.items() if k in allowed or k not in usual or usual[k] != v
         }
+    for unknown in section.keys() - allowed:
+        keys.refuse_of_another_module(task, key, unknown, options, name)
     preset = {k: v for k, v in values.items() if k in allowed}
-    return _complete(options, {**preset, **section, "name": name}, f"{key}.", names)
+    whole = {**preset, **section, "name": name}
+    return _complete(options, whole, f"{key}.", names, task=task)
 
 
 def _mapping(given: object, key: str) -> Mapping[str, Any]:
@@ -344,7 +293,7 @@ def _default(f: dataclasses.Field[Any]) -> Any:
 
 def _build(cls: type, tree: Mapping[str, Any], key: str, problems: list[str]) -> Any:
     """An instance of a section. Wrong values are added to `problems`."""
-    hints, values = _hints(cls), {}
+    hints, values = keys.hints(cls), {}
     for f in dataclasses.fields(cls):
         where = f"{key}{f.name}"
         if "table" in f.metadata:
@@ -365,19 +314,14 @@ def _leaf(cls: type, name: str, value: object, key: str, problems: list[str]) ->
         return _adapter(cls, name).validate_python(value, strict=True)
     except ValidationError:
         problems.append(
-            f"config.{key} is {value!r}; it must be {ranges.describe(_hints(cls)[name])}."
+            f"config.{key} is {value!r}; it must be {ranges.describe(keys.hints(cls)[name])}."
         )
         return None
 
 
 @cache
 def _adapter(cls: type, name: str) -> TypeAdapter[Any]:
-    return TypeAdapter(_hints(cls)[name], config=Rules(allow_inf_nan=False))
-
-
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls, include_extras=True)
+    return TypeAdapter(keys.hints(cls)[name], config=Rules(allow_inf_nan=False))
 
 
 def _with_text_keys(tree: object) -> Any:

@@ -82,6 +82,14 @@ class ScheduleOptions:
 
     name: str
 
+    def problems(self, key: str) -> list[str]:
+        """Contradictions between the settings, a sentence each; the section is `key`."""
+        return []
+
+    def remarks(self, key: str, total_steps: int) -> list[str]:
+        """What is surprising in a run of so many steps, a sentence each; the section is `key`."""
+        return []
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
@@ -281,7 +289,7 @@ class Run:
             )
         if self.ema_decay and self.precise_norm_batches:
             found.append("config.ema_decay and config.precise_norm_batches exclude each other.")
-        return found
+        return found + self.optimizer.schedule.problems("optimizer.schedule")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,6 +95,9 @@ TABLES = {
     "tasks": TASKS,
     "writers": WRITERS,
 }
+OF_A_TASK = ("backbones", "heads", "datasets", "losses")  # the others are for any task
+OF_ONE_KEY = {"same": "auxiliary_loss.name"}  # names that no other key may have
+_USUAL_TASK = "segmentation"  # of a module that states none
 
 
 def find(table: str, name: str, key: str) -> ModuleType:
@@ -139,24 +142,64 @@ def find(table: str, name: str, key: str) -> ModuleType:
 def find_for(task: str, table: str, name: str, key: str) -> ModuleType:
     """The module that `name` stands for, which must be one for a task; see `find`.
 
-    A module for videos states `TASK = "video"`; the others are for segmentation.
+    A module for videos states `TASK = "video"`; the others are for segmentation. A loss of your own
+    that states nothing may be for either.
 
     Raises:
       UserError: there is no such name or module, or it is for another task.
     """
+    check(table, name, key, task)
     module = find(table, name, key)
-    of = getattr(module, "TASK", "segmentation")
-    if of != task:
-        raise UserError(f"config.{key} is {name!r}, which is for {of}; this config is for {task}.")
+    if name not in TABLES[table] and table in OF_A_TASK:
+        of = getattr(module, "TASK", task if table == "losses" else _USUAL_TASK)
+        _check_task(of, task, name, key)
     return module
 
 
-def check(table: str, name: str, key: str) -> None:
-    """Raises a UserError if `name` is neither in a table nor that of a module; see `find`."""
+def check(table: str, name: str, key: str, task: str = "") -> None:
+    """Checks a name without importing a module of your own.
+
+    Args:
+      table: one of TABLES.
+      name: in it, or with a dot.
+      key: of the config that holds the name, for errors.
+      task: of the config; empty: any.
+
+    Raises:
+      UserError: there is no such name, or it is for another task.
+    """
     known = TABLES[table]
     if name not in known and "." not in name:
-        listed = ", ".join(known)
+        listed = ", ".join(choices(table, task, key))
         raise UserError(
             f"config.{key} is {name!r}; it must be one of {listed}, or a module of your own, with "
             "a dot in its name."
         )
+    if name in known and task and table in OF_A_TASK:
+        _check_task(_task_of(table, name), task, name, key)
+
+
+def choices(table: str, task: str, key: str) -> list[str]:
+    """The names of a table that a key of the config may have.
+
+    Args:
+      table: one of TABLES.
+      task: of the config; empty: any.
+      key: of the config that holds the name.
+    """
+    return [
+        name
+        for name in TABLES[table]
+        if OF_ONE_KEY.get(name, key) == key
+        and (not task or table not in OF_A_TASK or _task_of(table, name) == task)
+    ]
+
+
+def _task_of(table: str, name: str) -> str:
+    """The task of a module of a table."""
+    return getattr(importlib.import_module(TABLES[table][name]), "TASK", _USUAL_TASK)
+
+
+def _check_task(of: str, task: str, name: str, key: str) -> None:
+    if of != task:
+        raise UserError(f"config.{key} is {name!r}, which is for {of}; this config is for {task}.")

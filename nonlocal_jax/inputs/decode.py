@@ -118,7 +118,9 @@ def decode_label(
     if label.ndim != 2:
         raise UserError(
             f"{name} is a colour picture with {label.shape[-1]} channels; a mask holds one class "
-            "index a pixel. Convert its colours to indices."
+            "index a pixel. For a folder of your own, say "
+            '"masks": "colours" in classes.json, with the colour of each class in "palette"; else '
+            "convert the colours to indices."
         )
     if label.max(initial=0) > 255:
         raise UserError(f"{name} holds {label.max()}; a mask holds class indices of 0 to 255.")

@@ -175,8 +175,8 @@ def _runs(covered: Mapping[str, Any], size: tuple[int, int]) -> Bool[np.ndarray,
     counts = covered["counts"]
     if not isinstance(counts, list) or list(covered["size"]) != list(size):
         raise ValueError("they are compressed, or of another size")
-    ends = np.cumsum(np.array(counts, np.int64))
-    if ends.size == 0 or ends[-1] != size[0] * size[1] or min(counts) < 0:
+    # Python's numbers do not wrap around, as NumPy's do.
+    if any(type(n) is not int or n < 0 for n in counts) or sum(counts) != size[0] * size[1]:
         raise ValueError("they do not cover the image")
     values = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
     return values.reshape(size[1], size[0]).T

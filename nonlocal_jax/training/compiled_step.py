@@ -13,6 +13,7 @@ from nonlocal_jax.config.schema import Run
 from nonlocal_jax.models.functional import Functional
 from nonlocal_jax.runtime import sharding
 from nonlocal_jax.runtime.compilation import compiler_options
+from nonlocal_jax.training.optimizers import decay
 from nonlocal_jax.training.optimizers.optimizer import Optimizer, make_optimizer
 from nonlocal_jax.training.step import TrainState, Variables, initial_state, make_train_step
 from nonlocal_jax.training.tasks import task as tasks
@@ -45,14 +46,20 @@ class TrainProgram:
 
     @classmethod
     def of(cls, config: Run, mesh: Mesh) -> "TrainProgram":
-        """The program of a config on a mesh."""
+        """The program of a config on a mesh.
+
+        Raises:
+          UserError: `undecayed` names a layer that the network lacks.
+        """
         task = tasks.of(config)
+        network = task.network(mesh)
+        decay.check(config.optimizer, network.trainable)
         optimizer = make_optimizer(
             config.optimizer, total_steps=config.total_steps, batch_size=config.batch_size
         )
         return cls(
             mesh=mesh,
-            network=task.network(mesh),
+            network=network,
             optimizer=optimizer,
             objective=task.objective(),
             batch=task.batch(),

@@ -25,6 +25,7 @@ from nonlocal_jax.runtime.silence import Silence
 from nonlocal_jax.training import starting_weights, workdir
 from nonlocal_jax.training.compiled_step import TrainProgram
 from nonlocal_jax.training.goodput import Goodput
+from nonlocal_jax.training.optimizers.optimizer import remarks
 from nonlocal_jax.training.precise_norm import PreciseNorm
 from nonlocal_jax.training.run_log import RunLog
 from nonlocal_jax.training.step import Metrics, TrainState
@@ -191,6 +192,8 @@ def _first_state(
         variables = starting_weights.initial_variables(config, program.network, names)
         count = parameter_overview.count_parameters(variables)
         say(f"The network has {count / 1e6:.2f} million parameters and statistics.")
+        for remark in remarks(config.optimizer, config.total_steps):
+            say(remark)
         return program.first_state(variables)
     abstract = program.abstract_state()
     restored, optimizer_state = saved.restore(start, abstract.variables, abstract.optimizer)

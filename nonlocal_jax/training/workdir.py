@@ -4,9 +4,11 @@ A folder belongs to a run once it holds a checkpoint or a log entry. Until then 
 use it, so a start that fails blocks nothing.
 """
 
+import itertools
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.checkpoints.run import UNFINISHED
@@ -109,10 +111,11 @@ def _refuse_unknown(workdir: pathlib.Path) -> None:
 def _refuse(what: str, workdir: pathlib.Path, theirs: Run, ours: Run) -> None:
     """Raises a UserError that lists the differences of two configs, if there are any."""
     before, now = (files.flatten(files.to_tree(config)) for config in (theirs, ours))
+    keys = [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]
     changed = {
         key: f"config.{key} was {before.get(key)}, is {now.get(key)}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not _is_free(key)
+        for key in sorted(keys)
+        if not _is_free(key) and not _is_of_one_module(key, before, now)
     }
     if not changed:
         return
@@ -121,6 +124,18 @@ def _refuse(what: str, workdir: pathlib.Path, theirs: Run, ours: Run) -> None:
         advice = TOTAL_STEPS.format(folder=workdir)
     listed = "\n  ".join(changed.values())
     raise UserError(f"{what} of another config:\n  {listed}\n{advice}")
+
+
+def _is_of_one_module(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a section of the key has another module, and one of the two lacks the key.
+
+    The section's `name` is a difference then, which says enough.
+    """
+    if key in before and key in now:
+        return False
+    sections = itertools.accumulate(key.split(".")[:-1], lambda above, name: f"{above}.{name}")
+    names = [f"{section}.name" for section in sections]
+    return any(before.get(name) != now.get(name) for name in names if name in before.keys() & now)
 
 
 def _is_free(key: str) -> bool:

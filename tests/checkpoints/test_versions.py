@@ -20,7 +20,7 @@ from saved import RUN_OF_0_1, unpack
 import nonlocal_jax
 from nonlocal_jax.checkpoints import folder, locate, model
 from nonlocal_jax.checkpoints.pytorch import torch_file
-from nonlocal_jax.config import files, schema, versions
+from nonlocal_jax.config import files, keys, schema, versions
 from nonlocal_jax.convert import run as convert
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluate import run as evaluate
@@ -176,7 +176,7 @@ class Later(schema.Config):
 
 
 def test_a_key_that_is_new_takes_its_default_in_old_runs(old_run, monkeypatch):
-    monkeypatch.setitem(files.TASKS, "segmentation", Later)
+    monkeypatch.setitem(keys.TASKS, "segmentation", Later)
     config = files.load(old_run / "config.json")
     assert config.model.activation == "relu"
     workdir.claim(old_run, config, {})

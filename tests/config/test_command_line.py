@@ -73,6 +73,26 @@ def test_overrides():
     assert config.published.miou == 3 and config.published.fps is None
 
 
+@pytest.mark.parametrize(
+    ("key", "word", "value"),
+    [
+        ("eval.metrics", "iou,acc", ("iou", "acc")),
+        ("eval.metrics", "('iou', 'acc')", ("iou", "acc")),
+        ("eval.metrics", "iou", ("iou",)),
+        ("eval.metrics", "'iou','acc'", ("iou", "acc")),
+        ("log_to", "auto,mlflow", ("auto", "mlflow")),
+        ("data.folders", "rgb, coco", ("rgb", "coco")),
+        ("data.folders", "('a,b',)", ("a,b",)),
+        ("data.folders", "2023,2024", ("2023", "2024")),
+        ("optimizer.undecayed", "theta,phi", ("theta", "phi")),
+        ("optimizer.undecayed", "", ()),
+    ],
+)
+def test_texts_are_split_at_commas(key, word, value):
+    config = options_of("--config=demo", f"--config.{key}={word}").config
+    assert files.flatten(files.to_tree(config))[key] == value
+
+
 def test_of_the_same_key_the_last_one_counts():
     config = options_of(
         "--config=demo",

@@ -126,6 +126,83 @@ def test_settings_of_the_other_head_are_unknown():
         files.override(fcn, **{"model.decode_head.mode": "gaussian"})
 
 
+@pytest.mark.parametrize(
+    ("config", "key", "name"),
+    [
+        ("demo", "loss.name", "classification"),
+        ("demo", "auxiliary_loss.name", "classification"),
+        ("demo", "model.backbone.name", "video_resnet"),
+        ("demo", "model.decode_head.name", "classification"),
+        ("demo", "data.name", "kinetics"),
+        ("moving_shapes", "loss.name", "ohem"),
+        ("moving_shapes", "model.backbone.name", "resnet"),
+        ("moving_shapes", "model.head.name", "fcn"),
+        ("moving_shapes", "data.name", "camvid"),
+    ],
+)
+def test_names_for_another_task_are_refused_and_not_offered(config, key, name):
+    tasks = ("segmentation", "video") if config == "demo" else ("video", "segmentation")
+    told = f"config.{key} is '{name}', which is for {tasks[1]}; this config is for {tasks[0]}."
+    with pytest.raises(UserError) as caught:
+        files.load(config, **{key: name})
+    assert str(caught.value) == told
+    with pytest.raises(UserError) as caught:
+        files.load(config, **{key: "nothing"})
+    offered = re.split(" of |, ", str(caught.value))
+    assert name not in offered and files.flatten(files.to_tree(files.load(config)))[key] in offered
+    (setting,) = (s for s in describe.settings(files.load(config)) if s.key == key)
+    assert name not in re.split(" of |, ", setting.allowed)
+
+
+def test_steps_of_a_schedule_rise():
+    steps = {"optimizer.schedule.name": "steps", "optimizer.schedule.steps": (5, 3)}
+    with pytest.raises(UserError, match=r"steps is \(5, 3\); each must be larger than the one"):
+        files.override(DEFAULTS, **steps)
+
+
+def test_a_sum_of_nothing_is_refused():
+    weights = {"loss.name": "sum", "loss.first_weight": 0.0, "loss.second_weight": 0.0}
+    with pytest.raises(UserError, match=r"config\.loss is a sum whose terms all have the weight 0"):
+        files.override(DEFAULTS, **weights)
+    assert files.override(DEFAULTS, **weights, **{"loss.third_weight": 1.0})
+
+
+def test_the_same_loss_is_offered_to_the_auxiliary_head_alone():
+    allowed = {s.key: s.allowed for s in describe.settings(DEFAULTS)}
+    assert "same" in allowed["auxiliary_loss.name"] and "same" not in allowed["loss.name"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"optimizer.name": "adamw", "optimizer.momentum": 0.9},
+            "no key optimizer.momentum: momentum is a key of sgd and caffe2_sgd, and "
+            "config.optimizer.name is adamw.",
+        ),
+        (
+            {"optimizer.schedule.name": "cosine", "optimizer.schedule.power": 1.0},
+            "no key optimizer.schedule.power: power is a key of polynomial, and "
+            "config.optimizer.schedule.name is cosine.",
+        ),
+        (
+            {"loss.first.name": "dice"},
+            "no key loss.first: first is a key of sum, and config.loss.name is cross_entropy.",
+        ),
+    ],
+)
+def test_a_key_of_another_module_is_told_with_its_modules(changes, told):
+    with pytest.raises(UserError) as caught:
+        files.override(DEFAULTS, **changes)
+    assert str(caught.value) == f"The config has {told}"
+
+
+def test_a_file_with_a_key_of_another_module_is_told_the_same():
+    tree = {"optimizer": {"name": "adamw", "momentum": 0.5}}
+    with pytest.raises(UserError, match=r"optimizer\.momentum: momentum is a key of sgd and"):
+        files.complete(tree)
+
+
 def test_highest_precision_computes_in_float32():
     assert files.override(DEFAULTS, precision="highest").model.dtype == "float32"
     chosen = files.override(DEFAULTS, **{"precision": "highest", "model.dtype": "bfloat16"})

@@ -157,6 +157,10 @@ def test_a_convex_polygon_covers_what_opencv_fills_but_for_its_edge():
     assert (drawn == filled)[edge == 0].all() and drawn.sum() > 300
 
 
+# Their sum is that of the image, but for a multiple of 2^64.
+WRAPPED = {"size": SIZE, "counts": [2**63 - 1, 2**63 - 1, 2 + SIZE[0] * SIZE[1]]}
+
+
 def repeated(part, key):
     """Two entries of the same number, as in files that were put together."""
     content = coco(images=("a.png", "b.png"))
@@ -183,6 +187,7 @@ def repeated(part, key):
         (coco(annotations=[(0, "road", [[0, 0, 1e308, 1e308, -1e308, 5]])]), r"beyond 1e\+09"),
         (coco(annotations=[(0, "road", [[0, 0, 10**400, 5, 5, 5]])]), "has no polygons"),
         (coco(annotations=[(0, "road", {"size": SIZE, "counts": [10**30]})]), "has no polygons"),
+        (coco(annotations=[(0, "road", WRAPPED)]), "do not cover the image"),
         (coco(size=(-9, 9)), "the height or width -9"),
         (coco(size=(float("inf"), 9)), "the height or width inf"),
         (coco(size=(True, 9)), "the height or width True"),
@@ -329,7 +334,7 @@ def test_folders_that_do_not_go_together_are_told(tmp_path):
     base = {"data.name": "folder", "data.folders": ("a", "b"), "model.num_classes": 3}
     with pytest.raises(UserError, match=r"data\.folders and config\.data_dir exclude"):
         files.load("camvid", data_dir="x", **base)
-    with pytest.raises(UserError, match=r"has 1 numbers, and config\.data\.folders 2 folders"):
+    with pytest.raises(UserError, match=r"has 1 number, and config\.data\.folders 2 folders"):
         files.load("camvid", **base, **{"data.folder_weights": (1.0,)})
     with pytest.raises(
         UserError, match=r"no folder b,c, .* as --config\.data\.folders=\"\('a','b'\)"

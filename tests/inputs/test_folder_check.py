@@ -71,12 +71,22 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path, capsys):
         "3.jpg cannot be decoded as an image",
     ):
         assert sum(expected in line for line in problems) == 1, expected
-    assert "has 4 problems, which are listed above" in err
+    assert "has 4 problems: see the list above" in err
     notes = out.partition("Notes:\n")[2].partition("Problems:")[0]
     assert "1 masks in" in notes and "orphan.png" in notes
     assert "The split 'val' never shows road, sky, car." in notes
     assert "1 masks of 'val' are ignored everywhere: again.jpg." in notes
     assert "1 images are in both splits: train/1.jpg = val/again.jpg." in notes
+
+
+def test_one_problem_is_one_and_a_split_without_images_has_no_sizes(tmp_path, capsys):
+    sound(tmp_path)
+    for path in (tmp_path / "images" / "val").iterdir():
+        path.unlink()
+    assert prepare.run(["folder", f"--source={tmp_path}"]) == 2
+    out, err = capsys.readouterr()
+    assert "has 1 problem: see the list above" in err
+    assert "val           0\n" in out and "0x0" not in out
 
 
 def test_masks_and_images_that_belong_together_twice_are_told(tmp_path):

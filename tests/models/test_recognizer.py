@@ -14,6 +14,7 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.models import network as images
 from nonlocal_jax.models.backbones import resnet, video_resnet
 from nonlocal_jax.models.fold import fold
+from nonlocal_jax.models.heads import classification, fcn
 from nonlocal_jax.models.video_network import build_network, for_platform, init_variables
 from nonlocal_jax.ops.normalize import normalize_clips
 
@@ -183,9 +184,9 @@ def test_integers_are_refused():
 
 
 def test_heads_of_another_task_are_refused():
-    config = files.load("kinetics_c2d_baseline_8x8", **{"model.head.name": "fcn"})
+    videos = files.load("kinetics_c2d_baseline_8x8").model
     with pytest.raises(UserError, match=r"model\.head\.name is 'fcn', which is for segmentation"):
-        build_network(config.model)
-    config = files.load("demo", **{"model.decode_head.name": "classification"})
+        build_network(dataclasses.replace(videos, head=fcn.Options()))
+    model = dataclasses.replace(files.load("demo").model, decode_head=classification.Options())
     with pytest.raises(UserError, match=r"'classification', which is for video"):
-        images.build_network(config.model)
+        images.build_network(model)

@@ -83,7 +83,7 @@ def test_the_momentum_is_rescaled_only_where_the_rate_changes():
 
 @pytest.mark.parametrize(("step", "rate"), [(0, 0.1), (9, 0.1), (10, 0.01), (19, 0.01), (20, 1e-3)])
 def test_the_rate_falls_at_its_steps(step, rate):
-    schedule = steps.build(steps.Options(steps=(20, 10)), 0.1, 30)
+    schedule = steps.build(steps.Options(steps=(10, 20)), 0.1, 30)
     assert float(schedule(step)) == pytest.approx(rate)
 
 

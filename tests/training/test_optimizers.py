@@ -10,8 +10,11 @@ import optax
 import pytest
 
 from nonlocal_jax.config import files
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.runtime import sharding
+from nonlocal_jax.training.compiled_step import TrainProgram
 from nonlocal_jax.training.optimizers import decay, sgd
-from nonlocal_jax.training.optimizers.optimizer import make_optimizer
+from nonlocal_jax.training.optimizers.optimizer import make_optimizer, remarks
 from nonlocal_jax.training.schedules import polynomial
 
 RATE = 0.1
@@ -143,6 +146,27 @@ def test_layers_may_be_left_out_of_the_decay_by_name(name):
     left_out = {key for key in PARAMETERS if "conv/" in key or "classifier/" in key}
     assert kept - {key for key in PARAMETERS if "/norm/" in key} == left_out
     assert name == "caffe2_sgd" or kept == left_out  # norms do not decay in caffe2_sgd
+
+
+def test_a_layer_that_the_network_lacks_is_named_before_compiling():
+    def program(*undecayed):
+        config = files.load("demo", **{"optimizer.undecayed": undecayed})
+        return TrainProgram.of(config, sharding.make_mesh(config.mesh))
+
+    assert program("theta", "phi").network.trainable
+    with pytest.raises(UserError, match=r"undecayed has 'thetta', and no layer .*, theta"):
+        program("theta", "thetta")
+
+
+def test_what_is_surprising_in_a_short_run_is_said():
+    changes = {"schedule.name": "steps", "schedule.steps": (3, 5, 8), "warmup_steps": 5}
+    config = files.load("demo", **{f"optimizer.{key}": value for key, value in changes.items()})
+    assert remarks(config.optimizer, 9) == []
+    (late,) = remarks(config.optimizer, 8)
+    assert "schedule.steps has 8: the learning rate does not fall there" in late
+    late, warm_up = remarks(config.optimizer, 5)
+    assert "schedule.steps has 5, 8:" in late
+    assert warm_up.startswith("The run ends within the warm-up: config.optimizer.warmup_steps is 5")
 
 
 def test_the_norms_of_every_network_are_known():

@@ -54,6 +54,19 @@ def test_a_run_that_has_begun_keeps_its_folder(tmp_path, trace):
     workdir.claim(tmp_path, tiny(data_dir="elsewhere", log_every=7, **{"mesh.spatial": 2}), {})
 
 
+def test_of_another_module_only_its_name_is_told(tmp_path):
+    workdir.claim(tmp_path, tiny(**{"loss.name": "sum", "optimizer.momentum": 0.8}), {})
+    TRACES["a log line"](tmp_path)
+    other = {"optimizer.name": "adamw", "optimizer.learning_rate": 0.125}
+    with pytest.raises(UserError) as caught:
+        workdir.claim(tmp_path, tiny(**other), {})
+    assert str(caught.value).splitlines()[1:-1] == [
+        "  config.loss.name was sum, is cross_entropy",
+        f"  config.optimizer.learning_rate was {tiny().optimizer.learning_rate}, is 0.125",
+        "  config.optimizer.name was sgd, is adamw",
+    ]
+
+
 def test_a_longer_run_is_told_how(tmp_path):
     workdir.claim(tmp_path, tiny(), {})
     TRACES["a log line"](tmp_path)

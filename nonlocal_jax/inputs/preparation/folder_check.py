@@ -176,7 +176,10 @@ def _sizes(sound: Mapping[str, list[Read]]) -> str:
     """A line for each split."""
     lines = [f"{'split':<7}{'images':>8}  {'smallest':<12}{'median':<12}{'largest':<12}"]
     for split, found in sound.items():
-        sizes = np.array([one.size for one in found] or [(0, 0)])
+        if not found:
+            lines.append(f"{split:<7}{0:>8}")
+            continue
+        sizes = np.array([one.size for one in found])
         corners = (sizes.min(0), np.median(sizes, 0).astype(int), sizes.max(0))
         shown = "".join(f"{f'{h}x{w}':<12}" for h, w in corners)
         lines.append(f"{split:<7}{len(found):>8}  {shown}".rstrip())

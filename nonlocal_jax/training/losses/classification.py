@@ -11,6 +11,7 @@ from nonlocal_jax.config.schema import LossOptions
 from nonlocal_jax.ops.dtypes import float32_or_wider
 from nonlocal_jax.training.losses.loss import LossAndAccuracy
 
+TASK = "video"
 Logits = Float[Array, "n classes"]
 Labels = Int[Array, "n"]
 Loss = Callable[[Logits, Labels], LossAndAccuracy]

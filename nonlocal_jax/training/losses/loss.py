@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, UInt8
 
 from nonlocal_jax.config import tables
 from nonlocal_jax.config.schema import IGNORED, LossOptions, NotNegative
+from nonlocal_jax.errors import counted
 
 Logits = Float[Array, "n h w classes"]
 Labels = UInt8[Array, "n H W"]
@@ -49,8 +50,8 @@ def count_problems(key: str, given: Sequence[float], num_classes: int) -> list[s
     if len(given) in (0, num_classes):
         return []
     return [
-        f"config.{key} has {len(given)} numbers, and config.model.num_classes is {num_classes}: "
-        "there must be one for each class, in label order."
+        f"config.{key} has {counted(len(given), 'number')}, and config.model.num_classes is "
+        f"{num_classes}: there must be one for each class, in label order."
     ]
 
 

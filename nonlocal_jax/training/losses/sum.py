@@ -29,6 +29,11 @@ class Options(LossOptions):
 
     def problems(self, key: str, num_classes: int) -> list[str]:
         """See LossOptions."""
+        if not (self.first_weight or self.second_weight or self.third_weight):
+            return [
+                f"config.{key} is a sum whose terms all have the weight 0: nothing is learned. "
+                f"Give config.{key}.first_weight, second_weight or third_weight a value above 0."
+            ]
         terms = {"first": self.first, "second": self.second, "third": self.third}
         return [
             problem

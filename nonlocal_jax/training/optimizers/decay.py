@@ -1,10 +1,11 @@
 """Which parameters decay, by their names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 
 from nonlocal_jax.config.schema import OptimizerOptions
+from nonlocal_jax.errors import UserError
 
 Mask = Callable[[dict[str, jax.Array]], dict[str, bool]]
 NORM = "norm"  # in the name of a norm, as ".../norm/scale"
@@ -15,6 +16,23 @@ def mask(options: OptimizerOptions) -> Mask | None:
     if options.decay_norms and options.decay_biases and not options.undecayed:
         return None
     return lambda parameters: {name: decays(options, name) for name in parameters}
+
+
+def check(options: OptimizerOptions, names: Iterable[str]) -> None:
+    """Raises a UserError if `undecayed` names a layer that no parameter of the network has.
+
+    Args:
+      options: the section `optimizer` of a config.
+      names: of all parameters, as "decode_head/theta/kernel".
+    """
+    parts = {part for name in names for part in name.split("/")}
+    unknown = [layer for layer in options.undecayed if layer not in parts]
+    if unknown:
+        layers = sorted(part for part in parts if not part.isdecimal())
+        raise UserError(
+            f"config.optimizer.undecayed has {unknown[0]!r}, and no layer of this network has that "
+            f"name. Its layers have: {', '.join(layers)}."
+        )
 
 
 def decays(options: OptimizerOptions, name: str) -> bool:

@@ -45,6 +45,17 @@ def make_optimizer(options: OptimizerOptions, *, total_steps: int, batch_size: i
     return Optimizer(schedule, optax.chain(*before, rule, *after) if before or after else rule)
 
 
+def remarks(options: OptimizerOptions, total_steps: int) -> list[str]:
+    """What is surprising in the learning rates of a run of so many steps, a sentence each."""
+    found = options.schedule.remarks("optimizer.schedule", total_steps)
+    if options.warmup_steps >= total_steps:
+        found.append(
+            f"The run ends within the warm-up: config.optimizer.warmup_steps is "
+            f"{options.warmup_steps}, config.total_steps {total_steps}."
+        )
+    return found
+
+
 def scaled_by_part(backbone: float, heads: float) -> optax.GradientTransformation:
     """Multiplies updates, and with them learning rates, by a factor of each part of the network."""
 
