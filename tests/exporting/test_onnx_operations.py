@@ -61,6 +61,9 @@ FUNCTIONS = {
     "reshape": lambda x: x.reshape(x.shape[0], -1, 2, 2).reshape(x.shape),
     "transpose": lambda x: jnp.transpose(x, (2, 0, 3, 1)),
     "repeat": lambda x: jnp.broadcast_to(x[:, None, :, :1], (x.shape[0], 3, *x.shape[1:])),
+    "repeat by one axis each": lambda x: (
+        jnp.arange(x.shape[2])[None] < jnp.full((x.shape[0], 1), x.shape[1])
+    ).reshape(-1),
     "concatenate": lambda x: jnp.concatenate([x, jnp.zeros((*x.shape[:3], 2)), x[..., :1]], -1),
     "stack": lambda x: jnp.stack([x, x * 2, x + 1], axis=2),
     "unstack": lambda x: jnp.unstack(x, axis=3)[1],

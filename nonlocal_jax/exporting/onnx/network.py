@@ -32,8 +32,8 @@ def build(request: Request) -> onnx.ModelProto:
     computes_in = {np.dtype(array.dtype) for array in request.restored.variables.values()}
     if computes_in != {np.dtype(np.float32)}:
         raise UserError(
-            "ONNX Runtime computes in float32 on a CPU and in a browser, and this network does not: "
-            "add --config.model.dtype=float32."
+            "ONNX Runtime computes in float32 on a CPU and in a browser, and this network does "
+            "not: add --config.model.dtype=float32."
         )
     try:
         built = _convert(Exported(request))
