@@ -9,8 +9,6 @@ from exports import SLIDE, assert_same, picture, predicted, request
 from networks import NUM_CLASSES
 from PIL import Image
 
-pytest.importorskip("onnxruntime")
-
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.exporting.onnx import network, write
 from nonlocal_jax.exporting.onnx.session import Session
@@ -20,8 +18,10 @@ CASES = {
     "windows": ("probabilities", False, {**SLIDE, "model.align_corners": True}),
     "average": ("probabilities", True, {"eval.tta_ratios": (0.75, 1.25)}),
 }
+REST = ("fcn", "gc", "da", "ema")
 SIZES = ((51, 75), (97, 64))
-HEADS = ("fcn", "dnl", "gc", "ann", "cc", "da", "ema", "isa")
+# Some take other operations than the rest; the rest is for `make soak`.
+HEADS = ("dnl", "ann", "cc", "isa", *(pytest.param(n, marks=pytest.mark.soak) for n in REST))
 
 
 @pytest.fixture

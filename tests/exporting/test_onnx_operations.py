@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-
-pytest.importorskip("onnxruntime")
-from onnx_models import exported, operators, result  # isort: skip
+from onnx_models import exported, operators, result
 
 from nonlocal_jax.exporting.onnx.step import Unsupported
 from nonlocal_jax.ops.blocks import in_blocks
