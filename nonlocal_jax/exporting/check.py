@@ -1,6 +1,6 @@
 """Compares an export with JAX on images, before it is written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -35,13 +35,14 @@ class Bounds(NamedTuple):
 EXACT, ROUGH = Bounds(0.9999, 1e-5), Bounds(0.98, 0.05)  # float32 or wider, and 16-bit floats
 
 
-def compare(request: Request, function: Function) -> str:
-    """Runs an export and JAX on `images`, one at a time, and says how equal the results are.
+def compare(request: Request, function: Function, seen: Sequence[Image] = ()) -> str:
+    """Runs an export and JAX on images, one at a time, and says how equal the results are.
 
     Args:
       request: what was exported.
       function: the export in its own runtime: the result that `request.result` says, for images
         of one size.
+      seen: the images; by default, those of `images`.
 
     Raises:
       UserError: the results differ by more than rounding, or an image can't be read.
@@ -53,7 +54,7 @@ def compare(request: Request, function: Function) -> str:
         "logits": predictor.logits,
     }[request.result]
     equal, pixels, error, largest = 0, 0, 0.0, 0.0
-    seen = images(request)
+    seen = seen or images(request)
     for image in seen:
         with jax.default_matmul_precision("highest"):
             expected = reference(image)

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import nonlocal_jax
 from nonlocal_jax.exporting.request import Request, Result
 
 OUTPUTS: dict[Result, str] = {
@@ -23,5 +22,4 @@ def describe(request: Request) -> dict[str, Any]:
         "palette": restored.palette.tolist(),
         "tta": request.tta,
         "eval": dataclasses.asdict(restored.config.eval),
-        "nonlocal_jax": nonlocal_jax.__version__,
     }

@@ -33,9 +33,10 @@ def write(request: Request) -> list[str]:
     """
     if importlib.util.find_spec("flatbuffers") is None:
         raise UserError('--to=stablehlo needs flatbuffers: pip install "nonlocal_jax[export]".')
+    images = check.images(request)
     content = bytes(exported(request).serialize())
-    loaded: export.Exported = export.deserialize(bytearray(content))  # type: ignore[no-untyped-call]
-    told = check.compare(request, lambda images: np.asarray(loaded.call(images)))
+    loaded: export.Exported = export.deserialize(bytearray(content))
+    told = check.compare(request, lambda some: np.asarray(loaded.call(some)), images)
     description = request.output.with_name(f"{request.output.name}.json")
     try:
         write_whole(request.output, content)

@@ -12,12 +12,9 @@ from nonlocal_jax.exporting.stablehlo import exported
 from nonlocal_jax.inputs import transforms
 
 TTA = {"eval.tta_ratios": (0.75, 1.25)}
-ALIGNED = {"model.align_corners": True}
 CASES = {
     "indices": ("indices", False, {}),
-    "probabilities, corners aligned": ("probabilities", False, ALIGNED),
     "logits of one pass": ("logits", True, {**TTA, **SLIDE}),
-    "windows, corners aligned": ("indices", False, {**SLIDE, **ALIGNED}),
     "average": ("probabilities", True, TTA),
 }
 SIZES = [(51, 75), (97, 64)]
@@ -35,14 +32,14 @@ def test_it_is_what_the_predictor_computes(case):
 
 
 def test_one_program_is_for_all_sizes():
-    asked = request("", "probabilities", **SLIDE)
+    asked = request("", "probabilities", **SLIDE, **{"model.align_corners": True})
     call = exported(asked).call
     for size in ((97, 64), (20, 23)):  # several windows, and an image that is smaller than one
         image = picture(*size)
         assert_same(np.asarray(call(image[None]))[0], predicted(asked, image))
 
 
-@pytest.mark.parametrize("head", ["fcn", "dnl", "gc", "ann", "cc", "da", "ema"])
+@pytest.mark.parametrize("head", ["fcn", "dnl", "gc", "ann", "cc", "da", "ema", "psa"])
 def test_heads_are_exported_for_all_sizes(head):
     found = exported(request("", "logits", **{"model.decode_head.name": head}))
     count, rows, columns, classes = found.out_avals[0].shape

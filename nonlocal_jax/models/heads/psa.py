@@ -44,7 +44,7 @@ from nonlocal_jax.ops.attention.point_wise import (
     point_wise_attention,
     weights_of_rows,
 )
-from nonlocal_jax.ops.dims import Dim, known, larger, smaller
+from nonlocal_jax.ops.dims import Dim, known, larger
 from nonlocal_jax.ops.dtypes import float32_or_wider
 from nonlocal_jax.ops.padding import Valid, valid_mask, zero_outside
 from nonlocal_jax.ops.resize import resize_each
@@ -145,6 +145,11 @@ class Branch(nnx.Module):
 
     def __call__(self, x: Features, valid: Valid | None, shrinking: Shrinking) -> Map:
         """z of each position of the shrunk map."""
+        if self.compact and not known(*x.shape[1:3]):
+            raise UserError(
+                "A compact mask (config.model.decode_head.compact) has a place for each position, "
+                "so this network takes images of one size, and can't be exported for any."
+            )
         v, h, inside = self._parts(x, valid, shrinking)
         z = point_wise_attention(h, v, self._mask(h), inside, divisor=self.divisor, **self._form())
         return zero_outside(z, shrinking.small)
@@ -173,11 +178,6 @@ class Branch(nnx.Module):
         return v, h, valid_mask(small, space)
 
     def _mask(self, h: Features) -> Float[Array, "c rows columns"]:
-        if self.compact and not known(*h.shape[1:3]):
-            raise UserError(
-                "A compact mask (config.model.decode_head.compact) has a place for each position, "
-                "so this network takes images of one size, and can't be exported for any."
-            )
         if self.compact and any(a > b for a, b in zip(h.shape[1:3], self.mask_size, strict=True)):
             raise UserError(
                 f"A compact mask of {self.mask_size} has no place for each position of a shrunk "
@@ -252,10 +252,9 @@ class PSAHead(Head):
             )
         up = jnp.all(sizes % factor != 0, axis=-1)
         small = jnp.maximum(jnp.where(up[:, None], -(-sizes // factor), sizes // factor), 1)
-        height, width = x.shape[1:3]
-        if valid is not None:
-            space = -(-height // factor), -(-width // factor)
-        else:  # one more row and column if there is a rest on both axes
-            more = smaller(1, smaller(height % factor, width % factor))
-            space = height // factor + more, width // factor + more
-        return Shrinking(sizes, small, up, (larger(space[0], 1), larger(space[1], 1)))
+        unsure = valid is not None or not known(*x.shape[1:3])
+        rounds_up = unsure or all(size % factor for size in x.shape[1:3])
+        height, width = (
+            -(-size // factor) if rounds_up else size // factor for size in x.shape[1:3]
+        )
+        return Shrinking(sizes, small, up, (larger(height, 1), larger(width, 1)))
