@@ -131,7 +131,8 @@ def complete(given: Mapping[str, Any], names: Mapping[str, str] | None = None) -
       UserError: a key is none of the config's.
     """
     cls = keys.task_of(given)
-    return _complete(cls, given, "", names or {}, task=cls.task)
+    task = given.get("task", schema.Config.task)
+    return _complete(cls, given, "", names or {}, task=task)
 
 
 def validate(tree: Mapping[str, Any]) -> schema.Run:

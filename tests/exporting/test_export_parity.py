@@ -1,4 +1,4 @@
-"""An export of a published network at full width, on real images of odd sizes."""
+"""Exports of a published network at full width and of the demo's, on real images of odd sizes."""
 
 import pathlib
 import re
@@ -12,7 +12,7 @@ from nonlocal_jax.checkpoints import locate
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.config import files
 from nonlocal_jax.evaluation.restore import Restored
-from nonlocal_jax.exporting import stablehlo
+from nonlocal_jax.exporting import onnx, stablehlo
 from nonlocal_jax.exporting.request import Request, portable
 from nonlocal_jax.models.fold import fold
 from nonlocal_jax.models.network import build_network, init_variables, without_auxiliary_head
@@ -39,10 +39,14 @@ def _is_photo(path):
         return image.mode == "RGB" and min(image.size) > 200
 
 
-def random_network():
-    """R-50 of a published row, with random weights in all norms, at a quarter of its pixels."""
-    config = files.load(CONFIGS / "voc12aug_r50_40k.py", **{"eval.scale": (1024, 256)})
-    config = portable(config)
+# R-50 of a published row, at a quarter of its pixels, and the demo's network.
+NETWORKS = {"voc12aug_r50_40k": (1024, 256), "demo": (512, 512)}
+FORMATS = {"stablehlo": stablehlo.write, "onnx": onnx.write}
+
+
+def random_network(row):
+    """A network with random weights in all norms."""
+    config = portable(files.load(CONFIGS / f"{row}.py", **{"eval.scale": NETWORKS[row]}))
     model, rng = without_auxiliary_head(config.model), np.random.default_rng(0)
     values = {name: np.asarray(x) for name, x in init_variables(model, 0).items()}
     for name, value in values.items():
@@ -60,8 +64,10 @@ def random_network():
 
 @pytest.mark.parity
 @pytest.mark.parametrize("result", ["indices", "logits"])
-def test_full_width_on_ten_images_of_odd_sizes(result, images, tmp_path):
-    asked = Request(random_network(), tmp_path / "network", result, images=tuple(images))
-    compared, _ = stablehlo.write(asked)
+@pytest.mark.parametrize("row", NETWORKS)
+@pytest.mark.parametrize("form", FORMATS)
+def test_full_width_on_ten_images_of_odd_sizes(form, row, result, images, tmp_path):
+    asked = Request(random_network(row), tmp_path / "network", result, images=tuple(images))
+    compared, _ = FORMATS[form](asked)
     print(compared)
     assert len(set(re.findall(r"\d+x\d+", compared))) == COUNT

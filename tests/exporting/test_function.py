@@ -3,11 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from exports import SLIDE, picture, request
+from exports import SLIDE, assert_same, picture, predicted, request
 from networks import NUM_CLASSES
 
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.evaluation.predictor import Predictor
 from nonlocal_jax.exporting.function import Exported, fit_size
 from nonlocal_jax.exporting.stablehlo import exported
 from nonlocal_jax.inputs import transforms
@@ -19,21 +18,6 @@ CASES = {
     "average": ("probabilities", True, TTA),
 }
 SIZES = [(51, 75), (97, 64)]
-
-
-def predicted(asked, image):
-    model = Predictor(asked.restored, tta=asked.tta)
-    names = {"indices": "predict", "probabilities": "probabilities", "logits": "logits"}
-    return getattr(model, names[asked.result])(image)
-
-
-def assert_same(found, expected):
-    assert found.shape == expected.shape
-    if expected.dtype == np.uint8:
-        assert np.mean(found == expected) >= 0.9999
-    else:
-        largest = np.abs(expected).max()
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * largest)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-
-pytest.importorskip("onnxruntime")
-from onnx_models import exported, operators, result  # isort: skip
+from onnx_models import exported, operators, result
 
 from nonlocal_jax.exporting.onnx.step import Unsupported
 from nonlocal_jax.ops.blocks import in_blocks
@@ -61,6 +59,9 @@ FUNCTIONS = {
     "reshape": lambda x: x.reshape(x.shape[0], -1, 2, 2).reshape(x.shape),
     "transpose": lambda x: jnp.transpose(x, (2, 0, 3, 1)),
     "repeat": lambda x: jnp.broadcast_to(x[:, None, :, :1], (x.shape[0], 3, *x.shape[1:])),
+    "repeat by one axis each": lambda x: (
+        jnp.arange(x.shape[2])[None] < jnp.full((x.shape[0], 1), x.shape[1])
+    ).reshape(-1),
     "concatenate": lambda x: jnp.concatenate([x, jnp.zeros((*x.shape[:3], 2)), x[..., :1]], -1),
     "stack": lambda x: jnp.stack([x, x * 2, x + 1], axis=2),
     "unstack": lambda x: jnp.unstack(x, axis=3)[1],

@@ -8,6 +8,7 @@ from runs import tiny
 
 from nonlocal_jax.checkpoints import locate
 from nonlocal_jax.checkpoints.metadata import Metadata
+from nonlocal_jax.evaluation.predictor import Predictor
 from nonlocal_jax.evaluation.restore import Restored
 from nonlocal_jax.exporting.request import Request
 from nonlocal_jax.inputs.transforms import resize_image
@@ -42,3 +43,20 @@ def picture(height, width, seed=0):
     """RGB, uint8 [height, width, 3]: blurred noise, so that classes have areas."""
     noise = np.random.default_rng(seed).integers(0, 256, (height // 6 + 2, width // 6 + 2, 3))
     return resize_image(noise.astype(np.uint8), (height, width))
+
+
+def predicted(asked, image):
+    """What the predictor makes of an image."""
+    model = Predictor(asked.restored, tta=asked.tta)
+    names = {"indices": "predict", "probabilities": "probabilities", "logits": "logits"}
+    return getattr(model, names[asked.result])(image)
+
+
+def assert_same(found, expected):
+    """Asserts what check.py does of an export."""
+    assert found.shape == expected.shape
+    if expected.dtype == np.uint8:
+        assert np.mean(found == expected) >= 0.9999
+    else:
+        largest = np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * largest)

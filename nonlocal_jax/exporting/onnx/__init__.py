@@ -7,7 +7,7 @@ try:
     import onnxruntime as _onnxruntime
 except ImportError as _error:
     raise UserError(
-        f"--to=onnx needs the package {_error.name}: pip install onnx onnxruntime"
+        f'--to=onnx needs the package {_error.name}: pip install "nonlocal_jax[onnx]".'
     ) from _error
 
 from nonlocal_jax.exporting.onnx.file import write

@@ -97,9 +97,16 @@ def common_order(values: Sequence[Value], rank: int) -> Order:
 
 
 def common_thin(values: Sequence[Value], shape: Sequence[Length]) -> frozenset[int]:
-    """The axes along which a result of `values` repeats one number."""
+    """The axes along which a result of `values` repeats one number.
+
+    Values may have no axes, or length 1 along an axis, as JAX's functions of elements allow.
+    """
+
+    def repeats(value: Value, axis: int) -> bool:
+        return value.rank == 0 or axis in value.thin or bool(value.shape[axis] == 1)
+
     return frozenset(
         axis
         for axis, length in enumerate(shape)
-        if length != 1 and all(value.rank == 0 or axis in value.thin for value in values)
+        if length != 1 and all(repeats(value, axis) for value in values)
     )
