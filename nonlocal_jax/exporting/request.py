@@ -66,10 +66,11 @@ def writer(name: str) -> Callable[[Request], list[str]]:
     """What writes a format; it returns lines that tell what was written.
 
     Raises:
-      UserError: there is no such format.
+      UserError: there is no such format, or a package that it needs is missing.
     """
     if name not in FORMATS:
         raise UserError(f"--to is {name!r}; it must be one of {', '.join(FORMATS)}.")
     module = importlib.import_module(FORMATS[name])
+    getattr(module, "check_installed", lambda: None)()
     write: Callable[[Request], list[str]] = module.write
     return write

@@ -22,14 +22,19 @@ from nonlocal_jax.exporting.request import Request
 from nonlocal_jax.exporting.stablehlo import PLATFORMS, exported
 
 
+def check_installed() -> None:
+    """Raises a UserError if TensorFlow is missing."""
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError('--to=savedmodel needs TensorFlow: pip install "nonlocal_jax[savedmodel]".')
+
+
 def write(request: Request) -> list[str]:
     """Writes a SavedModel whose function is `segment`, with the classes in assets.extra.
 
     Raises:
       UserError: TensorFlow is missing, results differ from JAX's, or the folder can't be written.
     """
-    if importlib.util.find_spec("tensorflow") is None:
-        raise UserError('--to=savedmodel needs TensorFlow: pip install "nonlocal_jax[savedmodel]".')
+    check_installed()
     import tensorflow as tf
     from jax.experimental import jax2tf
 

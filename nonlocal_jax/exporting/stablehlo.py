@@ -25,14 +25,19 @@ from nonlocal_jax.runtime.files import write_json, write_whole
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
+def check_installed() -> None:
+    """Raises a UserError if what jax.export needs is missing."""
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise UserError('--to=stablehlo needs flatbuffers: pip install "nonlocal_jax[export]".')
+
+
 def write(request: Request) -> list[str]:
     """Writes a serialised `jax.export.Exported`, and FILE.json beside it with the classes.
 
     Raises:
       UserError: a package is missing, results differ from JAX's, or a file can't be written.
     """
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise UserError('--to=stablehlo needs flatbuffers: pip install "nonlocal_jax[export]".')
+    check_installed()
     images = check.images(request)
     content = bytes(exported(request).serialize())
     loaded: export.Exported = export.deserialize(bytearray(content))

@@ -159,5 +159,5 @@ def _stop(number: int, server: uvicorn.Server, service: Service) -> None:
         sys.stderr.flush()
         os._exit(128 + number)
     service.state = "stopping"
-    say(f"Stopping: {service.open} requests are being answered. A second signal ends it at once.")
+    say(f"Stopping. Still to be answered: {service.open}. A second signal ends it at once.")
     server.should_exit = True

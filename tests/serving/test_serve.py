@@ -270,7 +270,7 @@ def test_sigterm_lets_what_was_begun_finish(saved, model, images):
         server.wait_until_ready()
         begun = begin(server, images[:5], pool)
         server.signal(signal.SIGTERM)
-        server.wait_for("Stopping: 5 requests are being answered")
+        server.wait_for("Stopping. Still to be answered: 5")
         for image, request in zip(images, begun, strict=False):
             mask = decoded(request.result().content)
             np.testing.assert_array_equal(mask, model.predict(np.resize(image, TALL)))

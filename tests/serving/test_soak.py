@@ -148,7 +148,7 @@ def test_a_second_signal_ends_it_at_once(saved):
         server.wait_until_ready()
         begun = begin(server, pictures()[:2], pool)
         server.signal(signal.SIGINT)
-        server.wait_for("Stopping: 2 requests")
+        server.wait_for("Stopping. Still to be answered: 2")
         server.signal(signal.SIGINT)
         code, said = server.ended(5)
         assert code == 130 and "Told to stop twice" in said

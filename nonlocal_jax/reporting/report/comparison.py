@@ -116,7 +116,8 @@ def _of_best(history: History) -> Entry:
 def _difference(one: object, other: object) -> str | None:
     if not (is_number(one) and is_number(other)):
         return None
-    return f"{100 * (float(other) - float(one)):+.2f}"
+    # Of the rounded numbers, which stand beside it.
+    return f"{round(100 * float(other), 2) - round(100 * float(one), 2):+.2f}"
 
 
 def _configs(runs: Runs) -> str:
