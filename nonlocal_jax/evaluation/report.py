@@ -51,6 +51,8 @@ def write(folders: Sequence[pathlib.Path], output: str | None, count: int) -> li
         say(f"Reading {folder}.")
         found = _checkpoint(folder)
         history = _with_config(histories.read(folder), found)
+        if history.unreadable:
+            say(f"Can't be read: {', '.join(history.unreadable)}.")
         drawn, note = _pictures(history, found, count)
         pictures.write(path, run_page(name, history, drawn, note))
         runs[name] = history

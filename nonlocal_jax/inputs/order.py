@@ -40,7 +40,8 @@ def in_order(examples: Any, seed: int, parts: Sequence[Part] = ()) -> grain.MapD
       examples: a sequence of them, or of their indices.
       seed: of the run.
       parts: of the examples, in which each has its own epochs. They alternate, so that of any
-        number of examples in a row each part has its share, to one example.
+        number of examples in a row each part has its share, to about one example. Grain rounds
+        weights down to hundredths of the smallest.
     """
     if not parts:
         return grain.MapDataset.source(examples).seed(seed).shuffle().repeat()

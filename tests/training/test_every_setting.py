@@ -46,7 +46,7 @@ REFUSED = {
     ("mesh.spatial", -1): "config.mesh has more than one -1",
     ("model.decode_head.implementation", "cudnn"): "which runs on a GPU alone",
     ("model.decode_head.implementation", "pallas"): "which runs on a TPU alone",
-    ("data.folder_weights", (1e-06, 1e-06)): "config.data.folder_weights has 2 numbers",
+    ("data.folder_weights", (0.001, 0.001)): "config.data.folder_weights has 2 numbers",
     ("data.max_pixels", 1): "million pixels, more than",
     ("optimizer.learning_rate", 1e12): "scores are not finite",
     ("optimizer.weight_decay", 1e3): "scores are not finite",
