@@ -43,8 +43,8 @@ class Data:
     folders: tuple[str, ...] = ()
     """For `folder`: several folders of the same classes, in place of `data_dir`."""
     folder_weights: tuple[Annotated[float, Ge(1e-3), Le(1e3)], ...] = ()
-    """How often training takes an example of each of `folders`, relative to the others; rounded down
-    to hundredths of the smallest. Empty: all examples are taken equally often."""
+    """How often training takes an example of each of `folders`, relative to the others. They are
+    rounded down to hundredths of the smallest. Empty: all examples are taken equally often."""
     scale: Scale = (2048, 1024)
     """Long and short side that an image is fitted into, before the random ratio."""
     ratio_range: tuple[Positive, Positive] = (0.5, 2.0)
