@@ -7,7 +7,9 @@
 older ones for three weeks.
 """
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -69,12 +71,26 @@ def exported(request: Request) -> export.Exported:
 
     scales = tuple(argument(*sides[2 * i : 2 * i + 2]) for i in ratios)
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in variables.items()}
-    infer = export.export(jax.jit(function.infer), platforms=PLATFORMS)(
-        shapes, argument(height, width), scales
-    )
+    with _without_paths():
+        infer = export.export(jax.jit(function.infer), platforms=PLATFORMS)(
+            shapes, argument(height, width), scales
+        )
 
     def whole(images: Images) -> jax.Array:
         result: jax.Array = infer.call(variables, images, function.scale(images))
         return result
 
-    return export.export(jax.jit(whole), platforms=PLATFORMS)(argument(height, width))
+    with _without_paths():
+        return export.export(jax.jit(whole), platforms=PLATFORMS)(argument(height, width))
+
+
+@contextlib.contextmanager
+def _without_paths() -> Iterator[None]:
+    """A context in which programs name source files without the folders of this machine."""
+    option = "jax_hlo_source_file_canonicalization_regex"
+    before = jax.config.values[option]
+    jax.config.update(option, "^.*/")
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)

@@ -10,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 from exports import picture, request
 from networks import NUM_CLASSES
 from runs import ONE_DEVICE
@@ -88,6 +89,20 @@ def test_it_is_for_all_platforms_without_kernels_of_ours(program):
     called = set(re.findall(r"custom_call @(\w+)", program.mlir_module()))
     assert called <= {"shape_assertion"}
     assert program.disabled_safety_checks == ()
+
+
+def test_it_holds_no_path_of_this_machine(written):
+    content = written[0].output.read_bytes()
+    assert b"resnet.py" in content  # of the tracebacks of its operations
+    assert str(REPOSITORY).encode() not in content
+
+
+def test_factors_are_float32_on_all_platforms(program):
+    found = re.findall(
+        r"precision<?[ \w=_]*\[?(#stablehlo<precision \w+>|\w+)", program.mlir_module()
+    )
+    precisions = set(re.findall(r"\b(HIGHEST|HIGH|DEFAULT)\b", " ".join(found)))
+    assert precisions == {"HIGHEST"}
 
 
 def test_classes_and_colours_are_beside_it(written):
