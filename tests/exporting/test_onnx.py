@@ -1,6 +1,7 @@
 """Networks as ONNX models, run by ONNX Runtime."""
 
 import json
+import sys
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from PIL import Image
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.exporting.onnx import network, write
 from nonlocal_jax.exporting.onnx.session import Session
+from nonlocal_jax.exporting.request import writer
 
 CASES = {
     "indices": ("indices", False, {}),
@@ -102,3 +104,12 @@ def test_what_has_no_counterpart_is_told_with_its_head(monkeypatch):
     monkeypatch.delitem(convert.HANDLERS, "exp")
     with pytest.raises(UserError, match=r"head 'nonlocal'.*JAX's exp"):
         network.build(request())
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_a_missing_package_is_told(package, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("nonlocal_jax.exporting.onnx")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"needs the package {package}: pip install .*\[onnx\]"):
+        writer("onnx")
