@@ -120,7 +120,8 @@ def test_files_that_are_named_exist(path):
         text = prose(text)
     for name in PATH.findall(text):
         places = (REPOSITORY, REPOSITORY / "nonlocal_jax", REPOSITORY / "tests")
-        assert name in ELSEWHERE or any((place / name).exists() for place in places), name
+        there = name in ELSEWHERE or name.startswith("tools/")  # of MMSegmentation
+        assert there or any((place / name).exists() for place in places), name
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
