@@ -100,7 +100,7 @@ def alternate(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, o
     for title, times in (("seconds", wall), ("cpu_seconds", cpu)):
         medians = {name: statistics.median(found[1:]) for name, found in times.items()}
         first, second = medians.values()
-        figures[title] = {name: round(median, 3) for name, median in medians.items()}
+        figures[title] = {name: round(median, 4) for name, median in medians.items()}
         figures[f"ratio_of_{title}"] = round(first / second, 2)
     return figures
 
