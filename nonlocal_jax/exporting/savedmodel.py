@@ -19,7 +19,7 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.exporting import check
 from nonlocal_jax.exporting.description import describe
 from nonlocal_jax.exporting.request import Request
-from nonlocal_jax.exporting.stablehlo import PLATFORMS, exported
+from nonlocal_jax.exporting.stablehlo import PLATFORMS, exported, without_paths
 
 
 def check_installed() -> None:
@@ -52,7 +52,8 @@ def write(request: Request) -> list[str]:
         request.output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=request.output.parent) as folder:
             unfinished = pathlib.Path(folder) / request.output.name
-            tf.saved_model.save(module, str(unfinished), signatures=module.segment)
+            with without_paths():
+                tf.saved_model.save(module, str(unfinished), signatures=module.segment)
             loaded = tf.saved_model.load(str(unfinished))
             told = check.compare(request, lambda some: np.asarray(loaded.segment(some)), seen)
             extra = unfinished / "assets.extra"

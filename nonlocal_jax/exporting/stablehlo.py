@@ -1,10 +1,8 @@
 """StableHLO: a file for CPU, GPU and TPU that JAX runs without this package.
 
-    call = jax.export.deserialize(pathlib.Path("network.stablehlo").read_bytes()).call
-    masks = call(images)
-
-`jax.export` keeps such files readable for at least six months of JAX versions, and runs them in
-older ones for three weeks.
+file = pathlib.Path("network.stablehlo")
+call = jax.export.deserialize(bytearray(file.read_bytes())).call
+masks = call(images)
 """
 
 import contextlib
@@ -71,7 +69,7 @@ def exported(request: Request) -> export.Exported:
 
     scales = tuple(argument(*sides[2 * i : 2 * i + 2]) for i in ratios)
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in variables.items()}
-    with _without_paths():
+    with without_paths():
         infer = export.export(jax.jit(function.infer), platforms=PLATFORMS)(
             shapes, argument(height, width), scales
         )
@@ -80,12 +78,12 @@ def exported(request: Request) -> export.Exported:
         result: jax.Array = infer.call(variables, images, function.scale(images))
         return result
 
-    with _without_paths():
+    with without_paths():
         return export.export(jax.jit(whole), platforms=PLATFORMS)(argument(height, width))
 
 
 @contextlib.contextmanager
-def _without_paths() -> Iterator[None]:
+def without_paths() -> Iterator[None]:
     """A context in which programs name source files without the folders of this machine."""
     option = "jax_hlo_source_file_canonicalization_regex"
     before = jax.config.values[option]

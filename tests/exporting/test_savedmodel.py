@@ -16,11 +16,13 @@ from nonlocal_jax.evaluation.predictor import Predictor
 from nonlocal_jax.exporting import savedmodel
 
 WRITE = """
+import sys
 from exports import request
 from nonlocal_jax.exporting import savedmodel
 print(*savedmodel.write(request(sys.argv[1], "probabilities")), sep="\\n")
 """
 ALONE = """
+import sys
 import numpy as np
 import tensorflow as tf
 
@@ -60,6 +62,7 @@ def test_tensorflow_alone_runs_it(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Compared with JAX" in done.stdout
     assert (model / "assets.extra/classes.json").is_file()
+    assert str(REPOSITORY).encode() not in (model / "saved_model.pb").read_bytes()
 
     images = np.stack([picture(45, 71, seed=seed) for seed in range(2)])
     np.save(tmp_path / "images.npy", images)
