@@ -85,22 +85,17 @@ def test_scores_that_are_not_finite_are_no_class():
     assert (np.asarray(found) == NUM_CLASSES).all()
 
 
-PUBLISHED = ((2048, 1024), (2048, 512))
-
-
-def test_published_scales_give_the_sizes_of_evaluation():
-    for size in np.random.default_rng(0).integers(1, 4097, (4000, 2)).tolist():
-        for scale in (*PUBLISHED, (1024, 512), (1536, 768), (512, 64)):
-            assert fit_size(*size, scale) == transforms.fit_size(*size, scale), (size, scale)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("scale", PUBLISHED, ids=str)
-def test_published_scales_give_the_sizes_of_evaluation_for_all_images(scale):
-    for height in range(1, 4097):
-        for width in range(1, height + 1):
-            fitted = transforms.fit_size(height, width, scale)
-            assert fit_size(height, width, scale) == fitted, (height, width)
+@pytest.mark.parametrize("scale", [(2048, 1024), (2048, 512)], ids=str)
+def test_published_scales_give_the_sizes_of_evaluation(scale):
+    images = np.random.default_rng(0).integers(1, 4097, (4000, 2)).tolist()
+    # float64 can only differ where a side is an exact half: next to one, it is 1/8192 away.
+    size, side = np.ogrid[:4097, 1:4097]
+    for bound in scale:
+        halves = np.argwhere((2 * size * bound) % (2 * side) == side)
+        images += np.add(halves, (0, 1))[halves[:, 0] > 0].tolist()
+    assert len(images) > 6000
+    for image in images:
+        assert fit_size(*image, scale) == transforms.fit_size(*image, scale), image
 
 
 def test_other_scales_give_at_most_a_pixel_more():
