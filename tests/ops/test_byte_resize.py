@@ -37,7 +37,7 @@ def test_bytes_are_those_of_opencv(source, target):
 @pytest.mark.soak
 def test_bytes_are_those_of_opencv_for_many_lengths():
     rng = np.random.default_rng(1)
-    for _ in range(60):
+    for _ in range(300):
         source, target = (int(length) for length in rng.integers(1, 8193, 2))
         images = rng.integers(0, 256, (1, source, 1, 3), dtype=np.uint8)
         np.testing.assert_array_equal(
