@@ -35,6 +35,7 @@ from nonlocal_jax.evaluation import segment_files
 from nonlocal_jax.evaluation.restore import restore
 from nonlocal_jax.evaluation.video.restore import restore as restore_video
 from nonlocal_jax.exporting import page, safetensors
+from nonlocal_jax.exporting.page import onnx_model
 from nonlocal_jax.exporting.request import FORMATS, RESULTS, Request, portable, writer
 from nonlocal_jax.inputs.video import decode
 from nonlocal_jax.reporting.outputs import check_folder
@@ -119,6 +120,10 @@ def _check_flags(options: Options) -> None:
         raise UserError("--onnxruntime is for --with_model.")
     if given.keys != "own" and given.to != "safetensors":
         raise UserError("--keys is for --to=safetensors.")
+    if given.to == "page" and not given.input:
+        raise UserError("--to=page needs --input: the pictures or videos that the page shows.")
+    if given.with_model:
+        onnx_model.check_packages()
 
 
 def _export_video_network(
@@ -132,8 +137,6 @@ def _export_video_network(
         )
     if given.with_model:
         raise UserError("--with_model is for networks that segment images; this one labels videos.")
-    if given.to == "page" and not given.input:
-        raise UserError("--to=page needs --input: the videos that the page shows.")
     check_folder(output.parent)
     startup.use_jax(config.precision)
     say(f"The checkpoint is {found}.")

@@ -124,7 +124,8 @@ class Options:
         """Raises a UserError for a flag that was not given."""
         for name in names:
             if not self.flags[name].value:
-                raise UserError(f"--{name} is missing: {self.flags[name].help} See --help.")
+                told = re.sub(r"^<(.+?)>: (.*)\.$", r"\2, one of \1.", self.flags[name].help)
+                raise UserError(f"--{name} is missing: {told} See --help.")
 
 
 def run(

@@ -174,8 +174,9 @@ class Progress:
 
     def finish(self) -> None:
         """Reports the totals."""
+        unit = self._unit.removesuffix("s") if self._done == 1 else self._unit
         self._log(
-            f"{self._done} {self._unit} at {self._rate():.2f} {self._unit}/s, "
+            f"{self._done} {unit} at {self._rate():.2f} {self._unit}/s, "
             f"and {self._compile_seconds:.1f} s of compiling."
         )
 

@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
+from nonlocal_jax.reporting import time_spent
+
 LOG = "metrics.jsonl"
 EVALUATIONS = "evaluations"  # a folder with STEP.json of each evaluation
 CONFIG, ENVIRONMENT = "config.json", "environment.json"
@@ -28,6 +30,7 @@ class History:
       records: all that is kept of evaluations, by step: `classes`, `confusion`, `worst`, ...
       config: the settings of the run.
       environment: versions, devices, command.
+      goodput: `seconds` by what they were spent on; see time_spent.
       unreadable: lines of the log and files that can't be read, a description each.
     """
 
@@ -37,6 +40,7 @@ class History:
     records: Mapping[int, Entry] = dataclasses.field(default_factory=dict)
     config: Entry = dataclasses.field(default_factory=dict)
     environment: Entry = dataclasses.field(default_factory=dict)
+    goodput: Entry = dataclasses.field(default_factory=dict)
     unreadable: tuple[str, ...] = ()
 
     @property
@@ -100,6 +104,7 @@ def read(folder: pathlib.Path) -> History:
         records=records,
         config=_settings(_object(folder / CONFIG, unreadable)),
         environment=_object(folder / ENVIRONMENT, unreadable),
+        goodput=_object(folder / time_spent.FILE, unreadable),
         unreadable=tuple(unreadable),
     )
 

@@ -20,6 +20,7 @@ from nonlocal_jax.evaluation.programs import Segmentation, Variables
 from nonlocal_jax.evaluation.protocol import Protocol
 from nonlocal_jax.evaluation.restore import Restored
 from nonlocal_jax.runtime import sharding
+from nonlocal_jax.runtime.console import say
 from nonlocal_jax.serving.limits import Limits
 
 Mask = UInt8[np.ndarray, "h w"]
@@ -73,6 +74,10 @@ class Engine:
 
     def compile(self, shapes: Shapes) -> None:
         """Compiles the program of these shapes, unless there is one."""
+        if self.is_compiled(shapes):
+            return
+        height, width = shapes.canvas
+        say(f"Compiling for images of up to {width} x {height} pixels.")
         self._kept.find(shapes, *self._arguments(shapes, []))
 
     def segment(self, shapes: Shapes, images: list[Image]) -> list[Mask]:

@@ -11,27 +11,15 @@ import pathlib
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 import jax
 
+from nonlocal_jax.reporting import time_spent
+from nonlocal_jax.reporting.time_spent import BUCKETS, FILE, INPUT, REPEATED, STEPS
 from nonlocal_jax.runtime.console import say
 from nonlocal_jax.runtime.files import write_whole
-
-FILE = "goodput.json"
-# What the time is spent on, and what the table says of it.
-STEPS, REPEATED, INPUT = "steps", "repeated", "input"
-BUCKETS = {
-    STEPS: "training steps",
-    REPEATED: "steps done again after a restart",
-    INPUT: "waiting for input",
-    "compiling": "compiling the train step",
-    "saving": "saving",
-    "evaluating": "evaluating",
-    "starting": "starting and restoring",
-    "down": "not running",
-}
 
 
 @runtime_checkable
@@ -128,21 +116,11 @@ class Goodput:
     def table(self) -> str:
         """The buckets with their seconds and shares, as text."""
         self._switch(self._bucket)
-        return table(self._seconds)
+        return time_spent.table(self._seconds)
 
     def close(self) -> None:
         """Ends the thread that follows the device."""
         self._finished.close()
-
-
-def table(seconds: Mapping[str, float]) -> str:
-    """Buckets with seconds and shares, as text; those without any time are left out."""
-    total = max(sum(seconds.values()), 1e-9)
-    lines = [f"{'time of this run':<34}{'seconds':>10}{'share':>8}"]
-    for name, what in BUCKETS.items():
-        if seconds[name] > 0:
-            lines.append(f"{what:<34}{seconds[name]:10.1f}{seconds[name] / total:8.1%}")
-    return "\n".join(lines)
 
 
 class _Finished:

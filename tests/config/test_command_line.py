@@ -16,6 +16,7 @@ def define(values):
     flags.DEFINE_string("workdir", None, "Where it goes.", flag_values=values)
     flags.DEFINE_integer("count", 3, "How many.", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("tta", False, "Whether to average.", flag_values=values)
+    flags.DEFINE_enum("kind", None, ["a", "b"], "What it is.", flag_values=values)
     command_line.define_process_flags(values)
 
 
@@ -219,6 +220,12 @@ def test_what_is_required(capsys):
 
     told = message_of(capsys, config="none", main=main)
     assert told == "nonlocal_jax: --workdir is missing: Where it goes. See --help.\n"
+
+    def main_of_choices(options):
+        options.require("kind")
+
+    told = message_of(capsys, config="none", main=main_of_choices)
+    assert told == "nonlocal_jax: --kind is missing: What it is, one of a|b. See --help.\n"
 
 
 @pytest.mark.parametrize("word", ["--help", "-h", "-help", "--helpfull"])

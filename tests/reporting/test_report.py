@@ -32,8 +32,8 @@ def test_a_page_tells_the_numbers_of_the_log(tmp_path):
     folder = write_run(tmp_path / "run")
     assert report(folder) == 0
     page = checked(folder / "report.html")
-    expected = ["run", "Summary", "Training", "Evaluations", "IoU of each class"]
-    assert page.headings[:5] == expected
+    expected = ["run", "Summary", "Training", "Time", "Evaluations", "IoU of each class"]
+    assert page.headings[:6] == expected
     assert {"Confusion matrix", "Config", "Environment", "Log"} <= set(page.headings)
     summary = column(page.all_tables[0], "value")
     best = max((20, 40), key=miou)
@@ -52,6 +52,10 @@ def test_a_page_tells_the_numbers_of_the_log(tmp_path):
         assert row[1:] == [f"{100 * count / sum(counts):.0f}" for count in counts]
     for chart in ("Training loss", "Learning rate", "Images per second", "IoU over time"):
         assert f"<figcaption>{chart}" in page.text
+    time = [
+        rows[1:] for rows in page.all_tables if rows[0] == ["time of this run", "seconds", "share"]
+    ]
+    assert time == [[["training steps", "30.0", "75.0%"], ["saving", "10.0", "25.0%"]]]
     assert page.tags.isdisjoint({"b", "i"})  # names of classes and images are text
     assert "0.125" not in page.text and "12.50" in page.text  # the worst image's accuracy
 
@@ -84,6 +88,14 @@ def test_many_classes_are_a_picture_and_a_choice_of_lines(tmp_path):
     page = checked(folder / "report.html")
     assert "img" in page.tags and "the best and the worst classes" in page.text
     assert page.text.count('<li><svg viewBox="0 0 28 8"') <= 12 + 4
+
+
+def test_one_evaluation_is_a_table_and_no_chart(tmp_path):
+    folder = write_run(tmp_path / "run", until=20)
+    assert report(folder) == 0
+    page = checked(folder / "report.html")
+    assert list(column(page.tables["Scores in percent"], "mIoU")) == ["20"]
+    assert "<figcaption>Scores" not in page.text and "IoU over time" not in page.text
 
 
 def test_a_run_of_videos_has_top_1(tmp_path):

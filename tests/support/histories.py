@@ -4,6 +4,8 @@ import html.parser
 import json
 import math
 
+from nonlocal_jax.reporting import time_spent
+
 NAMES = ("sky", "</script><b>x", "$100_$ bill", "_road", "car")
 VOID = {"meta", "img", "br", "path", "use", "line", "rect"}
 CONFIG = {
@@ -13,6 +15,7 @@ CONFIG = {
     "data": {"name": "camvid", "crop_size": [4, 8]},
     "optimizer": {"learning_rate": 0.01},
 }
+SECONDS = dict.fromkeys(time_spent.BUCKETS, 0.0) | {"steps": 30.0, "saving": 10.0}
 
 
 def scores(step, names=NAMES):
@@ -49,6 +52,8 @@ def write_run(folder, *, names=NAMES, until=40, old=False, video=False, **settin
     (folder / "config.json").write_text(json.dumps({"format": 2, "config": config}))
     environment = {"packages": {"jax": "0.10"}, "devices": "1 x <cpu>", "command": ["a", "b"]}
     (folder / "environment.json").write_text(json.dumps(environment))
+    if not old:
+        (folder / "goodput.json").write_text(json.dumps({"seconds": SECONDS}))
     return folder
 
 

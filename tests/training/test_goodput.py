@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from nonlocal_jax.reporting import time_spent
 from nonlocal_jax.training import goodput
 from nonlocal_jax.training.goodput import Goodput
 
@@ -143,7 +144,7 @@ def test_a_damaged_file_is_told_and_the_count_begins_anew(tmp_path, clock, capsy
 @pytest.mark.parametrize("name", ["steps", "down"])
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
 def test_times_that_are_none_are_not_taken_over(tmp_path, clock, capsys, name, value):
-    seconds = dict.fromkeys(goodput.BUCKETS, 1.0) | {name: value}
+    seconds = dict.fromkeys(time_spent.BUCKETS, 1.0) | {name: value}
     content = {"step": 3, "noted": clock.time(), "seconds": seconds}
     (tmp_path / goodput.FILE).write_text(json.dumps(content))
     times = Goodput(tmp_path)

@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from nonlocal_jax.config import schema
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation.predictor import Predictor
+from nonlocal_jax.evaluation.restore import Restored
 from nonlocal_jax.evaluation.segment_files import ImageFiles
 from nonlocal_jax.exporting.page import assemble, onnx_model
 from nonlocal_jax.exporting.page.entry import Entry, Exhibit, Point, make_entry
@@ -21,10 +22,10 @@ def write(request: Request) -> list[str]:
     """Writes the page of `request.images`; returns lines that tell what was written.
 
     Raises:
-      UserError: there are no images, the head's attention is not of the form that the page can
+      UserError: no image can be read, the head's attention is not of the form that the page can
         compute, or the file can't be written.
     """
-    _check(request)
+    _check(request.restored)
     restored, runtime = request.restored, read_runtime(request.onnxruntime)
     model = Predictor(restored, tta=request.tta)
     files = ImageFiles(list(request.images), restored.config.data.max_pixels)
@@ -40,6 +41,7 @@ def write(request: Request) -> list[str]:
         raise UserError("None of the pictures could be read.")
     own = None
     if request.with_model:
+        say("Writing the network as ONNX, and comparing it with JAX.")
         content = onnx_model.make_model(request, first)
         own = OwnPicture(content, entries[0].kind, restored.config.eval.scale, runtime)
     data = assemble.page_data(
@@ -59,19 +61,14 @@ def first_point(mask: UInt8[np.ndarray, "h w"]) -> tuple[int, int]:
     return pictures.inmost(mask == chosen)
 
 
-def _check(request: Request) -> None:
+def _check(restored: Restored) -> None:
     """Refuses, before anything is computed, what can't become a page."""
-    restored = request.restored
     head = restored.config.model.decode_head.name
-    if not request.images:
-        raise UserError("--to=page needs --input: the pictures that the page shows.")
     if not restored.network.has_attention_factors:
         raise UserError(
             f"A page shows attention that is a product of queries and keys; that of the head "
             f"{head} (config.model.decode_head.name) is not. nonlocal, dnl and da have it."
         )
-    if request.with_model:
-        onnx_model.check_packages()
 
 
 def _entry(model: Predictor, path: pathlib.Path, image: UInt8[np.ndarray, "h w 3"]) -> Entry:

@@ -55,7 +55,7 @@ class Series:
 
 
 def lines(title: str, series: Sequence[Series], *, percent: bool = False, log: bool = False) -> str:
-    """A chart of lines over steps with its key; "" if there is nothing to show.
+    """A chart of lines over steps with its key; "" if no line has two points.
 
     Args:
       title: what the values are.
@@ -64,7 +64,7 @@ def lines(title: str, series: Sequence[Series], *, percent: bool = False, log: b
       log: the axis is logarithmic, if all values are above 0.
     """
     shown = [(number, one) for number, one in enumerate(series) if one.points]
-    if not shown:
+    if all(len(one.points) < 2 for _, one in shown):
         return ""
     factor = 100.0 if percent else 1.0
     with mpl.rc_context(RULES):

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from nonlocal_jax.reporting import outputs
+from nonlocal_jax.reporting import outputs, time_spent
 from nonlocal_jax.reporting.attention import Peak
 from nonlocal_jax.reporting.history import Entry, History, is_number
 from nonlocal_jax.reporting.pictures import Picture
@@ -72,6 +72,7 @@ def run_page(name: str, history: History, drawn: Sequence[Drawn], note: str = ""
     parts += [
         html.section("Summary", partial(_summary, history)),
         html.section("Training", partial(_training, history)),
+        html.section("Time", partial(_time, history)),
         html.section("Evaluations", partial(_evaluations, history)),
         html.section(f"{title} of each class", partial(_classes, history)),
         html.section("Confusion matrix", partial(_confusion, history)),
@@ -95,7 +96,8 @@ def _training(history: History) -> str:
     if not entries:
         return html.paragraph("No training step is in the log.")
     others = sorted({key for entry in entries for key in entry if key.startswith("loss_")})
-    losses = [facts.series(key.replace("_", " "), entries, key) for key in ["loss", *others]]
+    total, *parts = [facts.series(key.replace("_", " "), entries, key) for key in ["loss", *others]]
+    losses = [total, *(part for part in parts if part.points != total.points)]
     rate = facts.rate_key(entries)
     found = [
         charts.lines("Training loss", losses, log=True),
@@ -110,6 +112,13 @@ def _training(history: History) -> str:
         title = f"{rate.replace('_per_second', '').capitalize()} per second"
         found.append(charts.lines(title, [facts.series("speed", entries, rate)]))
     return f'<div class="charts">{"".join(found)}</div>'
+
+
+def _time(history: History) -> str:
+    """What the time was spent on; the run's goodput is the share of the training steps."""
+    if not history.goodput:
+        return ""
+    return html.table(time_spent.HEAD, time_spent.rows(history.goodput["seconds"]))
 
 
 def _evaluations(history: History) -> str:
