@@ -1,10 +1,8 @@
 """The records of a prepared data set."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
-
-import tensorflow_datasets as tfds
 
 from nonlocal_jax.errors import UserError
 
@@ -15,14 +13,17 @@ class Records:
     Args:
       folder: holds TFDS's dataset_info.json and the records.
       split: "train" or "val".
-      decoders: of TFDS, by feature.
+      encoded: features whose files are not decoded.
 
     Raises:
       UserError: the folder is none, or has no such split; from `__getitem__`, a record is damaged.
     """
 
-    def __init__(self, folder: pathlib.Path, split: str, decoders: Mapping[str, Any] | None = None):
+    def __init__(self, folder: pathlib.Path, split: str, encoded: Collection[str] = ()):
+        import tensorflow_datasets as tfds  # here, so that commands without records start sooner
+
         self.folder = folder
+        decoders = {feature: tfds.decode.SkipDecoding() for feature in encoded}
         try:
             builder = tfds.builder_from_directory(str(folder))
             self._records = builder.as_data_source(split=split, decoders=decoders)

@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import tensorflow_datasets as tfds
 from absl import logging
 from jaxtyping import UInt8
 
@@ -170,8 +169,7 @@ class RecordSource(EncodedSource):
         self, folder: pathlib.Path, split: str, num_classes: int, most_pixels: int = MOST_PIXELS
     ):
         super().__init__(num_classes, most_pixels)
-        raw = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
-        self._records = Records(folder, split, raw)
+        self._records = Records(folder, split, encoded=("image", "label"))
 
     def __len__(self) -> int:
         return len(self._records)

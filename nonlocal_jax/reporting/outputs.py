@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
-from matplotlib.figure import Figure
 from PIL import Image
 
 from nonlocal_jax.errors import UserError
@@ -146,6 +145,8 @@ def confusion_png(
     Of up to thirty classes, each cell has its share in percent. Names of more than 40 letters are
     cut there.
     """
+    from matplotlib.figure import Figure  # here, so that commands start sooner
+
     names = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in class_names]
     count, longest = len(names), max(map(len, names))
     cell = max(0.16, min(0.34, 24 / count))  # inches
