@@ -1,11 +1,11 @@
 """What the server accepts, and for how long it waits."""
 
 import dataclasses
-import importlib.util
 import re
 
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation.buckets import Size
+from nonlocal_jax.runtime.packages import need
 
 LONGEST_SIDE = 16384  # pixels; a longer image needs more memory than its number of pixels says
 MOST_CONNECTIONS = 512
@@ -65,6 +65,4 @@ def parse_sizes(texts: list[str]) -> list[Size]:
 
 def check_installed() -> None:
     """Raises a UserError if a package of the extra `serve` is missing."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"serve needs {' and '.join(missing)}: pip install 'nonlocal_jax[serve]'.")
+    need("serve", "serve", *PACKAGES)

@@ -1,5 +1,6 @@
 """The log of a run, what it keeps of evaluations, and writers."""
 
+import importlib.util
 import json
 import math
 import sys
@@ -81,7 +82,7 @@ def test_a_writer_that_fails_is_told_and_the_run_goes_on(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard"])
 def test_a_missing_package_is_told_with_the_command_that_installs_it(name, monkeypatch):
-    monkeypatch.setattr(writer.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=rf"pip install 'nonlocal_jax\[{name}\]'"):
         writer.check(["auto", name])
     writer.check(["auto"])
@@ -150,7 +151,7 @@ def test_names_are_those_that_mlflow_takes():
 
 
 @pytest.mark.skipif(
-    writer.importlib.util.find_spec("mlflow") is None, reason="the extra `mlflow` is missing"
+    importlib.util.find_spec("mlflow") is None, reason="the extra `mlflow` is missing"
 )
 def test_a_resumed_run_goes_on_as_the_same_run_of_mlflow(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/runs.db")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nonlocal_jax.checkpoints.hub.files import CARD, CONFIG, WEIGHTS
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.runtime.packages import need
 
 NAME = re.compile(r"[a-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?", re.ASCII | re.IGNORECASE)
 
@@ -27,13 +28,10 @@ def fetch(name: str) -> Path:
       UserError: huggingface_hub is not installed, the repository can't be read, or it is of another
         library.
     """
-    try:
-        import huggingface_hub  # an extra: hub
-    except ImportError:
-        raise UserError(
-            f"There is no checkpoint {name}: train one, or `convert` one first; to download it "
-            "from the Hugging Face hub, pip install 'nonlocal_jax[hub]'."
-        ) from None
+    missing = f"There is no checkpoint {name}: train one, or `convert` one first"
+    need(f"{missing}; a download from the Hugging Face hub", "hub", "huggingface_hub")
+    import huggingface_hub
+
     repository, _, revision = name.partition("@")
     try:
         folder = huggingface_hub.snapshot_download(

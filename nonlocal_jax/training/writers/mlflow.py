@@ -9,7 +9,8 @@ import time
 from typing import Any
 
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.training.writers.writer import Outcome, Place, Scalars, Writer, need
+from nonlocal_jax.runtime.packages import need
+from nonlocal_jax.training.writers.writer import Outcome, Place, Scalars, Writer
 
 NAME = "mlflow"
 LONGEST_VALUE = 500  # characters of a setting
@@ -80,7 +81,7 @@ def allowed(name: str) -> str:
 
 def check() -> None:
     """Raises a UserError if mlflow is missing."""
-    need("mlflow", NAME)
+    need("config.log_to=mlflow", "mlflow", "mlflow")
 
 
 def build(place: Place) -> Writer:

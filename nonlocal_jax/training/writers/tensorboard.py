@@ -1,6 +1,7 @@
 """TensorBoard's event files in the run's folder, written by tensorboardX."""
 
-from nonlocal_jax.training.writers.writer import Outcome, Place, Scalars, Writer, need
+from nonlocal_jax.runtime.packages import need
+from nonlocal_jax.training.writers.writer import Outcome, Place, Scalars, Writer
 
 
 class TensorBoard(Writer):
@@ -29,7 +30,7 @@ class TensorBoard(Writer):
 
 def check() -> None:
     """Raises a UserError if tensorboardX is missing."""
-    need("tensorboardX", "tensorboard")
+    need("config.log_to=tensorboard", "tensorboard", "tensorboardX")
 
 
 def build(place: Place) -> Writer:

@@ -7,7 +7,8 @@ import os
 from typing import Any
 
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.training.writers.writer import Outcome, Place, Scalars, Writer, need
+from nonlocal_jax.runtime.packages import need
+from nonlocal_jax.training.writers.writer import Outcome, Place, Scalars, Writer
 
 NAME = "wandb"
 STEP = "step"  # the axis of all charts: W&B's own counter refuses the steps of a resumed run
@@ -58,7 +59,7 @@ class WeightsAndBiases(Writer):
 
 def check() -> None:
     """Raises a UserError if wandb is missing."""
-    need("wandb", NAME)
+    need("config.log_to=wandb", "wandb", "wandb")
 
 
 def build(place: Place) -> Writer:

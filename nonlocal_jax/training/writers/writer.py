@@ -2,8 +2,6 @@
 
 import abc
 import dataclasses
-import importlib
-import importlib.util
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -104,12 +102,3 @@ def build(names: Sequence[str], place: Place) -> list[Writer]:
             writer.close("failed")
         raise
     return made
-
-
-def need(package: str, name: str) -> None:
-    """Raises a UserError if a package that a writer needs, an extra of this one, is missing."""
-    if importlib.util.find_spec(package) is None:
-        raise UserError(
-            f"config.log_to names {name}, and {package} is not installed: "
-            f"pip install 'nonlocal_jax[{name}]', or leave {name} out."
-        )
