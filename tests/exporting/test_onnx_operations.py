@@ -155,6 +155,7 @@ def test_what_nothing_reads_is_left_out():
         (lambda x: lax.sort(x), "sort"),
         (lambda x: lax.pad(x, 0.0, ((0, 0, 1), (0, 0, 0))), "pad"),
         (lambda x: lax.digamma(x), "digamma"),
+        (lambda x: lax.round(x), r"round \(halves away from zero\)"),
     ],
 )
 def test_what_has_no_counterpart_is_named(function, name):

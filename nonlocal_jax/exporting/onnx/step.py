@@ -83,6 +83,17 @@ class Step:
         """A tensor in another dtype."""
         return self.graph.node("Cast", name, to=element_type(np.dtype(dtype)))
 
+    def converted(self, value: Value, dtype: np.dtype | type) -> Value:
+        """An array in another dtype."""
+        dtype = np.dtype(dtype)
+        if value.dtype == dtype:
+            return value
+        if value.array is not None:
+            return self.constant(value.array.astype(dtype), value.shape)
+        # In the value's own graph: outside of a loop whose body only reads it.
+        made = value.graph.node("Cast", value.name, to=element_type(dtype))
+        return dataclasses.replace(value, name=made, dtype=dtype)
+
     def refuse(self, why: str) -> Unsupported:
         """An error that says what of this primitive has no counterpart."""
         return Unsupported(f"{self.name} ({why})")

@@ -7,7 +7,7 @@ something needs it.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -47,11 +47,6 @@ class Value:
         """The number of axes."""
         return len(self.shape)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether the tensor has JAX's order of axes."""
-        return self.order == tuple(range(self.rank))
-
     def axis(self, axis: int) -> int:
         """Where the tensor has an axis of the array."""
         return self.order.index(axis)
@@ -66,12 +61,15 @@ class Value:
         turn = [self.order.index(axis) for axis in order]
         return self.graph.node("Transpose", self.name, perm=turn)
 
-    def whole(self, order: Sequence[int] | None = None, *, keep: Sequence[int] = ()) -> str:
-        """The tensor with its axes in an order, at full length except on the axes `keep`."""
+    def whole(
+        self, order: Sequence[int] | None = None, *, only: Collection[int] | None = None
+    ) -> str:
+        """The tensor with its axes in an order, at full length: on all axes, or on some `only`."""
         order = tuple(range(self.rank)) if order is None else tuple(order)
-        if not self.thin - set(keep):
+        left = frozenset() if only is None else self.thin.difference(only)
+        if left == self.thin:
             return self.ordered(order)
-        lengths = [1 if axis in self.thin and axis in keep else self.shape[axis] for axis in order]
+        lengths = [1 if axis in left else self.shape[axis] for axis in order]
         shape = self.dimensions.vector(lengths)
         return self.graph.node("Expand", self.ordered(order), shape)
 

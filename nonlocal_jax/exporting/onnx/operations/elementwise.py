@@ -3,6 +3,7 @@
 from functools import partial
 
 import numpy as np
+from jax import lax
 
 from nonlocal_jax.exporting.onnx.step import Handler, Step
 from nonlocal_jax.exporting.onnx.values import Value, common_order, common_thin
@@ -67,17 +68,11 @@ def _max(step: Step, x: Value, y: Value) -> Value:
 
 def _compare(operator: str, step: Step, x: Value, y: Value) -> Value:
     """Comparisons, for which ONNX Runtime has no kernels in small integers."""
-    inputs = [_as_int32(step, v) if v.dtype in (np.uint8, np.int8, np.int16) else v for v in (x, y)]
+    small = (np.uint8, np.int8, np.int16)
+    inputs = [step.converted(v, np.int32) if v.dtype in small else v for v in (x, y)]
     if operator == "NotEqual":
         return _then(step, "Not", apply(step, "Equal", *inputs))
     return apply(step, operator, *inputs)
-
-
-def _as_int32(step: Step, x: Value) -> Value:
-    if x.array is not None:
-        return step.constant(x.array.astype(np.int32), x.shape)
-    made = x.graph.node("Cast", x.name, to=6)
-    return Value(x.graph, x.dimensions, made, x.shape, np.dtype(np.int32), x.order, x.thin)
 
 
 def _select(step: Step, which: Value, *cases: Value) -> Value:
@@ -97,13 +92,11 @@ def _clamp(step: Step, least: Value, x: Value, most: Value) -> Value:
     return step.result(made, order=x.order, thin=x.thin)
 
 
-def _convert(step: Step, x: Value) -> Value:
-    if x.dtype == step.dtype:
-        return x
-    if x.array is not None:
-        return step.constant(x.array.astype(step.dtype), step.shape)
-    made = step.cast(x.name, step.dtype)
-    return Value(step.graph, x.dimensions, made, x.shape, step.dtype, x.order, x.thin)
+def _round(step: Step, x: Value) -> Value:
+    """ONNX rounds halves to even."""
+    if step.params["rounding_method"] != lax.RoundingMethod.TO_NEAREST_EVEN:
+        raise step.refuse("halves away from zero")
+    return apply(step, "Round", x)
 
 
 def _integer_pow(step: Step, x: Value) -> Value:
@@ -160,7 +153,7 @@ _NAMES = {
     "sub": "Sub", "mul": "Mul", "div": "Div", "pow": "Pow", "min": "Min",
     "neg": "Neg", "abs": "Abs", "sign": "Sign", "floor": "Floor", "ceil": "Ceil",
     "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "tanh": "Tanh", "logistic": "Sigmoid",
-    "erf": "Erf", "sin": "Sin", "cos": "Cos", "round": "Round",
+    "erf": "Erf", "sin": "Sin", "cos": "Cos",
 }  # fmt: skip
 _COMPARISONS = {
     "eq": "Equal", "ne": "NotEqual", "lt": "Less", "le": "LessOrEqual", "gt": "Greater",
@@ -178,7 +171,8 @@ HANDLERS: dict[str, Handler] = {
     "max": _max,
     "select_n": _select,
     "clamp": _clamp,
-    "convert_element_type": _convert,
+    "convert_element_type": lambda step, x: step.converted(x, step.dtype),
+    "round": _round,
     "integer_pow": _integer_pow,
     "square": lambda step, x: apply(step, "Mul", x, x),
     "rsqrt": _rsqrt,

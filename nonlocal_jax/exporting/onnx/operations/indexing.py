@@ -19,7 +19,7 @@ def _dynamic_slice(step: Step, x: Value, *rest: Value) -> Value:
     starts = [_start(step, rest[axis], x.shape[axis] - sizes[axis]) for axis in cut]
     start = starts[0] if len(cut) == 1 else graph.node("Concat", *starts, axis=0)
     end = graph.node("Add", start, step.dimensions.vector([sizes[axis] for axis in cut]))
-    name = x.whole(x.order, keep=[axis for axis in range(x.rank) if axis not in cut])
+    name = x.whole(x.order, only=cut)
     made = graph.node("Slice", name, start, end, graph.integers(map(x.axis, cut)))
     return step.result(made, order=x.order, thin=x.thin - frozenset(cut))
 
@@ -86,7 +86,7 @@ def _one_slice(step: Step, x: Value, index: Value) -> Value:
     _check_rest(step, x, indexed)
     start = _clipped(step, x, index, indexed)
     end = graph.node("Add", start, step.dimensions.vector([sizes[axis] for axis in indexed]))
-    name = x.whole(x.order, keep=[axis for axis in range(x.rank) if axis not in indexed])
+    name = x.whole(x.order, only=indexed)
     made = graph.node("Slice", name, start, end, graph.integers(map(x.axis, indexed)))
     gone = numbers.collapsed_slice_dims
     if gone:
@@ -104,7 +104,7 @@ def _along_one_axis(step: Step, x: Value, indices: Value) -> Value:
     places = step.graph.node(
         "Squeeze", _clipped(step, x, indices, (indexed,)), step.graph.integers([-1])
     )
-    name = x.whole(x.order, keep=rest)
+    name = x.whole(x.order, only=(indexed,))
     made = step.graph.node("Gather", name, places, axis=x.axis(indexed))
     place = dict(zip(rest, numbers.offset_dims, strict=True))
     of_indices = [axis for axis in range(len(step.shape)) if axis not in numbers.offset_dims]

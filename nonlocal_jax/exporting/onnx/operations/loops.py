@@ -6,6 +6,7 @@ import numpy as np
 
 from nonlocal_jax.exporting.onnx.graph import Graph
 from nonlocal_jax.exporting.onnx.operations import filling
+from nonlocal_jax.exporting.onnx.operations.shapes import LAST
 from nonlocal_jax.exporting.onnx.step import Handler, Step, value_info
 from nonlocal_jax.exporting.onnx.values import Value
 
@@ -64,14 +65,13 @@ def _part(body: Graph, array: Value, place: str) -> Value:
     """One element of an array along its first axis."""
     order = tuple(axis - 1 for axis in array.order if axis)
     thin = frozenset(axis - 1 for axis in array.thin if axis)
-    name = array.whole(array.order, keep=range(1, array.rank))
+    name = array.whole(array.order, only=(0,))
     name = body.node("Gather", name, place, axis=array.axis(0))
     return Value(body, array.dimensions, name, array.shape[1:], array.dtype, order, thin)
 
 
 def _turned(graph: Graph, name: str) -> str:
-    last = np.iinfo(np.int64).max
-    return graph.node("Slice", name, *map(graph.integers, ([-1], [-last], [0], [-1])))
+    return graph.node("Slice", name, *map(graph.integers, ([-1], [-LAST], [0], [-1])))
 
 
 def _while(step: Step, *inputs: Value) -> list[Value]:

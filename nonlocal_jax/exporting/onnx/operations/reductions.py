@@ -11,7 +11,7 @@ from nonlocal_jax.exporting.onnx.values import Value
 
 def _reduce(operator: str, step: Step, x: Value) -> Value:
     axes = step.params["axes"]
-    name = x.whole(x.order, keep=[axis for axis in range(x.rank) if axis not in axes])
+    name = x.whole(x.order, only=axes)
     if not axes:
         return step.result(name, order=x.order, thin=x.thin)
     made = step.graph.node(
@@ -23,22 +23,13 @@ def _reduce(operator: str, step: Step, x: Value) -> Value:
 
 def _reduce_bools(operator: str, step: Step, x: Value) -> Value:
     """All or any, as the smallest or largest of zeros and ones."""
-    numbers = Value(
-        step.graph,
-        x.dimensions,
-        step.cast(x.ordered(x.order), np.int32),
-        x.shape,
-        np.dtype(np.int32),
-        x.order,
-        x.thin,
-    )
-    reduced = _reduce(operator, step, numbers)
+    reduced = _reduce(operator, step, step.converted(x, np.int32))
     return step.result(step.cast(reduced.name, np.bool_), order=reduced.order, thin=reduced.thin)
 
 
 def _first_extreme(operator: str, step: Step, x: Value) -> Value:
     (axis,) = step.params["axes"]
-    name = x.whole(x.order, keep=[other for other in range(x.rank) if other != axis])
+    name = x.whole(x.order, only=(axis,))
     made = step.graph.node(operator, name, axis=x.axis(axis), keepdims=0)
     order, thin = without(x.order, x.thin, [axis])
     return step.result(step.cast(made, step.dtype), order=order, thin=thin)

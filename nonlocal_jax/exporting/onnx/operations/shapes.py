@@ -133,10 +133,9 @@ def _pad(step: Step, x: Value, filling: Value) -> Value:
         return x
     pads = step.dimensions.vector([config[a][0] for a in padded] + [config[a][1] for a in padded])
     axes = step.graph.integers(x.axis(axis) for axis in padded)
-    others = [axis for axis in range(x.rank) if axis not in padded]
-    name = x.whole(x.order, keep=others)
+    name = x.whole(x.order, only=padded)
     made = step.graph.node("Pad", name, pads, filling.ordered(), axes)
-    return step.result(made, order=x.order, thin=x.thin & frozenset(others))
+    return step.result(made, order=x.order, thin=x.thin.difference(padded))
 
 
 def _slice(step: Step, x: Value) -> Value:
@@ -149,7 +148,7 @@ def _slice(step: Step, x: Value) -> Value:
     ]
     if not cut:
         return x
-    name = x.whole(x.order, keep=[axis for axis in range(x.rank) if axis not in cut])
+    name = x.whole(x.order, only=cut)
     vectors = [
         step.dimensions.vector([bounds[axis] for axis in cut]) for bounds in (starts, limits)
     ]
