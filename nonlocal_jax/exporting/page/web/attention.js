@@ -69,8 +69,8 @@ function sharesOf(weights) {
   return total > 0 ? positive.map((weight) => weight / total) : positive;
 }
 
-// The share of the twentieth of positions with the largest weights, and the perplexity: over how
-// many positions weights that are equal would be spread as much.
+// The share of the twentieth of positions with the largest weights, and the perplexity: the number
+// of equal weights with the same entropy.
 function concentration(shares) {
   const sorted = shares.slice().sort((a, b) => b - a);
   const top = sorted.subarray(0, Math.ceil(shares.length / 20)).reduce((a, b) => a + b);

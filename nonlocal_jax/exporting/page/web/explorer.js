@@ -3,13 +3,17 @@
 const data = JSON.parse(byId("data").textContent);
 const colours = bytesOf(data.colours);
 const loaded = data.items.map(() => null);
+let wanted = 0; // the number of the picture that was chosen last
 let item = null; // the decoded picture that is shown
 let point = null; // frame, row and column of the marked pixel
 let weights = null; // of the point, over the positions of item.keySpace
+let reading = null; // what they say
 let speaking = 0;
 
 async function select(number) {
+  wanted = number;
   loaded[number] ??= await decoded(data.items[number]);
+  if (number !== wanted) return; // another one was chosen while this one was decoded
   item = loaded[number];
   [...byId("gallery").children].forEach((button, i) => button.setAttribute("aria-pressed", i === number));
   byId("panels").classList.toggle("stacked", item.frames === 1 && item.width > 2 * item.height);
@@ -28,32 +32,33 @@ function moveTo(next) {
   const sizes = [item.frames, item.height, item.width];
   point = next.map((place, axis) => Math.min(Math.max(place, 0), sizes[axis] - 1));
   weights = weightsAt(item, positionAt(item, point));
-  const reading = readingOf(data, item, point, weights);
+  reading = readingOf(data, item, point, weights);
   showReading(data, item, reading);
-  draw(reading);
+  draw();
   clearTimeout(speaking); // while keys repeat, only the last point is read out
   speaking = setTimeout(() => { byId("spoken").textContent = spokenReading(data, item, reading); }, 200);
 }
 
-function draw(reading) {
-  const marks = [{ point: reading.place, draw: drawRing }, { point, draw: drawCross }];
+function draw() {
+  if (item === null) return;
   const highest = reading.weight;
   const heat = item.pictures.map((_, frame) => heatFrame(item, frame, weights, highest, colours));
-  drawFrames(byId("attended"), item, heat, marks);
-  drawSeen(marks);
+  drawFrames(byId("attended"), item, heat, marks());
+  drawSeen();
 }
 
-function drawSeen(marks) {
+function drawSeen() {
+  if (item === null) return;
   const opacity = byId("tint").value / 100;
   item.tinted = item.tinted?.opacity === opacity ? item.tinted : {
     opacity,
     frames: item.pictures.map((picture) => tintFrame(picture, item.mask, data.palette, opacity)),
   };
-  drawFrames(byId("seen"), item, item.tinted.frames, marks);
+  drawFrames(byId("seen"), item, item.tinted.frames, marks());
 }
 
-function redraw() {
-  if (item !== null) draw(readingOf(data, item, point, weights));
+function marks() {
+  return [{ point: reading.place, draw: drawRing }, { point, draw: drawCross }];
 }
 
 // A step is one position of the queries' map.
@@ -146,8 +151,8 @@ function start() {
   followPointer(byId("attended"));
   followPointer(byId("seen"));
   byId("attended").addEventListener("keydown", moveByKey);
-  byId("tint").addEventListener("input", redraw);
-  addEventListener("resize", redraw);
+  byId("tint").addEventListener("input", drawSeen);
+  addEventListener("resize", draw);
   fillGallery();
   if (data.own !== null) offerOwn();
   select(0);
