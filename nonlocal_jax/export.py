@@ -35,12 +35,21 @@ from nonlocal_jax.evaluation import segment_files
 from nonlocal_jax.evaluation.restore import restore
 from nonlocal_jax.evaluation.video.restore import restore as restore_video
 from nonlocal_jax.exporting import page, safetensors
-from nonlocal_jax.exporting.page import onnx_model
-from nonlocal_jax.exporting.request import FORMATS, RESULTS, Request, portable, writer
-from nonlocal_jax.inputs.video import decode
+from nonlocal_jax.exporting.request import (
+    FORMATS,
+    FUNCTIONS,
+    RESULTS,
+    Request,
+    Written,
+    portable,
+    writer,
+)
+from nonlocal_jax.inputs import decode
+from nonlocal_jax.inputs.video.decode import SUFFIXES
 from nonlocal_jax.reporting.outputs import check_folder
 from nonlocal_jax.runtime import startup
 from nonlocal_jax.runtime.console import say
+from nonlocal_jax.runtime.packages import need
 
 
 def define(values: flags.FlagValues) -> None:
@@ -94,6 +103,9 @@ def main(options: Options) -> None:
     if given.to != "safetensors":
         config = portable(config)
     images = tuple(segment_files.find_images(given.input)) if given.input else ()
+    if given.to in FUNCTIONS:
+        for path in images:  # so that one that can't be read is told now, not after the export
+            decode.read_image(path, config.data.max_pixels)
     check_folder(output.parent)
     startup.use_jax(config.precision)
     say(f"The checkpoint is {found}.")
@@ -108,8 +120,7 @@ def main(options: Options) -> None:
         with_model=given.with_model,
         onnxruntime=pathlib.Path(given.onnxruntime) if given.onnxruntime else None,
     )
-    for line in write(request):
-        say(line)
+    _finish(write(request), len(images), "images")
 
 
 def _check_flags(options: Options) -> None:
@@ -120,10 +131,17 @@ def _check_flags(options: Options) -> None:
         raise UserError("--onnxruntime is for --with_model.")
     if given.keys != "own" and given.to != "safetensors":
         raise UserError("--keys is for --to=safetensors.")
+    if given.result != "indices" and given.to not in FUNCTIONS:
+        raise UserError(f"--result is for exported functions: --to={', '.join(FUNCTIONS)}.")
+    if given.to == "safetensors" and (given.tta or given.input):
+        raise UserError(
+            "--tta and --input are for exported functions and pages, and --to=safetensors writes "
+            "the network's arrays: leave them out."
+        )
     if given.to == "page" and not given.input:
         raise UserError("--to=page needs --input: the pictures or videos that the page shows.")
     if given.with_model:
-        onnx_model.check_packages()
+        need("--with_model", *FUNCTIONS["onnx"])
 
 
 def _export_video_network(
@@ -137,17 +155,22 @@ def _export_video_network(
         )
     if given.with_model:
         raise UserError("--with_model is for networks that segment images; this one labels videos.")
+    paths = segment_files.find_files(given.input, "video", SUFFIXES) if given.input else []
     check_folder(output.parent)
     startup.use_jax(config.precision)
     say(f"The checkpoint is {found}.")
     restored = restore_video(found, config, departing=options.overridden)
     if given.to == "safetensors":
-        lines = safetensors.write_network(restored, output, given.keys)
+        written = safetensors.write_network(restored, output, given.keys)
     else:
-        paths = segment_files.find_files(given.input, "video", decode.SUFFIXES)
-        lines = page.write_videos(restored, output, paths, tta=given.tta)
-    for line in lines:
+        written = page.write_videos(restored, output, paths, tta=given.tta)
+    _finish(written, len(paths), "videos")
+
+
+def _finish(written: Written, total: int, unit: str) -> None:
+    for line in written.lines:
         say(line)
+    command_line.exit_for_bad_images(written.left_out, total, unit)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

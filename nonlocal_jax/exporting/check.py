@@ -1,6 +1,6 @@
 """Compares an export with JAX on images, before it is written."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -35,14 +35,13 @@ class Bounds(NamedTuple):
 EXACT, ROUGH = Bounds(0.9999, 1e-5), Bounds(0.98, 0.05)  # float32 or wider, and 16-bit floats
 
 
-def compare(request: Request, function: Function, seen: Sequence[Image] = ()) -> str:
-    """Runs an export and JAX on images, one at a time, and says how equal the results are.
+def compare(request: Request, function: Function) -> str:
+    """Runs an export and JAX on `images`, one at a time, and says how equal the results are.
 
     Args:
       request: what was exported.
       function: the export in its own runtime: the result that `request.result` says, for images
         of one size.
-      seen: the images; by default, those of `images`.
 
     Raises:
       UserError: the results differ by more than rounding, or an image can't be read.
@@ -53,17 +52,18 @@ def compare(request: Request, function: Function, seen: Sequence[Image] = ()) ->
         "probabilities": predictor.probabilities,
         "logits": predictor.logits,
     }[request.result]
-    equal, pixels, error, largest = 0, 0, 0.0, 0.0
-    seen = seen or images(request)
-    for image in seen:
+    equal, pixels, error, largest, sizes = 0, 0, 0.0, 0.0, []
+    for image in images(request):
+        sizes.append(f"{image.shape[1]}x{image.shape[0]}")
         with jax.default_matmul_precision("highest"):
             expected = reference(image)
         found = np.asarray(function(image[None]))[0]
         if found.shape != expected.shape:
             raise _different(f"its result is {list(found.shape)}, and not {list(expected.shape)}")
         if request.result != "indices":
-            error = max(error, float(np.max(np.abs(found - expected))))
-            largest = max(largest, float(np.max(np.abs(expected))))
+            # NumPy's maximum keeps a NaN, and Python's need not.
+            error = float(np.maximum(error, np.max(np.abs(found - expected))))
+            largest = float(np.maximum(largest, np.max(np.abs(expected))))
             found, expected = found.argmax(-1), expected.argmax(-1)
         equal, pixels = equal + int(np.sum(found == expected)), pixels + found.size
     share, relative = equal / pixels, error / max(largest, 1e-30)
@@ -73,11 +73,10 @@ def compare(request: Request, function: Function, seen: Sequence[Image] = ()) ->
     bounds = EXACT if request.restored.config.model.dtype in ("float32", "float64") else ROUGH
     if not (share >= bounds.equal and relative <= bounds.error):
         raise _different(told)
-    sizes = ", ".join(f"{image.shape[1]}x{image.shape[0]}" for image in seen)
-    return f"Compared with JAX on images of {sizes}: {told}."
+    return f"Compared with JAX on images of {', '.join(sizes)}: {told}."
 
 
-def images(request: Request) -> list[Image]:
+def images(request: Request) -> Iterator[Image]:
     """The images of `request`, else some of the data set, else generated ones.
 
     All are cut to odd heights and widths, and every second one is turned by 90 degrees.
@@ -85,14 +84,16 @@ def images(request: Request) -> list[Image]:
     Raises:
       UserError: an image of `request` can't be read.
     """
-    found = [decode.read_image(path) for path in request.images]
-    for number, image in enumerate(found or _of_data_set(request) or _generated()):
-        if number == 0:
-            found = []
+    chosen: Iterable[Image]
+    if request.images:
+        most = request.restored.config.data.max_pixels
+        chosen = (decode.read_image(path, most) for path in request.images)
+    else:
+        chosen = _of_data_set(request) or _generated()
+    for number, image in enumerate(chosen):
         height, width = (length - (length + 1) % 2 for length in image.shape[:2])
         cut = image[:height, :width]
-        found.append(np.ascontiguousarray(np.rot90(cut) if number % 2 else cut))
-    return found
+        yield np.ascontiguousarray(np.rot90(cut) if number % 2 else cut)
 
 
 def _of_data_set(request: Request) -> list[Image]:

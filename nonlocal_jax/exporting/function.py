@@ -16,6 +16,7 @@ from nonlocal_jax.evaluation import inference
 from nonlocal_jax.evaluation.inference import Scaled
 from nonlocal_jax.evaluation.protocol import Protocol
 from nonlocal_jax.exporting.request import Request
+from nonlocal_jax.inputs.transforms import scales
 from nonlocal_jax.ops.byte_resize import resize_bytes
 from nonlocal_jax.ops.dims import Dim, larger, smaller
 from nonlocal_jax.ops.normalize import normalize
@@ -29,14 +30,20 @@ Result = Shaped[Array, "n ..."]
 class Exported:
     """What is exported, in two steps.
 
-    Where sizes are symbols, trace the steps apart, and let the second have symbols of its own for
-    the sizes at which images are evaluated: in place of long expressions, which take minutes.
+    Where sizes are symbols, trace the two steps separately, and give the second one new symbols
+    for the resized sizes. As expressions of the image's size they take minutes to trace.
 
     Attributes:
       request: network, protocol, and what the result is.
     """
 
     request: Request
+
+    @property
+    def variables(self) -> dict[str, jax.Array]:
+        """The network's arrays, on the device."""
+        held = self.request.restored.variables
+        return {name: jnp.asarray(value) for name, value in held.items()}
 
     @property
     def protocol(self) -> Protocol:
@@ -61,11 +68,11 @@ class Exported:
     def scale(self, images: Images) -> tuple[Images, ...]:
         """The first step: the images at every scale, as `inputs.transforms` resizes them."""
         _, height, width, _ = images.shape
-        scales = [
-            (int(self.protocol.scale[0] * ratio), int(self.protocol.scale[1] * ratio))
-            for ratio in self.protocol.ratios
-        ]
-        return tuple(resize_bytes(images, *fit_size(height, width, scale)) for scale in scales)
+        protocol = self.protocol
+        return tuple(
+            resize_bytes(images, *fit_size(height, width, scale))
+            for scale in scales(protocol.scale, protocol.ratios)
+        )
 
     def infer(self, variables: Variables, images: Images, scales: tuple[Images, ...]) -> Result:
         """The second step: the result. Of `images`, only the size matters."""

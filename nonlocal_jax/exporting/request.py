@@ -3,13 +3,14 @@
 import dataclasses
 import importlib
 import pathlib
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 from nonlocal_jax.checkpoints.hub.files import Keys
 from nonlocal_jax.config import files, schema
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation.restore import Restored
+from nonlocal_jax.runtime.packages import need
 
 Result = Literal["indices", "probabilities", "logits"]
 RESULTS: tuple[Result, ...] = ("indices", "probabilities", "logits")
@@ -19,6 +20,12 @@ FORMATS = {
     "savedmodel": "nonlocal_jax.exporting.savedmodel",
     "safetensors": "nonlocal_jax.exporting.safetensors",
     "page": "nonlocal_jax.exporting.page",
+}
+# The formats of functions: the extra that each needs, and packages of it.
+FUNCTIONS = {
+    "stablehlo": ("export", "flatbuffers"),
+    "onnx": ("onnx", "onnx", "onnxruntime"),
+    "savedmodel": ("savedmodel", "flatbuffers", "tensorflow"),
 }
 
 
@@ -48,6 +55,18 @@ class Request:
     onnxruntime: pathlib.Path | None = None
 
 
+class Written(NamedTuple):
+    """What an export says when it is done.
+
+    Attributes:
+      lines: tell what was written.
+      left_out: why each input that was left out could not be used.
+    """
+
+    lines: Sequence[str]
+    left_out: Sequence[str] = ()
+
+
 def portable(config: schema.Config) -> schema.Config:
     """A config whose network computes the same wherever it is exported, and runs everywhere.
 
@@ -62,15 +81,15 @@ def portable(config: schema.Config) -> schema.Config:
     return schema.for_segmentation(files.override(config, **values))
 
 
-def writer(name: str) -> Callable[[Request], list[str]]:
-    """What writes a format; it returns lines that tell what was written.
+def writer(name: str) -> Callable[[Request], Written]:
+    """What writes a format.
 
     Raises:
       UserError: there is no such format, or a package that it needs is missing.
     """
     if name not in FORMATS:
         raise UserError(f"--to is {name!r}; it must be one of {', '.join(FORMATS)}.")
-    module = importlib.import_module(FORMATS[name])
-    getattr(module, "check_installed", lambda: None)()
-    write: Callable[[Request], list[str]] = module.write
+    if name in FUNCTIONS:
+        need(f"--to={name}", *FUNCTIONS[name])
+    write: Callable[[Request], Written] = importlib.import_module(FORMATS[name]).write
     return write

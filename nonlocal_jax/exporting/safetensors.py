@@ -4,29 +4,21 @@ import pathlib
 
 from nonlocal_jax.checkpoints.hub.files import Keys
 from nonlocal_jax.checkpoints.hub.save import save
-from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation.restore import Restored
 from nonlocal_jax.evaluation.video.restore import RestoredVideo
-from nonlocal_jax.exporting.request import Request
+from nonlocal_jax.exporting.request import Request, Written
 
 
-def write(request: Request) -> list[str]:
-    """Writes the folder `request.output`; returns lines that tell what was written.
+def write(request: Request) -> Written:
+    """Writes the folder `request.output`.
 
     Raises:
-      UserError: the request asks for what only functions have, or the folder can't be written.
+      UserError: see `checkpoints.hub.save.save`.
     """
-    if request.tta or request.images or request.result != "indices":
-        raise UserError(
-            "--tta, --result and --input are for exported functions, and --to=safetensors writes "
-            "the network's arrays: leave them out."
-        )
     return write_network(request.restored, request.output, request.keys)
 
 
-def write_network(
-    restored: Restored | RestoredVideo, output: pathlib.Path, keys: Keys
-) -> list[str]:
+def write_network(restored: Restored | RestoredVideo, output: pathlib.Path, keys: Keys) -> Written:
     """Writes the folder `output`, of a network for images or for videos.
 
     Raises:
@@ -41,6 +33,6 @@ def write_network(
         palette=palette,
         keys=keys,
     )
-    return [
-        f"Written {restored.found} to {folder}, and read back: every value is the checkpoint's."
-    ]
+    return Written(
+        [f"Written {restored.found} to {folder}, and read back: every value is the checkpoint's."]
+    )

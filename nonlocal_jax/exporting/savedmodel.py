@@ -7,7 +7,6 @@ The function is the same StableHLO program as of `--to=stablehlo`, inside of an 
 TensorFlow, XlaCallModule.
 """
 
-import importlib.util
 import json
 import pathlib
 import shutil
@@ -18,27 +17,19 @@ import numpy as np
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.exporting import check
 from nonlocal_jax.exporting.description import describe
-from nonlocal_jax.exporting.request import Request
+from nonlocal_jax.exporting.request import Request, Written
 from nonlocal_jax.exporting.stablehlo import PLATFORMS, exported, without_paths
 
 
-def check_installed() -> None:
-    """Raises a UserError if TensorFlow is missing."""
-    if importlib.util.find_spec("tensorflow") is None:
-        raise UserError('--to=savedmodel needs TensorFlow: pip install "nonlocal_jax[savedmodel]".')
-
-
-def write(request: Request) -> list[str]:
+def write(request: Request) -> Written:
     """Writes a SavedModel whose function is `segment`, with the classes in assets.extra.
 
     Raises:
-      UserError: TensorFlow is missing, results differ from JAX's, or the folder can't be written.
+      UserError: results differ from JAX's, or the folder can't be written.
     """
-    check_installed()
     import tensorflow as tf
     from jax.experimental import jax2tf
 
-    seen = check.images(request)
     convert = jax2tf.convert(
         exported(request).call,
         polymorphic_shapes=["n, height, width, 3"],
@@ -55,11 +46,11 @@ def write(request: Request) -> list[str]:
             with without_paths():
                 tf.saved_model.save(module, str(unfinished), signatures=module.segment)
             loaded = tf.saved_model.load(str(unfinished))
-            told = check.compare(request, lambda some: np.asarray(loaded.segment(some)), seen)
+            told = check.compare(request, lambda some: np.asarray(loaded.segment(some)))
             extra = unfinished / "assets.extra"
             extra.mkdir()
             (extra / "classes.json").write_text(json.dumps(describe(request), indent=1))
             shutil.move(unfinished, request.output)
     except OSError as error:
-        raise UserError(f"{request.output} can't be written: {error.strerror}.") from error
-    return [told, f"Wrote {request.output}."]
+        raise UserError(f"{request.output} can't be written: {error.strerror or error}.") from error
+    return Written([told, f"Wrote {request.output}."])

@@ -6,7 +6,6 @@ masks = call(images)
 """
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator
 
 import jax
@@ -14,42 +13,37 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from nonlocal_jax.checkpoints import conversion
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.exporting import check
 from nonlocal_jax.exporting.description import describe
 from nonlocal_jax.exporting.function import Exported, Images
-from nonlocal_jax.exporting.request import Request
+from nonlocal_jax.exporting.request import Request, Written
 from nonlocal_jax.ops.dims import Dim
-from nonlocal_jax.runtime.files import write_json, write_whole
+from nonlocal_jax.reporting import pictures
+from nonlocal_jax.runtime.files import write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def check_installed() -> None:
-    """Raises a UserError if what jax.export needs is missing."""
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise UserError('--to=stablehlo needs flatbuffers: pip install "nonlocal_jax[export]".')
-
-
-def write(request: Request) -> list[str]:
+def write(request: Request) -> Written:
     """Writes a serialised `jax.export.Exported`, and FILE.json beside it with the classes.
 
     Raises:
-      UserError: a package is missing, results differ from JAX's, or a file can't be written.
+      UserError: FILE.json exists, results differ from JAX's, or a file can't be written.
     """
-    check_installed()
-    images = check.images(request)
+    description = conversion.new_path(f"{request.output}.json")
     content = bytes(exported(request).serialize())
     loaded: export.Exported = export.deserialize(bytearray(content))
-    told = check.compare(request, lambda some: np.asarray(loaded.call(some)), images)
-    description = request.output.with_name(f"{request.output.name}.json")
-    try:
-        write_whole(request.output, content)
-    except OSError as error:
-        raise UserError(f"{request.output} can't be written: {error.strerror}.") from error
+    told = check.compare(request, lambda some: np.asarray(loaded.call(some)))
     write_json(description, describe(request))
+    try:
+        pictures.write(request.output, content)
+    except UserError:
+        description.unlink()
+        raise
     size = f"{len(content) / 1e6:,.1f} MB"
-    return [told, f"Wrote {request.output} ({size}) and {description}."]
+    return Written([told, f"Wrote {request.output} ({size}) and {description}."])
 
 
 def exported(request: Request) -> export.Exported:
@@ -59,7 +53,7 @@ def exported(request: Request) -> export.Exported:
     their sizes; see `Exported`.
     """
     function = Exported(request)
-    variables = {name: jnp.asarray(value) for name, value in request.restored.variables.items()}
+    variables = function.variables
     ratios = range(len(function.protocol.ratios))
     names = ["n", "height", "width", *(f"{side}{i}" for i in ratios for side in "hw")]
     count, height, width, *sides = export.symbolic_shape(", ".join(names))

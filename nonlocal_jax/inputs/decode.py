@@ -46,7 +46,9 @@ class TooManyPixels(UserError):
     """An image is larger than the limit on its pixels."""
 
 
-def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(
+    path: str | os.PathLike[str], most_pixels: int = MOST_PIXELS
+) -> UInt8[np.ndarray, "h w 3"]:
     """The image of a file as RGB; see `decode_image`.
 
     Raises:
@@ -56,7 +58,7 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
         encoded = pathlib.Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    return decode_image(encoded, str(path))
+    return decode_image(encoded, str(path), most_pixels)
 
 
 def decode_image(

@@ -44,13 +44,16 @@ def fit_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]
     return max(int(height * factor + 0.5), 1), max(int(width * factor + 0.5), 1)
 
 
+def scales(scale: tuple[int, int], ratios: Sequence[float]) -> list[tuple[int, int]]:
+    """`scale` times each ratio, cut to int."""
+    return [(int(scale[0] * ratio), int(scale[1] * ratio)) for ratio in ratios]
+
+
 def test_sizes(
     height: int, width: int, scale: tuple[int, int], ratios: Sequence[float]
 ) -> list[tuple[int, int]]:
-    """The sizes an image is evaluated at: `scale` times each ratio, cut to int, then fitted."""
-    return [
-        fit_size(height, width, (int(scale[0] * ratio), int(scale[1] * ratio))) for ratio in ratios
-    ]
+    """The sizes an image is evaluated at: fitted into `scale` times each ratio."""
+    return [fit_size(height, width, bounds) for bounds in scales(scale, ratios)]
 
 
 def resize_image(image: Image, size: tuple[int, int]) -> NewImage:

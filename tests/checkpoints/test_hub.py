@@ -223,8 +223,6 @@ def test_a_run_starts_from_a_hub_folder(folder, config, capsys):
     ("words", "because"),
     [
         (["--output={old}"], "exists already; remove it"),
-        (["--output={new}", "--tta"], "are for exported functions"),
-        (["--output={new}", "--result=logits"], "are for exported functions"),
         (["--output={new}", "--step=3"], "is one checkpoint; a step is chosen"),
         (["--output=/dev/null/x"], "cannot be written"),
     ],

@@ -1,5 +1,7 @@
 """The command `export`: what it writes and prints, and what it refuses."""
 
+import importlib.util
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ from evaluations import SIZES, label, picture, run_command, saved, small, write_
 
 import nonlocal_jax
 from nonlocal_jax import export
+from nonlocal_jax.errors import UserError
+from nonlocal_jax.exporting.request import writer
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +53,39 @@ def test_an_image_that_cannot_be_read_is_told_first(checkpoint, tmp_path):
     assert done.returncode == 2
     assert "broken.png cannot be decoded" in done.stderr
     assert not (tmp_path / "network").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "because"),
+    [
+        (["--to=page", "--input=x", "--result=logits"], "--result is for exported functions"),
+        (["--to=safetensors", "--result=logits"], "--result is for exported functions"),
+        (["--to=safetensors", "--tta"], "--tta and --input are for exported functions"),
+        (["--to=safetensors", "--input=x"], "--tta and --input are for exported functions"),
+        (["--to=onnx", "--keys=pytorch"], "--keys is for --to=safetensors"),
+    ],
+)
+def test_flags_of_other_formats_are_refused(words, because):
+    done = run_command(export, "--checkpoint=x", "--output=y", *words)
+    assert done.returncode == 2 and because in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("form", "package", "extra"),
+    [
+        ("stablehlo", "flatbuffers", "export"),
+        ("onnx", "onnx", "onnx"),
+        ("onnx", "onnxruntime", "onnx"),
+        ("savedmodel", "tensorflow", "savedmodel"),
+    ],
+)
+def test_a_missing_package_is_told_with_its_extra(form, package, extra, monkeypatch):
+    find = importlib.util.find_spec
+    installed = {"flatbuffers", "onnx", "onnxruntime", "tensorflow"} - {package}
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: object() if name in installed else None if name == package else find(name),
+    )
+    with pytest.raises(UserError, match=rf"needs {package}: pip install 'nonlocal_jax\[{extra}\]'"):
+        writer(form)

@@ -68,6 +68,6 @@ def random_network(row):
 @pytest.mark.parametrize("form", FORMATS)
 def test_full_width_on_ten_images_of_odd_sizes(form, row, result, images, tmp_path):
     asked = Request(random_network(row), tmp_path / "network", result, images=tuple(images))
-    compared, _ = FORMATS[form](asked)
+    compared, _ = FORMATS[form](asked).lines
     print(compared)
     assert len(set(re.findall(r"\d+x\d+", compared))) == COUNT

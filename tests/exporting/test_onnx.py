@@ -1,19 +1,19 @@
 """Networks as ONNX models, run by ONNX Runtime."""
 
 import json
-import sys
 
 import numpy as np
 import onnx
 import pytest
 from exports import SLIDE, assert_same, picture, predicted, request
 from networks import NUM_CLASSES
+from onnx import TensorProto, helper
 from PIL import Image
 
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.exporting.onnx import network, write
+from nonlocal_jax.exporting.onnx import file, network, write
+from nonlocal_jax.exporting.onnx.graph import IR_VERSION, OPSET
 from nonlocal_jax.exporting.onnx.session import Session
-from nonlocal_jax.exporting.request import writer
 
 CASES = {
     "indices": ("indices", False, {}),
@@ -74,7 +74,7 @@ def test_the_psa_head_is_exported_for_all_sizes(branches):
 
 def test_the_file_tells_its_classes_and_names_input_and_output(tmp_path, photo):
     path = tmp_path / "network.onnx"
-    told = write(request(path, "logits", images=[photo]))
+    told = write(request(path, "logits", images=[photo])).lines
     assert "99.99" in told[0] or "100." in told[0]
     model = onnx.load(path)
     assert [value.name for value in model.graph.input] == ["images"]
@@ -106,10 +106,13 @@ def test_what_has_no_counterpart_is_told_with_its_head(monkeypatch):
         network.build(request())
 
 
-@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
-def test_a_missing_package_is_told(package, monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("nonlocal_jax.exporting.onnx")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=rf"needs the package {package}: pip install .*\[onnx\]"):
-        writer("onnx")
+def test_what_onnx_runtime_cannot_run_is_told_in_a_sentence(tmp_path, monkeypatch):
+    bools = [helper.make_tensor_value_info(name, TensorProto.BOOL, [None]) for name in "xy"]
+    node = helper.make_node("Max", ["x", "x"], ["y"])  # it takes numbers alone
+    graph = helper.make_graph([node], "max", bools[:1], bools[1:])
+    opset = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION)
+    monkeypatch.setattr(file, "build", lambda asked: model)
+    with pytest.raises(UserError, match=r"ONNX Runtime can't run .*Max.*Nothing was written\.$"):
+        write(request(tmp_path / "network.onnx"))
+    assert not list(tmp_path.iterdir())

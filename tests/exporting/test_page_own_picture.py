@@ -13,7 +13,7 @@ from PIL import Image
 from nonlocal_jax import export
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation import predictor
-from nonlocal_jax.exporting.page import assemble, entry, own_picture, quantise
+from nonlocal_jax.exporting.page import assemble, entry, onnx_model, own_picture, quantise
 from nonlocal_jax.inputs.transforms import test_sizes as sizes_of
 from nonlocal_jax.models.attention_factors import AttentionFactors
 
@@ -166,6 +166,15 @@ def test_the_commands_page_gives_the_python_interfaces_results(runtime, tmp_path
         weights = np.array(opened.run("Array.from(explorer.weights)"))
         expected = model.attention(scaled, tuple(opened.run("explorer.point.slice(1)")))
         np.testing.assert_allclose(weights, expected.ravel(), atol=1e-5)
+
+
+def test_a_model_whose_results_are_not_finite_is_refused():
+    whole = {"indices": np.zeros((1, 4, 4), np.uint8), "query": np.ones((1, 2, 2, 3), np.float32)}
+    onnx_model.check(whole, whole)
+    broken = whole["query"].copy()
+    broken[0, 1, 0, 2] = np.nan
+    with pytest.raises(UserError, match="differs from JAX"):
+        onnx_model.check({**whole, "query": broken}, whole)
 
 
 def test_flags_of_the_model_are_refused_where_they_are_for_nothing():

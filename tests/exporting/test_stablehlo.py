@@ -1,7 +1,6 @@
 """StableHLO files: what they hold, that JAX alone runs them, and what is refused."""
 
 import dataclasses
-import importlib.util
 import json
 import re
 import subprocess
@@ -57,7 +56,7 @@ def program(written):
 
 
 def test_it_is_compared_before_it_is_written(written):
-    asked, (compared, wrote) = written
+    asked, ((compared, wrote), _) = written
     assert re.fullmatch(
         r"Compared with JAX on images of 511x63, 63x511: (100.0000|99.99\d\d)% of the classes are "
         r"equal, and numbers differ by at most \d.\de-\d\d of the largest.",
@@ -134,7 +133,18 @@ def test_an_export_that_differs_is_not_written(result, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_package_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs flatbuffers: pip install .*\[export\]"):
-        stablehlo.write(request(tmp_path / "network.stablehlo"))
+def test_a_file_is_written_with_its_classes_or_not_at_all(tmp_path, monkeypatch):
+    program = jax.export.export(jax.jit(lambda x: x))(np.zeros(3, np.float32))
+    monkeypatch.setattr(stablehlo, "exported", lambda asked: program)
+    monkeypatch.setattr(stablehlo.check, "compare", lambda *_: "")
+    path, beside = tmp_path / "network", tmp_path / "network.json"
+    asked = request(path)
+    beside.write_text("precious")
+    with pytest.raises(UserError, match=r"network\.json exists already"):
+        stablehlo.write(asked)
+    assert beside.read_text() == "precious" and not path.exists()
+    beside.unlink()
+    (path / "a folder").mkdir(parents=True)
+    with pytest.raises(UserError, match="network cannot be written"):
+        stablehlo.write(asked)
+    assert not beside.exists()

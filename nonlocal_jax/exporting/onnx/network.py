@@ -61,7 +61,7 @@ def require_float32(restored: Restored) -> None:
 
 def _convert(function: Exported) -> onnx.ModelProto:
     """Resizing and the network are traced apart; see `Exported`."""
-    variables = {k: jnp.asarray(v) for k, v in function.request.restored.variables.items()}
+    variables = function.variables
     names = ["batch", "height", "width"]
     for number in range(len(function.protocol.ratios)):
         names += [f"rows{number}", f"columns{number}"]

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 import nonlocal_jax
 from nonlocal_jax.checkpoints.locate import Found
-from nonlocal_jax.errors import UserError
+from nonlocal_jax.errors import UserError, counted
 from nonlocal_jax.exporting.page.entry import Entry, printable
 from nonlocal_jax.exporting.page.own_picture import SERVER, OwnPicture
 from nonlocal_jax.exporting.page.packing import base64_of
@@ -84,7 +84,7 @@ def write_page(
             "pictures, or a smaller config.eval.scale."
         )
     pictures.write(path, content)
-    count = f"{len(entries)} picture{'s'[: len(entries) > 1]}"
+    count = counted(len(entries), "picture")
     return [f"{path}: {megabytes:.2f} MB, {count}.", exactness(entries)]
 
 

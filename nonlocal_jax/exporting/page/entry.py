@@ -60,7 +60,7 @@ class Entry:
       error: the largest difference between a weight of the page and one of the network.
       points: how many points were compared.
       bits: of the integers.
-      kind: how weights follow.
+      kind: how weights are computed: models/attention_factors.py.
     """
 
     values: dict[str, object]
@@ -98,7 +98,6 @@ def make_entry(exhibit: Exhibit) -> Entry:
         "mask": None if exhibit.mask is None else packed(_resized(exhibit.mask, shown).tobytes()),
         "top": None if exhibit.top is None else [[n, round(p, 6)] for n, p in exhibit.top],
         "point": exhibit.point,
-        "error": error,
         **_attention_values(stored),
     }
     return Entry(values, error, len(checked), stored.bits, stored.kind)

@@ -13,13 +13,13 @@ from nonlocal_jax.evaluation.segment_files import ImageFiles
 from nonlocal_jax.exporting.page import assemble, onnx_model
 from nonlocal_jax.exporting.page.entry import Entry, Exhibit, Point, make_entry
 from nonlocal_jax.exporting.page.own_picture import OwnPicture, read_runtime
-from nonlocal_jax.exporting.request import Request
+from nonlocal_jax.exporting.request import Request, Written
 from nonlocal_jax.reporting import pictures
 from nonlocal_jax.runtime.console import say
 
 
-def write(request: Request) -> list[str]:
-    """Writes the page of `request.images`; returns lines that tell what was written.
+def write(request: Request) -> Written:
+    """Writes the page of those of `request.images` that can be read.
 
     Raises:
       UserError: no image can be read, the head's attention is not of the form that the page can
@@ -51,7 +51,8 @@ def write(request: Request) -> list[str]:
         palette=restored.palette,
         own=own,
     )
-    return assemble.write_page(request.output, data, entries, own)
+    lines = assemble.write_page(request.output, data, entries, own)
+    return Written(lines, list(files.bad.values()))
 
 
 def first_point(mask: UInt8[np.ndarray, "h w"]) -> tuple[int, int]:

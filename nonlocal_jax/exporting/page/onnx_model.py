@@ -1,7 +1,6 @@
 """The ONNX model in the page: classes, queries and keys of a picture at the config's scale."""
 
-import importlib.util
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -15,22 +14,11 @@ from nonlocal_jax.inputs.transforms import resize_image
 from nonlocal_jax.ops.normalize import normalize
 from nonlocal_jax.runtime.console import say
 
-PACKAGES = ("onnx", "onnxruntime")
+RESULTS = ("indices", "query", "key", "unary")
 SAME_CLASSES = 0.999  # share of pixels: rounding may decide between two classes
 TOLERANCE = 1e-3  # of queries and keys, relative to the largest
 
 Images = UInt8[Array, "1 h w 3"]
-
-
-def check_packages() -> None:
-    """Makes sure that a model can be made.
-
-    Raises:
-      UserError: a package is missing.
-    """
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"--with_model needs more packages: pip install {' '.join(missing)}.")
 
 
 def make_model(request: Request, image: UInt8[np.ndarray, "h w 3"]) -> bytes:
@@ -48,62 +36,59 @@ def make_model(request: Request, image: UInt8[np.ndarray, "h w 3"]) -> bytes:
     # These import packages that are optional.
     from nonlocal_jax.exporting.onnx.convert import Converter
     from nonlocal_jax.exporting.onnx.network import INPUT, require_float32
+    from nonlocal_jax.exporting.onnx.session import Session
     from nonlocal_jax.exporting.onnx.step import Unsupported
 
     require_float32(request.restored)
     restored = request.restored
-    variables = {name: jnp.asarray(value) for name, value in restored.variables.items()}
     exported = Exported(Request(restored, request.output))
+    variables = exported.variables
 
-    def function(images: Images) -> dict[str, jax.Array]:
+    def function(images: Images) -> tuple[Array, ...]:
+        """Results in the order of RESULTS; without a unary map, one fewer."""
         with jax.default_matmul_precision("highest"):
             network = restored.network.bind_for_inference(variables)
             factors = network.attention_factors(normalize(images)).factors
-        found = {
-            "indices": exported.infer(variables, images, (images,)),
-            "query": jnp.asarray(factors.query),
-            "key": jnp.asarray(factors.key),
-        }
-        if factors.unary is not None:
-            found["unary"] = jnp.asarray(factors.unary)
-        return found
+        maps = (factors.query, factors.key, factors.unary)
+        indices = exported.infer(variables, images, (images,))
+        return (indices, *(jnp.asarray(part) for part in maps if part is not None))
 
     (size,) = exported.protocol.input_sizes((image.shape[0], image.shape[1]))
     scaled = resize_image(image, size)[None]
-    expected = jax.tree.map(np.asarray, jax.jit(function)(jnp.asarray(scaled)))
+    expected = [np.asarray(part) for part in jax.jit(function)(jnp.asarray(scaled))]
     height, width = jax.export.symbolic_shape("h, w", constraints=["h >= 1", "w >= 1"])
     converter = Converter(INPUT, jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8))
     try:
-        results = converter.add(
-            lambda images: list(map(function(images).__getitem__, expected)), converter.input
-        )
+        results = converter.add(function, converter.input)
     except Unsupported as error:
         raise UserError(
             f"--with_model: the head {restored.config.model.decode_head.name!r} can't be written "
             f"as ONNX, which has no counterpart for JAX's {error}."
         ) from error
-    first, *more = zip(expected, results, strict=True)
+    names = RESULTS[: len(results)]
+    first, *more = zip(names, results, strict=True)
     content: bytes = converter.model(*first, *more).SerializeToString()
-    _check(content, scaled, expected)
+    check(Session(content).results(scaled), dict(zip(names, expected, strict=True)))
     return content
 
 
-def _check(content: bytes, images: UInt8[np.ndarray, "1 h w 3"], expected: dict[str, Any]) -> None:
-    """Raises UserError if the model's results are not the expected ones."""
-    import onnxruntime
+def check(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+    """Compares a model's results with JAX's, by name, and prints how far they differ.
 
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    found = dict(zip(expected, session.run(list(expected), {"images": images}), strict=True))
-    same = float(np.mean(found.pop("indices") == expected["indices"]))
+    Raises:
+      UserError: by more than rounding, or some are not finite.
+    """
+    same = float(np.mean(found["indices"] == expected["indices"]))
     errors = {
-        name: float(np.abs(value - expected[name]).max() / np.abs(expected[name]).max())
-        for name, value in found.items()
+        name: float(np.abs(found[name] - value).max() / np.maximum(np.abs(value).max(), 1e-30))
+        for name, value in expected.items()
+        if name != "indices"
     }
     say(
         f"{100 * same:.2f}% of the pixels have the class that JAX gives them; queries and keys "
-        f"differ by up to {max(errors.values()):.1e} of the largest."
+        f"differ by up to {np.max([*errors.values()]):.1e} of the largest."
     )
-    if same < SAME_CLASSES or max(errors.values()) > TOLERANCE:
+    if not (same >= SAME_CLASSES and all(error <= TOLERANCE for error in errors.values())):
         raise UserError(
             f"The ONNX model differs from JAX by more than rounding ({100 * same:.2f}% equal "
             f"classes, relative errors {errors}). The page was not written."

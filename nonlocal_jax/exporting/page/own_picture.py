@@ -28,7 +28,7 @@ class OwnPicture:
     Attributes:
       model: an ONNX model. Its input `images` is uint8 [1, h, w, 3]. Its outputs are `indices`
         [1, h, w], and `query`, `key` and perhaps `unary` of models/attention_factors.py.
-      kind: how weights follow.
+      kind: how weights are computed: models/attention_factors.py.
       scale: long and short side that a picture is fitted into.
       runtime: content of each file of onnxruntime-web; empty if the browser gets them itself.
     """

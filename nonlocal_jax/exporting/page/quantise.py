@@ -1,4 +1,4 @@
-"""Queries and keys as integers with a scale for each position, and the weights that follow.
+"""Queries and keys as integers with a scale for each position, and the weights computed from them.
 
 `weights` computes what the page's JavaScript does (web/attention.js), in NumPy.
 """
@@ -51,7 +51,7 @@ class Stored:
       query: of each position.
       key: of each position that is attended to.
       unary: the unary map, or None.
-      kind: how weights follow: models/attention_factors.py.
+      kind: how weights are computed: models/attention_factors.py.
       space: frames, rows and columns of the queries.
       key_space: the same of the keys.
       bits: of an integer.

@@ -11,13 +11,14 @@ from nonlocal_jax.evaluation.video.predictor import VideoPredictor
 from nonlocal_jax.evaluation.video.restore import RestoredVideo
 from nonlocal_jax.exporting.page import assemble
 from nonlocal_jax.exporting.page.entry import Entry, Exhibit, Point, make_entry
+from nonlocal_jax.exporting.request import Written
 from nonlocal_jax.runtime.console import say
 
 
 def write_videos(
     restored: RestoredVideo, output: pathlib.Path, paths: Sequence[pathlib.Path], *, tta: bool
-) -> list[str]:
-    """Writes the page of some videos: their middle clips; returns lines that tell about it.
+) -> Written:
+    """Writes the page of those of some videos that can be read: their middle clips.
 
     Args:
       restored: the checkpoint.
@@ -34,12 +35,13 @@ def write_videos(
             "A page shows non-local blocks, and this network has none "
             "(config.model.backbone.non_local)."
         )
-    entries = []
+    entries, left_out = [], []
     for number, path in enumerate(paths, 1):
         try:
             entries.append(_entry(model, path))
         except UserError as error:
-            say(f"Left out: {first_sentence(error)}")
+            left_out.append(first_sentence(error))
+            say(f"Left out: {left_out[-1]}")
             continue
         say(f"{path}: {number} of {len(paths)}")
     if not entries:
@@ -47,7 +49,8 @@ def write_videos(
     backbone = restored.config.model.backbone
     checkpoint = assemble.checkpoint_name(model.found)
     line = f"Block {model.attention_blocks[-1]} of {backbone.name}, {checkpoint}"
-    return assemble.write_page(output, assemble.page_data(entries, network=line), entries)
+    lines = assemble.write_page(output, assemble.page_data(entries, network=line), entries)
+    return Written(lines, left_out)
 
 
 def _entry(model: VideoPredictor, path: pathlib.Path) -> Entry:
