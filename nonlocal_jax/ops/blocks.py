@@ -15,8 +15,8 @@ Rows = TypeVar("Rows")
 def in_blocks(function: Callable[[Rows], Array], rows: Rows, count: int) -> Array:
     """function(rows) for `count` rows at a time.
 
-    The number of blocks is computed when the function runs. A symbol that is divided and rounded
-    would be known to be at least 0, and other things that arrays need, only after long searches.
+    The number of blocks is computed when the function runs. It is not a symbolic expression: JAX
+    takes long to prove that such a quotient is not negative.
 
     Args:
       function: from [n, count, ...] to [n, count, ...], row by row.
