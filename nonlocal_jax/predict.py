@@ -83,7 +83,8 @@ def _segment(options: Options, found: Found, config: Config, output: pathlib.Pat
     say(f"The checkpoint is {found}.")
     restored = restore(found, config, departing=options.overridden)
     if point is not None and not restored.network.has_attention:
-        raise UserError("--attend needs a network with config.model.decode_head.name=nonlocal.")
+        head = config.model.decode_head.name
+        raise UserError(f"--attend: the decode head {head} has no attention map.")
     files = segment_files.ImageFiles(images, config.data.max_pixels)
     mesh = sharding.make_mesh(config.mesh)
     segment_files.segment_files(

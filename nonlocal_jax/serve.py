@@ -6,8 +6,8 @@
 POST the bytes of an image file to /mask, /overlay or /json. /health and /metrics say how the server
 is; a browser finds a page at /. Images of similar sizes that wait together are segmented together.
 
-SIGTERM or Ctrl-C ends it: it accepts no more requests, answers those it has, and exits with code 0,
-or with 1 if some were cut off after --grace seconds. A second signal ends it at once.
+SIGTERM or Ctrl-C ends it: it accepts no more connections, answers the requests it has, and exits
+with code 0, or with 1 if some were cut off after --grace seconds. A second signal ends it at once.
 """
 
 import sys

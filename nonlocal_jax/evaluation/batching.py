@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, UInt8
 
 from nonlocal_jax.config.schema import IGNORED
+from nonlocal_jax.errors import counted
 from nonlocal_jax.evaluation import buckets
 from nonlocal_jax.evaluation.buckets import Bucket
 from nonlocal_jax.evaluation.inference import Scaled
@@ -174,9 +175,9 @@ class Progress:
 
     def finish(self) -> None:
         """Reports the totals."""
-        unit = self._unit.removesuffix("s") if self._done == 1 else self._unit
+        done = counted(self._done, self._unit.removesuffix("s"))
         self._log(
-            f"{self._done} {unit} at {self._rate():.2f} {self._unit}/s, "
+            f"{done} at {self._rate():.2f} {self._unit}/s, "
             f"and {self._compile_seconds:.1f} s of compiling."
         )
 

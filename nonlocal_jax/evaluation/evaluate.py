@@ -123,8 +123,7 @@ class Evaluation:
         chosen = choose(source, limit=limit, images=images)
         examples = Examples(source, chosen, on_bad if skip else None)
         rows = sharding.local_rows(self.mesh, self.batch_size)
-        confusion, labelled = np.zeros((self.inputs.num_classes,) * 2, np.int64), 0
-        worst = Worst(keep_worst)
+        tally = _Tally(self.inputs.num_classes, keep_worst)
         results = batching.run(
             self.counting(keep_masks=on_mask is not None),
             variables,
@@ -136,27 +135,17 @@ class Evaluation:
             log=log,
         )
         for members, counts in results:
-            confusion += np.asarray(counts.confusion)
-            per_image = np.asarray(counts.right).tolist(), np.asarray(counts.labelled).tolist()
-            labelled += sum(per_image[1])
-            if confusion.sum() != labelled:
-                raise UserError(
-                    f"The network's scores are not finite for one of {len(members)} images, the "
-                    f"first of them {examples.name(members[0])}: the checkpoint holds NaN or "
-                    "infinite values."
-                )
-            for member, right, count in zip(members, *per_image, strict=False):  # rows may be empty
-                worst.add(Judged(examples.name(member), right, count))
+            tally.add([examples.name(member) for member in members], counts)
             if on_mask:
                 for row, mask in zip(rows, batching.local(counts.masks), strict=True):
                     if row < len(members) and members[row] not in examples.unreadable:
                         height, width = examples.sizes[members[row]]
                         on_mask(examples.indices[members[row]], mask[:height, :width])
             between_batches()
-        if not labelled:
+        if not tally.labelled:
             log("No pixel has a label, so that there is nothing to score.")
         names = self.inputs.dataset.class_names
-        return Scores(confusion, names, self.metrics, worst.images())
+        return Scores(tally.confusion, names, self.metrics, tally.worst.images())
 
     def counting(self, *, keep_masks: bool = False) -> jax.stages.Wrapped:
         """The function of `programs.counting`, made once."""
@@ -165,6 +154,38 @@ class Evaluation:
                 self.network, self.protocol, self.inputs.num_classes, keep_masks=keep_masks
             )
         return self._counting[keep_masks]
+
+
+class _Tally:
+    """What is counted over the batches of an evaluation.
+
+    Attributes:
+      confusion: pixels by label (row) and prediction (column), int64.
+      labelled: labelled pixels.
+      worst: the images of lowest accuracy.
+    """
+
+    def __init__(self, num_classes: int, keep_worst: int):
+        self.confusion = np.zeros((num_classes, num_classes), np.int64)
+        self.labelled = 0
+        self.worst = Worst(keep_worst)
+
+    def add(self, names: Sequence[str], counts: programs.Counts) -> None:
+        """Adds the images of a batch, in the order of its first rows; further rows are empty.
+
+        Raises:
+          UserError: the network's scores are not finite.
+        """
+        right, labelled = (np.asarray(each).tolist() for each in (counts.right, counts.labelled))
+        self.confusion += np.asarray(counts.confusion)
+        self.labelled += sum(labelled)
+        if self.confusion.sum() != self.labelled:
+            raise UserError(
+                f"The network's scores are not finite for one of {len(names)} images, the first "
+                f"of them {names[0]}: the checkpoint holds NaN or infinite values."
+            )
+        for judged in map(Judged, names, right, labelled):
+            self.worst.add(judged)
 
 
 def eval_batch_size(batch_size: int, mesh: Mesh) -> int:

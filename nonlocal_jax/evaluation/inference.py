@@ -95,8 +95,7 @@ def low_resolution_scores(
       canvas: (H, W) of the results, at least the largest of `sizes`.
       protocol: whole image or windows, mirrored or not.
       padded: whether there is any padding: an image that is smaller than its array or than a
-      window.
-        Without padding, no masks are computed.
+        window. Without padding, no masks are computed.
     """
     results = []
     for scaled in scales:

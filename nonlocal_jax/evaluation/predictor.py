@@ -207,7 +207,7 @@ class Predictor:
         )
 
     def attention_factors(self, image: np.ndarray) -> AttentionFactors:
-        """Queries and keys, of which `attention` follows at every pixel, without a batch axis.
+        """The queries and keys that `attention` is computed from, without a batch axis.
 
         The position of a pixel is its row and column, each plus a half, times the size of the
         queries' map over that of the image, rounded down.

@@ -66,10 +66,8 @@ def _draw(model: Predictor, example: Example) -> Drawn:
         overlay = pictures.shrink(attention.overlay(image, weights, point), WIDEST)
         attended = Attended(overlay, attention.bar(image, WIDEST), attention.peak(weights))
     panels = side_by_side.panels(image, label, mask, model.class_names, model.palette)
-    small = [pictures.shrink(panel, WIDEST) for panel in panels[:-1]]
-    kept = side_by_side.Panels(small[0], small[1], small[2], small[3], panels.legend)
     accuracy = 1 - float(wrong.sum() / seen.sum()) if seen.any() else None
-    return Drawn(example.name, accuracy, kept, attended)
+    return Drawn(example.name, accuracy, panels.shrunk(WIDEST), attended)
 
 
 def _point(wrong: Bool[np.ndarray, "h w"]) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import contextlib
 import io
 import os
 import pathlib
+import struct
 import zlib
 
 import cv2
@@ -33,12 +34,15 @@ _SPREAD = {(2, _GREY): 85, (4, _GREY): 17}
 _PNG_EXIF, _JPEG_EXIF = b"eXIf", b"Exif\0\0"
 _HEADER_BYTES = 1 << 16  # the EXIF orientation
 _ORIENTATION, _UPRIGHT = 0x0112, 1  # EXIF's tag, and its value for an image that is not rotated
+_TURNED = (5, 6, 7, 8)  # its values for images whose height and width are exchanged
+_KNOWN = ("JPEG", "MPO", "WEBP", "BMP")  # formats whose header tells how OpenCV turns an image
 _PILLOWS_ERRORS = (
     UnidentifiedImageError,
     Image.DecompressionBombError,
     OSError,
     SyntaxError,
     ValueError,
+    struct.error,  # EXIF data that are cut short
 )
 
 
@@ -157,18 +161,11 @@ def image_size(encoded: bytes, name: str, most_pixels: int = MOST_PIXELS) -> tup
     Raises:
       UserError: it cannot be decoded, or has too many pixels.
     """
-    _check_pixels(encoded, name, most_pixels)
-    png = _png_header(encoded)
-    if png is not None and _PNG_EXIF not in encoded[:_HEADER_BYTES]:
-        return png[:2]
-    if encoded.startswith(_JPEG_SIGNATURE) and (
-        _JPEG_EXIF not in encoded[:_HEADER_BYTES] or _is_upright(encoded)
-    ):
-        with contextlib.suppress(ValueError):
-            height, width = simplejpeg.decode_jpeg_header(encoded)[:2]
-            return height, width
-    height, width = decode_image(encoded, name, most_pixels).shape[:2]
-    return height, width
+    height, width = _check_pixels(encoded, name, most_pixels)
+    turned = _is_turned(encoded) if height else None
+    if turned is None:
+        height, width = decode_image(encoded, name, most_pixels).shape[:2]
+    return (width, height) if turned else (height, width)
 
 
 def is_png(encoded: bytes) -> bool:
@@ -227,6 +224,21 @@ def _is_upright(encoded: bytes) -> bool:
         return False
 
 
+def _is_turned(encoded: bytes) -> bool | None:
+    """Whether OpenCV exchanges height and width, as EXIF data say; None if that isn't known."""
+    header = encoded[:_HEADER_BYTES]
+    if is_png(encoded) and _PNG_EXIF not in header:
+        return False
+    if encoded.startswith(_JPEG_SIGNATURE) and _JPEG_EXIF not in header:
+        return False
+    with contextlib.suppress(*_PILLOWS_ERRORS):
+        image, exif = _open(encoded), Image.Exif()
+        exif.load(image.info.get("exif", b""))  # `getexif` reads XMP, too, and OpenCV does not
+        if image.format in _KNOWN:
+            return exif.get(_ORIENTATION, _UPRIGHT) in _TURNED
+    return None
+
+
 def _is_damaged(encoded: bytes) -> bool:
     """Whether a file that OpenCV could decode is damaged, as far as its format shows it."""
     if is_png(encoded):
@@ -252,14 +264,15 @@ def _checksums_hold(png: bytes) -> bool:
     return True
 
 
-def _check_pixels(encoded: bytes, name: str, most: int) -> None:
-    """Raises a UserError if the header states too many pixels. Nothing is decoded."""
+def _check_pixels(encoded: bytes, name: str, most: int) -> tuple[int, int]:
+    """Returns the stated size, or raises a UserError if it is too large. Nothing is decoded."""
     height, width = stated_size(encoded, name)
     if width * height > most:
         raise TooManyPixels(
             f"{name} is {width}x{height}, {width * height / 1e6:,.0f} million pixels, more than "
             f"config.data.max_pixels={most} allows. Make it smaller, or raise the limit."
         )
+    return height, width
 
 
 def stated_size(encoded: bytes, name: str) -> tuple[int, int]:

@@ -148,7 +148,7 @@ class FolderSource(EncodedSource):
         path = self._pairs[index].image_path
         try:
             return decode.image_size(_read(path, HEADER_BYTES), str(path), self._most_pixels)
-        except UserError:  # the header is longer, or EXIF may rotate the image
+        except UserError:  # the header is longer
             return decode.image_size(_read(path), str(path), self._most_pixels)
 
 

@@ -1,4 +1,4 @@
-"""Attention as what it is computed from: queries and keys, of which any row of weights follows.
+"""The queries and keys that attention is computed from.
 
     kind      weights of position i over positions j
     softmax   softmax_j(query_i . key_j)
@@ -21,13 +21,13 @@ Kind = Literal["softmax", "mean", "relu"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AttentionFactors:
-    """What the attention of all positions follows from; see above.
+    """What the attention of all positions is computed from; see above.
 
     Attributes:
       query: of each position, float32 [n, *space, c], with the scale of the exponent.
       key: of each position that is attended to, float32 [n, *key_space, c].
       unary: the unary map, float32 [n, *key_space]; None if there is none.
-      kind: how weights follow.
+      kind: how weights are computed from them.
 
     What predictors return are NumPy arrays without the axis n.
     """

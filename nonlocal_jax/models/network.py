@@ -65,7 +65,7 @@ class Network(Functional[Segmentor]):
 
     @property
     def has_attention_factors(self) -> bool:
-        """Whether that attention follows from queries and keys: models/attention_factors.py."""
+        """Whether its attention is computed from queries and keys: models/attention_factors.py."""
         return self.abstract.has_attention_factors
 
     @property

@@ -193,7 +193,7 @@ class NonLocal(nnx.Module):
     def attention_factors(
         self, x: Features, valid: Int[Array, "n ndim"] | None = None
     ) -> AttentionFactors:
-        """What `attention_map` of any position follows from; keys as there."""
+        """The queries and keys that `attention_map` is computed from; keys as there."""
         x = self._cast(x, valid)
         embeddings = self._embed(x, valid)
         query, key = embeddings.query, embeddings.key

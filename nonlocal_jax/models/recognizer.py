@@ -80,7 +80,7 @@ class Recognizer(nnx.Module):
         return weights
 
     def attention_factors(self, clips: Clips, block: str = "") -> AttentionFactors:
-        """What the attention of a non-local block follows from, at any position.
+        """The queries and keys that a block's `attention_map` is computed from.
 
         Args:
           clips: see `__call__`.

@@ -121,7 +121,7 @@ class Segmentor(nnx.Module):
         return type(self.decode_head).attention_factors is not Head.attention_factors
 
     def attention_factors(self, images: Images, valid: Valid | None = None) -> ImageFactors:
-        """What the decode head's attention of any position follows from.
+        """The queries and keys that the decode head's attention is computed from.
 
         Args:
           images: see `__call__`, as for `valid`.

@@ -66,8 +66,7 @@ def overlay(
     uniform = float(weights.mean()) if uniform is None else uniform
     multiples = weights / uniform if uniform > 0 else np.ones_like(weights)
     enlarged = cv2.resize(multiples, (width, height), interpolation=cv2.INTER_LINEAR)
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    picture = _tinted(_colours(enlarged), grey)
+    picture = _tinted(_colours(enlarged), pictures.grey(image))
     if point is None:
         return picture
     size = max(height, width) // 40 + 3
@@ -110,11 +109,7 @@ def picture(image: Picture, weights: Weights, point: tuple[int, int]) -> Picture
 def _colours(multiples: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """The colour of each multiple of the uniform weight."""
     powers = np.log2(np.maximum(multiples, 2.0**LEAST))
-    levels = np.clip((powers - LEAST) / (MOST - LEAST) * 255, 0, 255).astype(np.uint8)
-    colours: Picture = cv2.cvtColor(
-        cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB
-    )
-    return colours
+    return pictures.heat(np.clip((powers - LEAST) / (MOST - LEAST) * 255, 0, 255).astype(np.uint8))
 
 
 def _tinted(colours: Picture, grey: Picture) -> Picture:

@@ -1,6 +1,5 @@
 """What a run's folder says about its training: the entries of its log, and its evaluations."""
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -114,7 +113,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
     try:
         content = json.loads(line)
         return {**content, "step": int(content["step"])}
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
 
 
@@ -143,18 +142,15 @@ def _settings(content: Entry) -> Entry:
 
 def _object(file: pathlib.Path, unreadable: list[str]) -> dict[str, Any]:
     """The object in a JSON file; empty if there is no file, or it can't be read."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        try:
-            content = json.loads(file.read_bytes())
-        except (ValueError, RecursionError):
-            content = None
-        except OSError as error:
-            if isinstance(error, FileNotFoundError | NotADirectoryError):
-                raise
-            content = None
-        if isinstance(content, dict):
-            return content
-        unreadable.append(file.name)
+    try:
+        content = json.loads(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if isinstance(content, dict):
+        return content
+    unreadable.append(file.name)
     return {}
 
 

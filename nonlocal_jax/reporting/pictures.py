@@ -20,6 +20,7 @@ from nonlocal_jax.runtime.files import write_whole
 BACKGROUND = 255  # grey level of sheets and legends: white
 _MARGIN = 4  # pixels between pictures
 _SWATCH = 16  # pixels, of a legend's colours
+_ROWS = 64  # of a picture that are counted at once, because `bincount` takes 16 bytes a value
 
 Picture = UInt8[np.ndarray, "h w 3"]
 AnyPicture = UInt8[np.ndarray, "_ _ 3"]  # of several, which have sizes of their own
@@ -56,6 +57,16 @@ def colourise(mask: UInt8[np.ndarray, "h w"], palette: UInt8[np.ndarray, "k 3"])
     return picture
 
 
+def grey(image: Picture) -> Picture:
+    """The image in grey, in three equal channels."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def heat(levels: UInt8[np.ndarray, "h w"]) -> Picture:
+    """The colours of the map "inferno" for levels from 0 to 255."""
+    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+
+
 def drawn_colours(
     tinted: Sequence[AnyPicture],
     masks: Sequence[UInt8[np.ndarray, "_ _"]],
@@ -68,10 +79,15 @@ def drawn_colours(
       masks: of the same sizes.
       labels: the classes; each is in one of the masks.
     """
-    pixels = np.concatenate([picture.reshape(-1, 3) for picture in tinted])
-    classes = np.concatenate([mask.ravel() for mask in masks])
-    means = [pixels[classes == label].mean(axis=0).round() for label in labels]
-    return np.array(means, np.uint8).reshape(-1, 3)
+    counts, sums = np.zeros(256), np.zeros((3, 256))
+    for picture, mask in zip(tinted, masks, strict=True):
+        for top in range(0, len(mask), _ROWS):
+            classes = mask[top : top + _ROWS].ravel()
+            channels = picture[top : top + _ROWS].reshape(-1, 3).T
+            counts += np.bincount(classes, minlength=256)
+            sums += [np.bincount(classes, channel, minlength=256) for channel in channels]
+    means = sums.T[labels] / counts[labels, None]
+    return np.asarray(means.round(), np.uint8)
 
 
 def caption(text: str, width: int) -> Picture:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
@@ -34,6 +33,11 @@ class Panels(NamedTuple):
     error: Picture
     legend: Picture
 
+    def shrunk(self, longest: int) -> "Panels":
+        """The pictures with a longer side of at most `longest` pixels, and the same legend."""
+        image, label, prediction, error = (pictures.shrink(each, longest) for each in self[:-1])
+        return Panels(image, label, prediction, error, self.legend)
+
 
 def panels(
     image: Picture, label: Mask, mask: Mask, class_names: Sequence[str], palette: Palette
@@ -57,8 +61,7 @@ def panels(
 
 def error(image: Picture, label: Mask, mask: Mask) -> Picture:
     """Wrong pixels in red, others in grey; pixels without a label are black."""
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    picture: Picture = (grey // 2 + 40).astype(np.uint8)
+    picture: Picture = (pictures.grey(image) // 2 + 40).astype(np.uint8)
     picture[label == IGNORED] = 0
     picture[(label != mask) & (label != IGNORED)] = WRONG
     return picture

@@ -1,7 +1,6 @@
 """The paths of the server, and what each answers. Errors are JSON: {"error": "one sentence"}."""
 
 import asyncio
-import concurrent.futures
 import contextlib
 import functools
 import importlib.resources
@@ -20,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation.batching import Size
 from nonlocal_jax.evaluation.segment_files import first_sentence
-from nonlocal_jax.inputs import cores, decode
+from nonlocal_jax.inputs import decode
 from nonlocal_jax.serving.answers import KINDS, Answer, Kind, Renderer
 from nonlocal_jax.serving.batcher import Batcher, Job, QueueFull
 from nonlocal_jax.serving.engine import Engine
@@ -35,8 +34,8 @@ class Service:
     """Answers requests.
 
     Attributes:
-      state: what /health says. Pictures are refused while it is "warming". While it is "stopping",
-        there are no new connections, and what comes on the others is answered.
+      state: what /health says. Pictures are refused while it is "warming". Once it is "stopping",
+        no connections are accepted, and requests that have come are answered.
       batcher: the queue.
       open: requests that are being answered.
       answered: requests that were.
@@ -49,7 +48,6 @@ class Service:
         self.open = self.answered = self.abandoned = 0
         self._engine, self._renderer, self._limits = engine, renderer, limits
         self._uploads = Uploads(limits)
-        self._headers = concurrent.futures.ThreadPoolExecutor(cores.usable(), "headers")
         self._page = (importlib.resources.files(__package__) / "page.html").read_text("utf-8")
 
     def app(self) -> ASGIApp:
@@ -101,10 +99,8 @@ class Service:
 
     async def _answer(self, answer: Answer, encoded: bytes, begun: float) -> bytes:
         """The bytes of an answer to an encoded image."""
-        loop = asyncio.get_running_loop()
-        most = self._limits.max_pixels
         try:
-            size = await loop.run_in_executor(self._headers, _size, encoded, most)
+            size = await asyncio.to_thread(_size, encoded, self._limits.max_pixels)
             render = functools.partial(self._renderer.render, answer, begun=begun)
             job = Job(encoded, size, self._engine.shapes(size), render)
             self.batcher.submit(job)
@@ -144,7 +140,7 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 
 async def _refuse_route(request: Request, error: Exception) -> Response:
-    """The answer to a path or a method that there is not."""
+    """The answer for an unknown path or method."""
     assert isinstance(error, HTTPException)
     path = request.url.path
     if error.status_code == 405:
@@ -199,6 +195,6 @@ class _Watched:
 
 
 def _known(scope: Scope) -> str:
-    """The path of a request; one word for all that there are not."""
+    """The path of a request, or `other` if it is unknown."""
     known = ("/", "/health", "/metrics", *(f"/{kind}" for kind in KINDS))
     return scope["path"] if scope["path"] in known else "other"

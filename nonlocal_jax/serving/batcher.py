@@ -8,6 +8,7 @@ do not wait for it.
 import collections
 import concurrent.futures
 import dataclasses
+import itertools
 import threading
 from collections.abc import Callable
 
@@ -138,7 +139,7 @@ class Batcher:
                     return None
                 self._change.wait()
             same = (job for job in self._jobs if job.shapes == first.shapes)
-            batch = [job for job, _ in zip(same, range(self._engine.rows(first.shapes)))]  # noqa: B905
+            batch = list(itertools.islice(same, self._engine.rows(first.shapes)))
             taken = set(map(id, batch))
             self._jobs = collections.deque(job for job in self._jobs if id(job) not in taken)
             self._change.notify_all()

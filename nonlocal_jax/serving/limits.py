@@ -22,7 +22,8 @@ class Limits:
       max_bytes: of an upload.
       max_pixels: of an image.
       read_timeout: seconds that a client has to send a request's header, and its body.
-      timeout: seconds until a request is answered, once it is read; and for a client to read that.
+      timeout: seconds to answer a request after its body is read, and for the client to read the
+        answer.
       grace: seconds that a stopping server gives to what it began.
       programs: compiled programs that are kept.
     """

@@ -41,7 +41,9 @@ class Metrics:
         )
         self.images = Counter("images", "Images that were segmented.", **of)
         self.compilations = Counter("compilations", "Programs that were compiled.", **of)
-        self.dropped = Counter("dropped_connections", "Connections closed on slow clients.", **of)
+        self.dropped = Counter(
+            "dropped_connections", "Connections closed: slow clients, or too many.", **of
+        )
         Gauge("queue_length", "Images that wait.", **of).set_function(waiting)
 
     def text(self) -> bytes:

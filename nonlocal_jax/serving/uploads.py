@@ -40,7 +40,7 @@ class Uploads:
         Raises:
           Refused: it is empty, too large, comes too slowly, or all bodies are too large.
         """
-        content = bytearray()
+        content, encoded = bytearray(), b""
         try:
             try:
                 async with asyncio.timeout(self._limits.read_timeout):
@@ -53,9 +53,11 @@ class Uploads:
                 raise Refused(400, "The connection was closed before the body ended.") from None
             if not content:
                 raise Refused(400, "The body is empty: it must be the bytes of an image file.")
-            yield bytes(content)
+            encoded = bytes(content)
+            content.clear()  # a body is in memory once, as it is counted
+            yield encoded
         finally:
-            self._held -= len(content)
+            self._held -= len(content) + len(encoded)
 
     async def _read(self, request: Request, content: bytearray) -> None:
         """Adds the body to `content`."""

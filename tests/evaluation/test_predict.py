@@ -127,6 +127,13 @@ def test_attention_needs_a_pixel_and_a_block(model, quick_model):
         quick_model.attention(picture(2), (3, 2))
 
 
+def test_the_command_names_a_head_without_attention(quick, tmp_path, capsys):
+    Image.fromarray(picture(0)).save(tmp_path / "a.png")
+    words = [f"--checkpoint={quick}", f"--input={tmp_path / 'a.png'}", "--attend=3,2"]
+    assert predict.run([*words, f"--output={tmp_path / 'out'}"]) == 2
+    assert "the decode head fcn has no attention map" in capsys.readouterr().err
+
+
 def test_images_of_many_sizes_keep_a_few_programs(quick_model, monkeypatch):
     monkeypatch.setattr(quick_model._segment.kept, "most", 1)
 

@@ -1,6 +1,8 @@
 """Tests on videos: views over devices, top-1 and top-5, and what the commands write."""
 
+import gc
 import json
+import weakref
 
 import av
 import jax
@@ -176,3 +178,6 @@ def test_the_python_interface(checkpoint, tmp_path):
     mirrored = nonlocal_jax.load(folder, tta=True).probabilities(path)
     assert np.abs(mirrored - by_file).max() > 1e-6
     assert model.config == config and model.attention_blocks == ("block",)
+    model, gone = None, weakref.ref(model)
+    gc.collect()
+    assert gone() is None, "its weights would stay in memory"

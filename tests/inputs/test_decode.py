@@ -107,14 +107,52 @@ def test_damaged_files_are_named(kind):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_images_are_turned_as_exif_says(kind):
+def test_images_are_turned_as_exif_says(kind, monkeypatch):
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
         data = encoded(PHOTO, kind, exif=exif)
         expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
         np.testing.assert_array_equal(decode.decode_image(data, "it"), expected)
-        assert decode.image_size(data, "it") == expected.shape[:2]
+        with monkeypatch.context() as patch:
+            if kind in ("JPEG", "WEBP"):
+                patch.delattr(decode, "decode_image")  # the header tells the size
+            assert decode.image_size(data, "it") == expected.shape[:2]
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+
+
+def jpeg_with(*segments):
+    """A JPEG with further APP1 segments, in this order."""
+    whole = encoded(PHOTO, "JPEG")
+    parts = [b"\xff\xe1" + struct.pack(">H", 2 + len(segment)) + segment for segment in segments]
+    return whole[:2] + b"".join(parts) + whole[2:]
+
+
+def test_a_size_is_that_of_the_decoded_image_whatever_else_is_in_the_header():
+    xmp, upright = b"http://ns.adobe.com/xap/1.0/\0" + XMP, TURNED.replace(b"\6", b"\1")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(PHOTO, "PNG", exif=exif)
+    at = turned.index(b"eXIf") - 4
+    chunk = turned[at : at + 12 + int.from_bytes(turned[at : at + 4], "big")]
+    late = turned.replace(chunk, b"")
+    cases = [
+        jpeg_with(xmp),
+        jpeg_with(TURNED, xmp),
+        jpeg_with(xmp, TURNED),
+        jpeg_with(upright, xmp),
+        jpeg_with(upright, TURNED),
+        jpeg_with(TURNED, upright),
+        jpeg_with(b"Exif\0\0junk"),
+        jpeg_with(b"Exif\0\0II*\0ab"),
+        encoded(PHOTO, "WEBP", xmp=XMP),
+        encoded(PHOTO, "PNG", exif=b"junk"),
+        late[:-12] + chunk + late[-12:],
+    ]
+    for data in cases:
+        assert decode.image_size(data, "it") == decode.decode_image(data, "it").shape[:2]
 
 
 def png(width, height, *, crc_is_right=True):

@@ -109,7 +109,7 @@ def test_a_run_of_videos_has_top_1(tmp_path):
 
 def break_log(folder):
     (folder / "metrics.jsonl").write_bytes(
-        b'{"step": 10, "loss": "x", "learning_rate": []}\n\xff\n'
+        b'{"step": 10, "loss": "x", "learning_rate": []}\n\xff\n{"step": 1e999}\n'
     )
 
 
@@ -141,7 +141,7 @@ def only_a_config(folder):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (break_log, "1 of 2 lines of metrics.jsonl"),
+        (break_log, "2 of 3 lines of metrics.jsonl"),
         (cut_log, "Scores in percent"),
         (break_records, "can&#x27;t be read"),
         (break_json, "config.json"),

@@ -4,18 +4,22 @@ import asyncio
 import logging
 import threading
 import time
+import tracemalloc
 
 import httpx
 import numpy as np
 import pytest
 from serving import decoded, png
+from starlette.requests import Request
 
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.serving import app, limits, server
 from nonlocal_jax.serving.batcher import Batcher, Job, QueueFull
 from nonlocal_jax.serving.limits import Limits
+from nonlocal_jax.serving.uploads import Uploads
 
 WAIT = 30
+SIZE = 5_000_000  # bytes of a body
 
 
 class Fake:
@@ -232,6 +236,23 @@ def test_a_mistake_of_the_program_is_an_id_for_the_client_and_a_trace_in_the_log
     assert answer.status_code == 500 and "secret" not in told and "Traceback" not in told
     number = told.split()[-1].rstrip(".")
     assert number in caplog.text and "ZeroDivisionError: secret" in caplog.text
+
+
+def test_a_body_is_in_memory_once():
+    async def receive():
+        return {"type": "http.request", "body": bytes(SIZE)}
+
+    async def used():
+        request = Request({"type": "http", "headers": []}, receive)
+        async with Uploads(Limits()).body(request) as content:
+            assert content == bytes(SIZE)
+            return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        assert SIZE <= asyncio.run(used()) < 1.5 * SIZE
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_call_has_fewer_rows_of_very_large_images():

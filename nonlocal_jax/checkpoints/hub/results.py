@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.config.schema import Config, Eval, Run
 from nonlocal_jax.config.video import VideoConfig
+from nonlocal_jax.errors import counted
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def _measured(config: Run, percent: float) -> Known:
         metric, name, protocol = "mean_iou", "mIoU", _protocol(config.eval)
     elif isinstance(config, VideoConfig):
         clips, side = config.eval.training_clips, config.eval.short_side
-        protocol = f"{clips} clip(s) of a video, the center crop of each, shorter side {side}"
+        taken = f"{counted(clips, 'clip')} of a video"
+        protocol = f"{taken}, the center crop of each, shorter side {side}"
     return Known(metric, name, round(percent, 2), protocol, "measured by the run itself")
 
 

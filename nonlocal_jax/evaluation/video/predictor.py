@@ -72,6 +72,10 @@ class VideoPredictor:
         self._variables: Variables = sharding.place_variables(restored.variables, self._mesh)
         settings = self.config.eval
         self._views = dataclasses.replace(settings, flip=settings.flip or tta)
+        self._attend, self._factor = (  # a program for each block
+            jax.jit(functools.partial(function, restored.network), static_argnums=0)
+            for function in (attention_map, attention_factors)
+        )
 
     def probabilities(self, video: AnyVideo) -> Float[np.ndarray, "classes"]:
         """The probability of each class: the mean over the views of the config's test.
@@ -126,7 +130,7 @@ class VideoPredictor:
                 f"{sizes[0]} frames, {sizes[1]} rows and {sizes[2]} columns."
             )
         relative = (np.array([point], np.float32) + 0.5) / np.array(sizes, np.float32)
-        weights = self._attend(block)(self._variables, clip[None], relative)
+        weights = self._attend(block, self._variables, clip[None], relative)
         return Attended(clip, np.asarray(weights)[0])
 
     def save_pretrained(
@@ -145,7 +149,7 @@ class VideoPredictor:
     def attention_factors(
         self, video: AnyVideo, *, block: str = ""
     ) -> tuple[Clip, AttentionFactors]:
-        """The clip of `attention`, and what follows its weights at every pixel: queries and keys.
+        """The clip of `attention`, and the queries and keys that its weights are computed from.
 
         They have no batch axis. See `Predictor.attention_factors` for the position of a pixel.
 
@@ -153,7 +157,7 @@ class VideoPredictor:
           UserError: the network has no such block, or it attends inside of groups of frames.
         """
         clip = self._middle_clip(video)
-        found = self._factor(block)(self._variables, clip[None])
+        found = self._factor(block, self._variables, clip[None])
         return clip, AttentionFactors(
             np.asarray(found.query)[0], np.asarray(found.key)[0], kind=found.kind
         )
@@ -168,14 +172,6 @@ class VideoPredictor:
         batch = min(self._views.batch_size, view_count(self._views))
         sizes = Sizes(batch, self.config.data.frames, self._views.crop_size)
         return ViewProgram(self._network, self._mesh, sizes)
-
-    @functools.cache  # noqa: B019 - a program for each block, kept with the predictor
-    def _attend(self, block: str) -> jax.stages.Wrapped:
-        return jax.jit(functools.partial(attention_map, self._network, block))
-
-    @functools.cache  # noqa: B019 - as for `_attend`
-    def _factor(self, block: str) -> jax.stages.Wrapped:
-        return jax.jit(functools.partial(attention_factors, self._network, block))
 
     def _middle_clip(self, video: AnyVideo) -> Clip:
         center = dataclasses.replace(self.config.eval, crops="center", flip=False)
@@ -208,7 +204,7 @@ def attention_map(
 def attention_factors(
     network: VideoNetwork, block: str, variables: Variables, clips: UInt8[Array, "n t s s 3"]
 ) -> AttentionFactors:
-    """What the attention of a block follows from; see `Recognizer.attention_factors`."""
+    """The queries and keys of a block; see `Recognizer.attention_factors`."""
     model = network.bind_for_inference(variables)
     return model.attention_factors(normalize_clips(jnp.asarray(clips)), block)
 

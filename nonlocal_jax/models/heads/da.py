@@ -114,7 +114,7 @@ class PositionAttention(nnx.Module):
         return weights.reshape(x.shape[:3])
 
     def attention_factors(self, x: Features) -> AttentionFactors:
-        """What `attention_map` of any position follows from."""
+        """The queries and keys that `attention_map` is computed from."""
         query, key = (layer(x).astype(jnp.float32) for layer in (self.query, self.key))
         return AttentionFactors(query, key)
 

@@ -115,7 +115,7 @@ class Head(nnx.Module):
         raise UserError("This network's head has no attention map (config.model.decode_head.name).")
 
     def attention_factors(self, features: Inputs, valid: Sizes = None) -> ImageFactors:
-        """What `attention_map` of any position follows from.
+        """The queries and keys that `attention_map` is computed from.
 
         Args:
           features: see `__call__`, as for `valid`.

@@ -89,7 +89,7 @@ def lines(title: str, series: Sequence[Series], *, percent: bool = False, log: b
             axes.yaxis.set_minor_formatter("{x:g}")
         axes.set_xlabel("step")
         axes.set_ylabel("%" if percent else "")
-        svg = _svg(figure, title)
+        svg = _svg(figure)
     told = f"{title} over steps: " + "; ".join(_told(one, factor) for _, one in shown)
     keys = "".join(_key(number, one.name) for number, one in shown)
     keys = f'<ul class="keys">{keys}</ul>' if len(series) > 1 else ""
@@ -121,7 +121,7 @@ def _key(number: int, name: str) -> str:
 _COUNT = itertools.count()
 
 
-def _svg(figure: Figure, title: str) -> str:
+def _svg(figure: Figure) -> str:
     """The figure as an element of a page, in the page's colours, with names that are its own."""
     encoded = io.StringIO()
     figure.savefig(encoded, format="svg", transparent=True, metadata={"Date": None})

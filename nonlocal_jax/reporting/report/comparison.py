@@ -54,7 +54,7 @@ def _evaluations(runs: Runs) -> str:
         )
         for key in names[:2]
     ]
-    return f'<div class="charts">{"".join(found)}</div>' + _scores(runs)
+    return html.charts(*found) + _scores(runs)
 
 
 def _scores(runs: Runs) -> str:
@@ -64,8 +64,7 @@ def _scores(runs: Runs) -> str:
         key, entries = history.score, history.evaluations
         columns.append({entry["step"]: facts.percent(entry.get(key)) for entry in entries})
     steps = sorted({step for column in columns for step in column})
-    thinned = [entry["step"] for entry in facts.thinned([{"step": step} for step in steps])]
-    rows = [[step, *(column.get(step) for column in columns)] for step in thinned]
+    rows = [[step, *(column.get(step) for column in columns)] for step in facts.thinned(steps)]
     titles = dict.fromkeys(facts.TITLES[history.score] for history in runs.values())
     return html.table(["step", *runs], rows, caption=f"{' or '.join(titles)} in percent")
 
@@ -82,11 +81,11 @@ def _training(runs: Runs) -> str:
         chart("Training loss", "loss", log=True),
         chart("Accuracy on training batches", "accuracy", percent=True),
         chart("Learning rate", "learning_rate"),
-        *(chart(f"{r.replace('_per_second', '').capitalize()} per second", r) for r in rates),
+        *(chart(facts.rate_title(rate), rate) for rate in rates),
     ]
     if not any(found):
         return html.paragraph("No training step is in the logs.")
-    return f'<div class="charts">{"".join(found)}</div>'
+    return html.charts(*found)
 
 
 def _classes(runs: Runs) -> str:

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from nonlocal_jax.config import files
 from nonlocal_jax.reporting.history import Entry, History, is_number
@@ -26,6 +26,8 @@ TITLES = {
 }
 NO_SCORES = ("step", "time", "pixels", "videos")
 MOST_ROWS = 200  # of a table; of more, every so many are shown
+
+T = TypeVar("T")
 
 
 def percent(value: object) -> str | None:
@@ -58,6 +60,11 @@ def rate_key(entries: Sequence[Entry]) -> str | None:
     """The key of the speed: images_per_second, or that of another task."""
     found = [key for entry in entries for key in entry if key.endswith("_per_second")]
     return found[0] if found else None
+
+
+def rate_title(key: str) -> str:
+    """The title of a chart of a speed: "Images per second"."""
+    return f"{key.removesuffix('_per_second').capitalize()} per second"
 
 
 def summary(history: History) -> dict[str, object]:
@@ -115,11 +122,11 @@ def differences(named: Mapping[str, Mapping[str, str]]) -> list[list[str | None]
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
-def thinned(entries: Sequence[Entry]) -> list[Entry]:
-    """At most MOST_ROWS entries, evenly spread, with the last one."""
-    every = -(-len(entries) // MOST_ROWS) or 1
-    kept = list(entries[::every])
-    return kept if not entries or kept[-1] is entries[-1] else [*kept, entries[-1]]
+def thinned(rows: Sequence[T]) -> list[T]:
+    """At most MOST_ROWS rows, evenly spread, and the last one."""
+    every = -(-len(rows) // MOST_ROWS) or 1
+    kept = list(rows[::every])
+    return kept if not rows or kept[-1] is rows[-1] else [*kept, rows[-1]]
 
 
 def _network(history: History) -> str | None:

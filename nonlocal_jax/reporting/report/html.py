@@ -24,7 +24,7 @@ h2{font-size:1.2rem;margin:2rem 0 .6rem;border-bottom:1px solid var(--line)}
 h3{font-size:1rem;margin:1.2rem 0 .4rem;overflow-wrap:anywhere}
 p{max-width:48rem}
 a{color:inherit}
-.dim,figcaption,summary{color:var(--dim)}
+figcaption,summary{color:var(--dim)}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(24rem,100%),1fr));gap:1rem}
 .panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(13rem,100%),1fr));gap:.5rem}
 figure{margin:0}
@@ -53,9 +53,14 @@ def text(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
-def paragraph(sentence: str, kind: str = "") -> str:
+def paragraph(sentence: str) -> str:
     """A paragraph."""
-    return f"<p{_class(kind)}>{text(sentence)}</p>"
+    return f"<p>{text(sentence)}</p>"
+
+
+def charts(*figures: str) -> str:
+    """Charts, as many in a row as fit."""
+    return f'<div class="charts">{"".join(figures)}</div>'
 
 
 def table(
@@ -109,27 +114,30 @@ def matrix(shares: np.ndarray, titles: np.ndarray, names: Sequence[str], caption
     )
 
 
-def image(picture: Picture, alternative: str, caption: str = "", *, sharp: bool = False) -> str:
+def image(picture: Picture, alternative: str, caption: str = "", *, legend: bool = False) -> str:
     """A picture with its description.
 
     Args:
       picture: RGB.
       alternative: what is read aloud in its place.
       caption: is shown below.
-      sharp: store every pixel as it is, for legends and drawings.
+      legend: store every pixel as it is, and show it at its own size.
     """
     encoded = io.BytesIO()
-    Image.fromarray(picture).save(encoded, "PNG" if sharp else "JPEG", quality=88, subsampling=0)
-    return embedded(encoded.getvalue(), alternative, caption, kind="png" if sharp else "jpeg")
+    kind, style = ("png", "legend") if legend else ("jpeg", "")
+    Image.fromarray(picture).save(encoded, kind, quality=88, subsampling=0)
+    return embedded(encoded.getvalue(), alternative, caption, kind=kind, style=style)
 
 
-def embedded(content: bytes, alternative: str, caption: str = "", *, kind: str = "png") -> str:
+def embedded(
+    content: bytes, alternative: str, caption: str = "", *, kind: str = "png", style: str = ""
+) -> str:
     """The bytes of a PNG or JPEG file, with their description; see `image`."""
     data = base64.b64encode(content).decode()
     told = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
     return (
-        f'<figure><img src="data:image/{kind};base64,{data}" alt="{text(alternative)}">'
-        f"{told}</figure>"
+        f'<figure><img{_class(style)} src="data:image/{kind};base64,{data}" '
+        f'alt="{text(alternative)}">{told}</figure>'
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from nonlocal_jax.reporting import outputs, time_spent
 from nonlocal_jax.reporting.attention import Peak
-from nonlocal_jax.reporting.history import Entry, History, is_number
+from nonlocal_jax.reporting.history import History, is_number
 from nonlocal_jax.reporting.pictures import Picture
 from nonlocal_jax.reporting.report import charts, facts, html
 from nonlocal_jax.reporting.side_by_side import Panels
@@ -63,7 +63,7 @@ def run_page(name: str, history: History, drawn: Sequence[Drawn], note: str = ""
       name: the title.
       history: of the run.
       drawn: pictures of its worst images.
-      note: why there are none, in a sentence.
+      note: which images they are of, or why there are none, in a sentence.
     """
     title = facts.TITLES[history.by_class]
     parts = [html.paragraph(facts.state(history))]
@@ -109,9 +109,8 @@ def _training(history: History) -> str:
         charts.lines("Learning rate", [facts.series("rate", entries, "learning_rate")]),
     ]
     if rate:
-        title = f"{rate.replace('_per_second', '').capitalize()} per second"
-        found.append(charts.lines(title, [facts.series("speed", entries, rate)]))
-    return f'<div class="charts">{"".join(found)}</div>'
+        found.append(charts.lines(facts.rate_title(rate), [facts.series("speed", entries, rate)]))
+    return html.charts(*found)
 
 
 def _time(history: History) -> str:
@@ -132,9 +131,7 @@ def _evaluations(history: History) -> str:
         [e["step"], *(facts.percent(e.get(name)) for name in names)] for e in facts.thinned(entries)
     ]
     chart = charts.lines("Scores on the validation split", lines, percent=True)
-    return f'<div class="charts">{chart}</div>' + html.table(
-        ["step", *titles], rows, caption="Scores in percent"
-    )
+    return html.charts(chart) + html.table(["step", *titles], rows, caption="Scores in percent")
 
 
 def _classes(history: History) -> str:
@@ -150,7 +147,7 @@ def _classes(history: History) -> str:
         title = f"{facts.TITLES[key]} over time"
         if len(names) < sum(map(is_number, entries[-1][key].values())):
             title += ": the best and the worst classes at the end"
-        parts.append(f'<div class="charts">{charts.lines(title, lines, percent=True)}</div>')
+        parts.append(html.charts(charts.lines(title, lines, percent=True)))
     kept = history.record()
     if kept is not None and kept[1].get("classes"):
         rows = kept[1]["classes"]
@@ -221,8 +218,7 @@ def _worst(history: History, drawn: Sequence[Drawn], note: str) -> str:
             html.image(getattr(one.panels, key), f"{caption}: {one.name}", caption)
             for key, caption in PANELS.items()
         ]
-        legend = html.image(one.panels.legend, "The colours of the classes", sharp=True)
-        legend = legend.replace("<img", '<img class="legend"')
+        legend = html.image(one.panels.legend, "The colours of the classes", legend=True)
         parts.append(
             f'<h3>{html.text(one.name + right)}</h3><div class="panels">{"".join(shown)}</div>'
             f"{legend}"
@@ -238,8 +234,7 @@ def _attention(drawn: Sequence[Drawn]) -> str:
         html.image(a.picture, f"What a marked pixel of {name} attends to", f"{name}: {a.peak}")
         for name, a in found
     ]
-    scale = html.image(found[0][1].scale, "The scale of the colours", sharp=True)
-    scale = scale.replace("<img", '<img class="legend"')
+    scale = html.image(found[0][1].scale, "The scale of the colours", legend=True)
     told = (
         "What a pixel in the middle of an error attends to. A colour stands for a multiple of the "
         "weight that each place would have if all had the same."
@@ -271,7 +266,7 @@ def _log(history: History) -> str:
         return ""
     keys = list(dict.fromkeys(key for entry in history.steps for key in entry))
     numbers = [key for key in keys if key not in ("step", "time")]
-    entries: list[Entry] = facts.thinned(history.steps)
+    entries = facts.thinned(history.steps)
     rows = [[e["step"], *(facts.number(e.get(key)) for key in numbers)] for e in entries]
     return html.folded(
         f"{len(entries)} of {len(history.steps)} entries",
