@@ -280,14 +280,26 @@ class RunCheckpoints:
 
 
 class _Manager(ocp.CheckpointManager):  # type: ignore[misc]
-    """Keeps Orbax from asking JAX whether to stop: the training loop does.
+    """Orbax's manager with two methods that differ.
 
-    Orbax asks with the number of the step, Preemption with the number of its question. JAX stops
-    all processes at the last number that it was asked with, so the two must not be mixed.
+    Orbax asks JAX with the number of the step whether to stop, Preemption with the number of its
+    question. JAX stops all processes at the last number that it was asked with, so the two must
+    not be mixed, and only Preemption asks.
+
+    After a save that failed, Orbax keeps the thread that wrote. Its destructor asks whether that
+    thread lives. If the garbage collector calls it while a thread starts, Python 3.11 hangs.
     """
 
     def reached_preemption(self, step: int) -> bool:
         return False
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the same one
+                self._checkpointer.wait_until_finished()
+            raise
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The checkpoints of a run: the latest and the best are kept, whatever happens to the process."""
 
 import asyncio
+import gc
 import hashlib
 import json
 import logging
@@ -283,6 +284,8 @@ def test_a_write_that_fails_in_the_background_is_told_and_harms_nothing(tmp_path
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     saved.close()
+    kept = [one for one in gc.get_objects() if type(one).__name__ == "_AsyncManager"]
+    assert kept and not any(one._thread for one in kept), "their destructors could hang"
     run.prepare(tmp_path / "checkpoints")  # threads that still wrote may have left files
     assert contents(tmp_path) == before
     assert "Traceback" not in capfd.readouterr().err

@@ -7,7 +7,6 @@ import string
 from collections.abc import Sequence
 from importlib import resources
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
@@ -52,13 +51,12 @@ def page_data(
       palette: their colours.
       own: the network for visitors' pictures, or None.
     """
-    levels = np.arange(256, dtype=np.uint8)
-    heat = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    levels = np.arange(256, dtype=np.uint8)[:, None]
     return {
         "network": network,
         "classes": list(class_names),
         "palette": [] if palette is None else palette.tolist(),
-        "colours": base64_of(heat),
+        "colours": base64_of(pictures.heat(levels)),
         "notes": _notes(entries, own),
         "own": None if own is None else own.values(),
         "items": [entry.values for entry in entries],
