@@ -205,9 +205,7 @@ need PROJECT ZONE NAME GKE_ACCELERATOR GKE_MACHINE GKE_TOPOLOGY GKE_HOSTS
 case $1 in
   blueprint | deploy)
     need GKE_AUTHORIZED
-    check_capacity
-    [[ $CAPACITY != RESERVED || -n $RESERVATION ]] ||
-      fail "RESERVED on GKE needs RESERVATION, the name of the reservation."
+    check_gke_capacity
     "$1"
     ;;
   destroy) destroy ;;

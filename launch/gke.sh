@@ -131,9 +131,7 @@ need NAME BUCKET IMAGE GKE_ACCELERATOR GKE_TOPOLOGY GKE_HOSTS GKE_CHIPS_PER_HOST
 
 case $command in
   manifest | apply)
-    check_capacity
-    [[ $CAPACITY != RESERVED || -n $RESERVATION ]] ||
-      fail "RESERVED on GKE needs RESERVATION, the name of the reservation."
+    check_gke_capacity
     "$command" "$@"
     ;;
   logs) run kubectl logs --follow "--selector=jobset.sigs.k8s.io/jobset-name=$NAME,jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0" ;;

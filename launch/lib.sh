@@ -8,7 +8,7 @@ export SETTINGS # scripts that this one starts may be in another folder
 DRY_RUN=false
 # shellcheck source=launch/settings.env
 source "$SETTINGS"
-# Files of settings from before these were there.
+# Defaults for older settings files.
 : "${SLICES:=1}" "${SPOT:=true}" "${RESERVED:=false}" "${RESERVATION:=}" "${FLEX_START:=false}"
 : "${MAX_RUN_DURATION:=}" "${GKE_MACHINE:=}" "${GKE_AUTHORIZED:=}"
 
@@ -93,6 +93,13 @@ check_capacity() {
     fail "MAX_RUN_DURATION=$MAX_RUN_DURATION: write a duration such as 90m, 12h or 3d."
   ((duration > 0 && duration <= most)) ||
     fail "MAX_RUN_DURATION=$MAX_RUN_DURATION: flex-start gives seven days at most."
+}
+
+# The same for GKE, which takes no reservation without its name.
+check_gke_capacity() {
+  check_capacity
+  [[ $CAPACITY != RESERVED || -n $RESERVATION ]] ||
+    fail "RESERVED on GKE needs RESERVATION, the name of the reservation."
 }
 
 # Runs a command until it succeeds: again after every preemption, and $CRASHES times after a crash.

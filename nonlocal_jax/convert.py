@@ -86,9 +86,7 @@ def main(options: Options) -> None:
         if not given.input:
             raise UserError("--input is missing: name the checkpoint folder to export.")
         found = locate.find(given.input, locate.parse_step(given.step))
-        config = options.config_over(
-            None if options.names_config else read_metadata(found.folder).needed_config(found)
-        )
+        config = options.config_over(lambda: read_metadata(found.folder).needed_config(found))
         _export(options, found, config, output)
     elif given.backbone:
         target = convert.backbone_target(given.backbone)

@@ -35,7 +35,7 @@ def define(values: flags.FlagValues) -> None:
 def main(options: Options) -> None:
     """Runs the demonstration."""
     start = time.perf_counter()
-    config = schema.for_segmentation(options.config_over(files.load("demo")))
+    config = schema.for_segmentation(options.config_over(lambda: files.load("demo")))
     startup.use_jax(config.precision)
     heads = list(HEADS) if options.flags.heads == ["all"] else options.flags.heads
     demonstrate(config, pathlib.Path(options.flags.workdir), heads)

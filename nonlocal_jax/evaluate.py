@@ -74,9 +74,7 @@ def main(options: Options) -> None:
         check_folder(pathlib.Path(given.output))
     names = _lines(given.images) if given.images else None
     found = locate.find(given.checkpoint, locate.parse_step(given.step))
-    config = options.config_over(
-        None if options.names_config else read_metadata(found.folder).needed_config(found)
-    )
+    config = options.config_over(lambda: read_metadata(found.folder).needed_config(found))
     default = default_output(found, "evaluation_tta" if given.tta else "evaluation")
     output = pathlib.Path(given.output or default)
     check_folder(output)

@@ -93,9 +93,7 @@ def main(options: Options) -> None:
     write = writer(given.to)
     output = conversion.new_path(given.output)
     found = locate.find(given.checkpoint, locate.parse_step(given.step))
-    config = options.config_over(
-        None if options.names_config else read_metadata(found.folder).needed_config(found)
-    )
+    config = options.config_over(lambda: read_metadata(found.folder).needed_config(found))
     if isinstance(config, VideoConfig):
         _export_video_network(options, found, config, output)
         return

@@ -64,9 +64,7 @@ def main(options: Options) -> None:
     if given.output:
         check_folder(pathlib.Path(given.output))
     found = locate.find(given.checkpoint, locate.parse_step(given.step))
-    config = options.config_over(
-        None if options.names_config else read_metadata(found.folder).needed_config(found)
-    )
+    config = options.config_over(lambda: read_metadata(found.folder).needed_config(found))
     output = pathlib.Path(given.output or default_output(found, "predictions"))
     if isinstance(config, VideoConfig):
         _label(options, found, config, output)

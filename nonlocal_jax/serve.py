@@ -64,9 +64,7 @@ def main(options: Options) -> None:
 
     sizes = parse_sizes(given.warm)
     found = locate.find(given.checkpoint, locate.parse_step(given.step))
-    given_config = options.config_over(
-        None if options.names_config else read_metadata(found.folder).needed_config(found)
-    )
+    given_config = options.config_over(lambda: read_metadata(found.folder).needed_config(found))
     if isinstance(given_config, VideoConfig):
         raise UserError(f"serve segments images, and {found} is for videos: use predict.")
     config = for_segmentation(given_config)

@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from conftest import REPOSITORY
@@ -182,6 +183,25 @@ def test_the_page_on_videos_has_every_row_with_its_published_numbers():
 def test_what_make_is_told_to_make_is_a_target(path):
     targets = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"(?:`|^| )make ([a-z]+)(?:`|\n|  )", path.read_text())) <= set(targets)
+
+
+def test_the_site_begins_with_the_table_of_the_readme():
+    readme = (REPOSITORY / "README.md").read_text().partition("## Documentation")[2]
+    table = re.findall(r"^\| \[.*", readme, re.MULTILINE)
+    moved = [row.replace("](docs/", "](").replace("](data/", "](../data/") for row in table]
+    assert moved == re.findall(r"^\| \[.*", (DOCS / "index.md").read_text(), re.MULTILINE)
+    named = {match[1] for row in moved if (match := LINK.search(row))}
+    assert {path.name for path in DOCS.glob("*.md")} <= named | {"index.md"}
+
+
+def test_every_extra_is_listed():
+    page = (DOCS / "getting_started.md").read_text().partition("### Commands")[0]
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    listed = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    devices = re.findall(r"`pip install \"\.\[(\w+)\]\"`", page)
+    assert sorted([*listed, *devices]) == sorted(extras)
 
 
 def test_the_drawing_has_every_room():

@@ -6,10 +6,7 @@ import numpy as np
 
 
 def not_finite(variables: Mapping[str, np.ndarray | int | float]) -> list[str]:
-    """Names of the variables that have NaN or infinite values as float32, in which all compute.
-
-    A float64 value may lie beyond the range of float32.
-    """
+    """Names of the variables that have NaN or infinite values, or values that overflow float32."""
     return [name for name, value in variables.items() if not _is_finite(np.asarray(value))]
 
 

@@ -53,7 +53,11 @@ def refuse_newer(step: pathlib.Path) -> None:
 
 
 def damage(step: pathlib.Path) -> str | None:
-    """What is damaged in a checkpoint, or None."""
+    """What is damaged in a checkpoint, or None.
+
+    Raises:
+      UserError: it is a hub folder whose config.json can't be read.
+    """
     if hub.is_hub_folder(step):
         return hub.damage(step)
     try:

@@ -91,7 +91,7 @@ class Metadata:
         )
 
     def to_tree(self) -> dict[str, Any]:
-        """The metadata as JSON values, for `from_json`.
+        """The metadata as JSON values, for `from_tree`.
 
         Raises:
           TypeError: JSON can't hold it.
@@ -118,6 +118,14 @@ def from_json(text: str | bytes, where: object) -> Metadata:
     """
     try:
         tree = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(where, error) from error
+    return from_tree(tree, where)
+
+
+def from_tree(tree: Any, where: object) -> Metadata:
+    """The same of what is parsed already."""
+    try:
         version = int(tree.get("format", 1))
         kind = tree["kind"]
         if kind not in get_args(Kind):
@@ -132,8 +140,8 @@ def from_json(text: str | bytes, where: object) -> Metadata:
             "recent": tree.get("recent"),
         }
         given, model = tree.get("config"), tree.get("model")
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise UserError(f"The checkpoint {where} has no readable metadata: {error}.") from error
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+        raise _unreadable(where, error) from error
     refuse_newer(version, where)
     try:
         config = _config(given, model, values["network"], version, where)
@@ -152,6 +160,10 @@ def refuse_newer(version: int, where: object) -> None:
             f"The checkpoint {where} has format {version}, and this version of nonlocal_jax reads "
             f"up to {FORMAT}: update nonlocal_jax."
         )
+
+
+def _unreadable(where: object, error: Exception) -> UserError:
+    return UserError(f"The checkpoint {where} has no readable metadata: {error}.")
 
 
 def _config(

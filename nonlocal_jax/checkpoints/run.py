@@ -90,7 +90,7 @@ class RunCheckpoints:
         self.directory = pathlib.Path(directory).absolute()
         self._scores = _Scores.read(self.directory)
         self._policy = policies.AnyPreservationPolicy([policies.LatestN(keep), self._scores])
-        self._writing: tuple[int, float | None] = 0, None
+        self._writing = 0  # the last step whose save was begun
         self._manager = _Manager(
             self.directory,
             options=policies.CheckpointManagerOptions(
@@ -125,7 +125,7 @@ class RunCheckpoints:
     @property
     def newest(self) -> int:
         """The newest step that is saved or being saved; 0 if there is none."""
-        return max(self._writing[0], self._manager.latest_step() or 0)
+        return max(self._writing, self._manager.latest_step() or 0)
 
     def save(
         self,
@@ -134,8 +134,6 @@ class RunCheckpoints:
         optimizer: Any,
         metadata: Metadata,
         average: Variables | None = None,
-        *,
-        score: float | None = None,
     ) -> None:
         """Starts saving a step. The arrays may be donated once this returns.
 
@@ -152,9 +150,7 @@ class RunCheckpoints:
             optimizer=ocp.args.StandardSave(optimizer),
             metadata=ocp.args.JsonSave(dataclasses.replace(metadata, step=step).to_tree()),
         )
-        self._writing = step, score
-        if score is not None:
-            self._scores.known[step] = score
+        self._writing = step
         try:
             self._manager.save(step, args=items, force=True)
         except (OSError, ValueError) as error:
@@ -254,11 +250,7 @@ class RunCheckpoints:
 
         Orbax calls this in its own thread, in the first process.
         """
-        step, score = self._writing
-        unfinished = self.directory / f"{step}{UNFINISHED}"
-        files.write_digests(unfinished)
-        if score is not None:
-            files.write_score(unfinished, score)
+        files.write_digests(self.directory / f"{self._writing}{UNFINISHED}")
 
     def _finish(self, step: int) -> None:
         """Waits for a step in a thread, and removes the steps that are no longer kept."""

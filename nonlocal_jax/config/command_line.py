@@ -79,22 +79,21 @@ class Options:
             )
         return apply_overrides(files.read(self.flags.config), self._overrides)
 
-    def config_over(self, base: schema.Run | None) -> schema.Run:
-        """The config of `--config` if it was given, else `base`; with the overrides on top.
+    def config_over(self, base: Callable[[], schema.Run]) -> schema.Run:
+        """The config of `--config` if it was given, else that of `base`; with the overrides on top.
 
         For commands that find a config elsewhere, in a checkpoint for one.
 
         Args:
-          base: what was found; None if nothing was, and `--config` is needed.
+          base: finds the config. It is called only without `--config`.
 
         Raises:
-          UserError: as for `config`.
+          UserError: as for `config`, or what `base` raises.
         """
-        if self.names_config or base is None:
+        if self.names_config:
             return self.config
-        if not self._overrides:
-            return base
-        return apply_overrides(files.to_tree(base), self._overrides)
+        found = base()
+        return apply_overrides(files.to_tree(found), self._overrides) if self._overrides else found
 
     @property
     def config_name(self) -> str:
@@ -220,7 +219,10 @@ def apply_overrides(
 
 
 def _split_texts(word: str, tree: Mapping[str, Any], key: str) -> str:
-    """A word with a Python tuple, if it is one like "--config.log_to=auto,mlflow"."""
+    """Rewrites the value of "--config.log_to=auto,mlflow" as a Python tuple.
+
+    Other words are returned unchanged.
+    """
     if not keys.takes_texts(tree, key):
         return word
     flag, _, value = word.partition("=")
@@ -361,6 +363,10 @@ def _set_up() -> None:
         gc.freeze()  # what was imported stays: searching it was a seventh of tracing's time
 
 
+def _defaults() -> schema.Run:
+    return files.validate(files.complete({}))
+
+
 def _help(
     words: list[str], main: Callable[[Options], None], define: Define, config: TakesConfig
 ) -> str:
@@ -371,9 +377,9 @@ def _help(
         values = _flags(define, config)
         try:
             values(["nonlocal_jax", *own])
-            shown = Options(values, overrides).config_over(files.validate(files.complete({})))
+            shown = Options(values, overrides).config_over(_defaults)
         except (UserError, flags.Error, ValueError) as error:
             note = f"\nThese are the defaults, because of a mistake in the command: {error}\n"
-        shown = shown or files.validate(files.complete({}))
+        shown = shown or _defaults()
     doc = sys.modules[main.__module__].__doc__ or ""
     return help_text.manual(doc, _flags(define, config), shown) + note

@@ -74,4 +74,5 @@ def _settings(node: Any, prefix: str, table: str, task: str) -> Iterator[Setting
 
 
 def _summary(cls: type) -> str:
-    return (cls.__doc__ or "").partition("\n")[0]
+    """The first paragraph of a class's docstring, as one line."""
+    return " ".join((cls.__doc__ or "").partition("\n\n")[0].split())

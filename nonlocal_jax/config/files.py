@@ -130,9 +130,8 @@ def complete(given: Mapping[str, Any], names: Mapping[str, str] | None = None) -
     Raises:
       UserError: a key is none of the config's.
     """
-    cls = keys.task_of(given)
-    task = given.get("task", schema.Config.task)
-    return _complete(cls, given, "", names or {}, task=task)
+    task = keys.task_of(given)
+    return _complete(keys.TASKS[task], given, "", names or {}, task=task)
 
 
 def validate(tree: Mapping[str, Any]) -> schema.Run:
@@ -142,7 +141,7 @@ def validate(tree: Mapping[str, Any]) -> schema.Run:
       UserError: with a line for every value that is out of its range, and what the range is.
     """
     problems: list[str] = []
-    config: Any = _build(keys.task_of(tree), tree, "", problems)
+    config: Any = _build(keys.TASKS[keys.task_of(tree)], tree, "", problems)
     problems = problems or config.problems()
     if problems:
         raise UserError("\n".join(problems))
@@ -274,7 +273,7 @@ def _complete_chosen(
             k: v for k, v in section.items() if k in allowed or k not in usual or usual[k] != v
         }
     for unknown in section.keys() - allowed:
-        keys.refuse_of_another_module(task, key, unknown, options, name)
+        keys.refuse_of_another_module(task, key, unknown, table, name)
     preset = {k: v for k, v in values.items() if k in allowed}
     whole = {**preset, **section, "name": name}
     return _complete(options, whole, f"{key}.", names, task=task)

@@ -1,4 +1,4 @@
-"""The keys of a config: which there are, what each may be, and what was meant by another one."""
+"""The keys of a config, their ranges, and suggestions for misspelt ones."""
 
 import dataclasses
 import difflib
@@ -18,8 +18,8 @@ TASKS: dict[str, type[schema.Run]] = {
 }
 
 
-def task_of(tree: Mapping[str, Any]) -> type[schema.Run]:
-    """The dataclass of a tree's `task`. A tree without one is of segmentation.
+def task_of(tree: Mapping[str, Any]) -> str:
+    """The `task` of a tree, one of TASKS. A tree without one is of segmentation.
 
     Raises:
       UserError: there is no such task.
@@ -27,7 +27,7 @@ def task_of(tree: Mapping[str, Any]) -> type[schema.Run]:
     task = tree.get("task", schema.Config.task)
     if task not in TASKS:
         raise UserError(f"config.task is {task!r}; it must be one of {', '.join(TASKS)}.")
-    return TASKS[task]
+    return str(task)
 
 
 def check(tree: Mapping[str, Any], key: str) -> None:
@@ -35,15 +35,15 @@ def check(tree: Mapping[str, Any], key: str) -> None:
     known = dotted_keys(tree)
     if key in known:
         return
-    cls: Any = task_of(tree)
+    cls: Any = TASKS[task_of(tree)]
     node: Any = tree
-    where: list[str] = []
+    table, where = "", list[str]()
     for name in key.split("."):
         field = _fields(cls).get(name)
         if field is None:
-            refuse_of_another_module(tree["task"], ".".join(where), name, cls, node.get("name", ""))
+            refuse_of_another_module(tree["task"], ".".join(where), name, table, node.get("name"))
             break
-        where, node = [*where, name], node[name]
+        where, node, table = [*where, name], node[name], field.metadata.get("table", "")
         cls = _section(cls, field, node, ".".join(where))
         if cls is None:
             break
@@ -58,17 +58,16 @@ def unknown(key: str, known: Collection[str]) -> UserError:
     return UserError(f"The config has no key {key}. {hint}")
 
 
-def refuse_of_another_module(task: str, section: str, key: str, options: type, name: str) -> None:
+def refuse_of_another_module(task: str, section: str, key: str, table: str, name: str) -> None:
     """Raises a UserError if another module than the chosen one has the key.
 
     Args:
       task: of the config.
       section: its dotted key, as "optimizer".
-      key: what `options` lacks, as "momentum".
-      options: the dataclass of the section.
-      name: of the module that the section has chosen; empty if it chooses none.
+      key: what the section lacks, as "momentum".
+      table: that the section's module is chosen from; empty if it chooses none.
+      name: of that module.
     """
-    table = _table_of(options)
     if not table or versions.MOVED.get(f"{section}.{key}"):
         return
     owners = [
@@ -103,7 +102,7 @@ def takes_texts(tree: Mapping[str, Any], key: str) -> bool:
 
 def hint_of(tree: Mapping[str, Any], key: str) -> Any:
     """The annotation of the value at a dotted key of a complete tree."""
-    cls: Any = task_of(tree)
+    cls: Any = TASKS[task_of(tree)]
     node: Any = tree
     *sections, leaf = key.split(".")
     for index, name in enumerate(sections):
@@ -134,18 +133,6 @@ def _section(cls: type, field: dataclasses.Field[Any], node: Any, key: str) -> A
         return tables.find(field.metadata["table"], node["name"], f"{key}.name").Options
     hint = hints(cls)[field.name]
     return hint if dataclasses.is_dataclass(hint) else None
-
-
-def _table_of(options: type) -> str:
-    """The table that a section's module is chosen from; empty if it is none."""
-    bases: dict[type, str] = {
-        schema.BackboneOptions: "backbones",
-        schema.HeadOptions: "heads",
-        schema.LossOptions: "losses",
-        schema.OptimizerOptions: "optimizers",
-        schema.ScheduleOptions: "schedules",
-    }
-    return next((table for base, table in bases.items() if issubclass(options, base)), "")
 
 
 def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:

@@ -184,8 +184,8 @@ class Eval:
 
 @dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """How the devices are arranged. At most one axis may be -1. Over several TPU slices goes `data`
-    alone."""
+    """How the devices are arranged. At most one axis may be -1. With several TPU slices, only
+    `data` spans them."""
 
     data: AxisSize = -1
     """Devices that split the batch. With several TPU slices, a multiple of their number."""

@@ -157,7 +157,7 @@ def find_for(task: str, table: str, name: str, key: str) -> ModuleType:
 
 
 def check(table: str, name: str, key: str, task: str = "") -> None:
-    """Checks a name without importing a module of your own.
+    """Checks a name. Only modules of the table are imported, for their task.
 
     Args:
       table: one of TABLES.

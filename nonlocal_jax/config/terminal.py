@@ -58,7 +58,10 @@ class Lasting:
 
 @contextlib.contextmanager
 def lasting() -> Iterator[None]:
-    """Inside, standard output and standard error last, and have a sign for every letter."""
+    """Inside, writing to standard output or standard error never fails.
+
+    What can't be written is dropped, and what can't be encoded is escaped.
+    """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_lasting, before)
     try:

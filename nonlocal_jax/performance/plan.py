@@ -69,8 +69,18 @@ class Plan(NamedTuple):
 
     @property
     def chip_hours(self) -> float:
-        """Chip hours of training and evaluations, over all slices."""
-        return (self.hours + self.eval_hours) * self.where.chips
+        """Chip hours of training, over all slices."""
+        return self.hours * self.where.chips
+
+    @property
+    def eval_chip_hours(self) -> float:
+        """Chip hours of all evaluations."""
+        return self.eval_hours * self.where.chips
+
+    @property
+    def cost(self) -> float:
+        """The price of both; 0 where that of a chip hour is not given."""
+        return (self.chip_hours + self.eval_chip_hours) * self.price
 
 
 def make(config: Run, where: Slice, cache: pathlib.Path, price: float = 0.0) -> Plan:
@@ -127,16 +137,14 @@ def report(plan: Plan) -> str:
         + (f", other slices {_ms(plan.bound.between_slices)}" if where.slices > 1 else ""),
         f"    step {_ms(plan.bound.step)}, {_images_per_second(plan):.0f} {unit}/s",
         f"    {plan.config.total_steps} steps: {plan.hours:.2f} h, "
-        f"{plan.hours * where.chips:.1f} chip hours",
+        f"{plan.chip_hours:.1f} chip hours",
     ]
     if plan.eval_hours:
         lines.append(
-            f"    evaluations: {plan.eval_hours:.2f} h, {plan.eval_hours * where.chips:.1f} chip "
-            "hours"
+            f"    evaluations: {plan.eval_hours:.2f} h, {plan.eval_chip_hours:.1f} chip hours"
         )
     if plan.price:
-        cost = plan.chip_hours * plan.price
-        lines.append(f"    at {plan.price:g} a chip hour: at least {cost:.2f}")
+        lines.append(f"    at {plan.price:g} a chip hour: at least {plan.cost:.2f}")
     return "\n".join(lines)
 
 
@@ -169,8 +177,9 @@ def table(name: str, plans: list[Plan]) -> str:
 
     Memory, operations, traffic and collectives are those of a device: on tpu7x, of half a chip.
     """
+    device = " or ".join(dict.fromkeys(_device(plan.where) for plan in plans))
     lines = [
-        "| config | slice | data x fsdp x spatial | GiB of a chip | TFLOP | GB | collectives MB "
+        f"| config | slice | data x fsdp x spatial | GiB of {device} | TFLOP | GB | collectives MB "
         "| step ms | images/s | hours | chip hours |",
         "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
@@ -183,7 +192,7 @@ def table(name: str, plans: list[Plan]) -> str:
             moved = sum(c.bytes for c in train.collectives) / MEGA
             cells += [f"{train.flops / 1e12:.3f}", f"{train.traffic / 1e9:.2f}", f"{moved:.1f}"]
             cells += [f"{plan.bound.step * 1e3:.2f}", f"{_images_per_second(plan):.0f}"]
-            cells += [f"{plan.hours:.2f}", f"{plan.hours * where.chips:.1f}"]
+            cells += [f"{plan.hours:.2f}", f"{plan.chip_hours:.1f}"]
         else:
             cells += ["does not fit", *[""] * 6]
         lines.append("| " + " | ".join(cells) + " |")
@@ -216,9 +225,10 @@ def to_json(plan: Plan) -> dict[str, object]:
         },
         "images_per_second": _images_per_second(plan),
         "hours": plan.hours,
-        "chip_hours": plan.hours * plan.where.chips,
+        "chip_hours": plan.chip_hours,
         "eval_hours": plan.eval_hours,
-        "cost": plan.chip_hours * plan.price or None,
+        "eval_chip_hours": plan.eval_chip_hours,
+        "cost": plan.cost or None,
     }
 
 

@@ -70,7 +70,10 @@ class Preemption:
 
     @contextlib.contextmanager
     def leave_with_others(self) -> Iterator[None]:
-        """Exits as told if another process was told, too, and has left before its first step."""
+        """If this process was told to stop and loses its peers, exits with the code for stopping.
+
+        Another process that was told, too, may have left before its first step.
+        """
         try:
             yield
         except Exception as error:

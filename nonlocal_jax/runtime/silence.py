@@ -25,16 +25,15 @@ class Silence:
         if jax.process_count() > 1:
             threading.Thread(target=self._watch, name="silence", daemon=True).start()
 
-    def heard(self) -> None:
-        """Begins a wait. It is told if the next call of any method is later than the patience."""
-        self._since = time.monotonic()
-
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Does not watch what is inside, which may take long without any other process."""
+        """Does not watch what is inside, which may take long without any other process.
+
+        Then the clock starts: a message is printed if no method is called within the patience.
+        """
         self._since = None
         yield
-        self.heard()
+        self._since = time.monotonic()
 
     def close(self) -> None:
         """Ends the watch."""

@@ -118,8 +118,3 @@ class TrainProgram:
             self.trace().lower().compile(compiler_options(platform, training=True))
         )
         return compiled
-
-
-def network_on(config: Run, mesh: Mesh) -> Functional[Any]:
-    """The network of a config, with the dtype and the kernels for the devices of a mesh."""
-    return tasks.of(config).network(mesh)

@@ -1,7 +1,7 @@
 """Goodput: the share of a run's time in which it learns.
 
-The time is that since the run's first start, over all restarts. Google's ml-goodput-measurement
-divides it alike; its records need Cloud Logging, and these are a small file in the run's folder.
+The time is that since the run's first start, over all restarts. The categories are those of
+Google's ml-goodput-measurement. Times are kept in the run's folder.
 """
 
 import contextlib
@@ -103,7 +103,7 @@ class Goodput:
     def note(self, step: int) -> float:
         """Keeps the times so far, after a finished step, and returns `share`.
 
-        A folder that can't be written ends no run here: the log and the checkpoints tell.
+        A failed write is ignored: the log and the checkpoints report a full disk.
         """
         share = self.share()
         self._reached = max(self._reached, step)

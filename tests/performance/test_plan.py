@@ -406,6 +406,6 @@ def test_slices_exchange_their_sums_alone(tmp_path, topology):
     assert two["bytes_between_slices"] == sums["bytes"]  # 2 (s - 1) / s is 1
     assert two["chips"] == 2 * one["chips"] == 8
     assert two["devices"] == two["chips"] * (2 if topology.startswith("tpu7x") else 1)
-    hours = two["chip_hours"] + two["chips"] * two["eval_hours"]
-    assert two["cost"] == pytest.approx(2 * hours)
+    assert two["eval_chip_hours"] == two["chips"] * two["eval_hours"]
+    assert two["cost"] == pytest.approx(2 * (two["chip_hours"] + two["eval_chip_hours"]))
     assert "over slices" in out

@@ -26,7 +26,8 @@ from nonlocal_jax.inputs.loader import Inputs
 from nonlocal_jax.ops import layout
 from nonlocal_jax.runtime import sharding
 from nonlocal_jax.training import loop
-from nonlocal_jax.training.compiled_step import TrainProgram, network_on
+from nonlocal_jax.training.compiled_step import TrainProgram
+from nonlocal_jax.training.tasks import task as tasks
 
 # Every mode and both resizes, on one device and on meshes of 2, 4 and 8: (data, fsdp, spatial).
 CASES = {
@@ -118,7 +119,7 @@ def excess(program, sizes, mode="embedded_gaussian"):
     """
     data, fsdp, spatial = sizes
     keys = sharded.POSITIONS * sharded.KEY_CHANNELS[mode]
-    network = network_on(sharded.config(), sharded.mesh_of(1, 1, 1))
+    network = tasks.of(sharded.config()).network(sharded.mesh_of(1, 1, 1))
     variables = max(math.prod(shape.shape) for shape in network.shapes.values())
     assert variables < sharded.BATCH * keys
     allowed = max(variables, keys * sharded.BATCH // (data * fsdp) if spatial > 1 else 0)
@@ -180,7 +181,7 @@ def test_evaluation_on_a_mesh_gives_the_same_counts(tmp_path, mode):
     results = []
     for sizes in ((1, 1, 1), (2, 1, 2), (1, 2, 2)):
         mesh, masks = sharded.mesh_of(*sizes), {}
-        network = network_on(config, mesh)
+        network = tasks.of(config).network(mesh)
         variables = sharding.place_variables(golden_variables(config, network), mesh)
         evaluation = Evaluation.of(config, network, mesh, tta=mode.endswith("tta"))
         scores = evaluation.run(variables, on_mask=masks.__setitem__)

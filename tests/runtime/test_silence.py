@@ -13,10 +13,9 @@ def lines_of(capsys, monkeypatch, count, seconds, mine=0):
     monkeypatch.setattr(jax, "process_index", lambda: mine)
     silence = Silence(patience=0.2)
     for wait in seconds:
-        silence.heard()
-        time.sleep(wait)
         with silence.pause():
             time.sleep(0.5)  # an evaluation, say
+        time.sleep(wait)
     silence.close()
     return capsys.readouterr().out.splitlines()
 

@@ -32,8 +32,9 @@ def train(directory, steps, keep=2, mious=None, metadata=TRAINING):
     """Saves `steps`, with their mIoU if it is given."""
     with opened(directory, keep) as saved:
         for step in steps:
-            miou = (mious or {}).get(step)
-            saved.save(step, arrays(step), {"m": arrays(-step)}, metadata, score=miou)
+            saved.save(step, arrays(step), {"m": arrays(-step)}, metadata)
+            if mious and step in mious:
+                saved.score(step, mious[step])
 
 
 def names(directory):

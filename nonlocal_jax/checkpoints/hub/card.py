@@ -14,7 +14,8 @@ from nonlocal_jax.config.video import VideoConfig
 from nonlocal_jax.errors import UserError
 
 PAPER = "1711.07971"
-OWN_DATA = "folder"  # images of one's own, which the hub knows nothing of
+# Files of one's own and generated data, which the hub knows nothing of.
+OWN_DATA = ("folder", "video_folder", "scenes", "moving_shapes")
 SHOWN_CLASSES = 40
 IMAGES = """mask = model.predict(nonlocal_jax.read_image("photo.jpg"))  # class of each pixel
 names = {model.class_names[label] for label in mask.flat}"""
@@ -65,7 +66,7 @@ def _front_matter(name: str, config: Run, scores: list[Known], license: str) -> 
         "pipeline_tag": task,
         "tags": ["jax", "flax", "non-local", kind.replace(" ", "-"), *parts, f"arxiv:{PAPER}"],
     }
-    if data != OWN_DATA:
+    if data not in OWN_DATA:
         front["datasets"] = [data]
     results = [_index_entry(task, data, score) for score in scores]
     if results:

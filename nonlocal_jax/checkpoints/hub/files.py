@@ -44,7 +44,7 @@ def read_metadata(folder: Path) -> Metadata:
     Raises:
       UserError: it is of another library, can't be read, or a newer version wrote it.
     """
-    return formats.from_json(json.dumps(_read_config(folder)), folder)
+    return formats.from_tree(_read_config(folder), folder)
 
 
 def score(folder: Path) -> float | None:

@@ -1,5 +1,6 @@
 """Saves a checkpoint as a hub folder. It is verified, and written atomically."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -59,6 +60,8 @@ def save(
         meta["PALETTE"] = palette.tolist()
     metadata = replace(before, config=config, meta=meta, recent=None)
     score = folder.score(found.folder) if _is_evaluated_alike(before, config) else None
+    if score is not None and not math.isfinite(score):  # of a run without labels for validation
+        score = None
     unfinished = directory.with_name(f".{directory.name}.unfinished")
     try:
         folder.remove(unfinished)

@@ -171,7 +171,7 @@ def _summary(file: Path, digest: str, result: ImportResult) -> str:
     """A report: arrays and numbers of each part of the network, then the rest."""
     lines = conversion.table(file, digest, result.variables)
     lines.append(f"Kept aside: {len(result.counters)} counters num_batches_tracked.")
-    if len(result.path) > 1 or result.path not in ((), ("state_dict",)):
+    if result.path not in ((), ("state_dict",)):
         lines.append(f"Read from {'.'.join(result.path)} in the file.")
     if result.prefix:
         lines.append(f"Taken off the beginning of all keys: {printable(result.prefix)}")

@@ -88,14 +88,14 @@ def import_checkpoint(
         name: rules.to_ours(weights[entry.key], entry.layout) for name, entry in entries.items()
     }
     return ImportResult(
-        variables,
-        counters,
-        ignored,
-        meta.json_able(wrapped.beside.get(meta.META)),
-        not_finite(variables),
-        wrapped.path,
-        stripped,
-        meta.left_out(wrapped.beside),
+        variables=variables,
+        counters=counters,
+        ignored=ignored,
+        meta=meta.json_able(wrapped.beside.get(meta.META)),
+        not_finite=not_finite(variables),
+        path=wrapped.path,
+        prefix=stripped,
+        left_out=meta.left_out(wrapped.beside),
     )
 
 

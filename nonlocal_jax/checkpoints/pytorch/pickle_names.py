@@ -75,7 +75,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Unknown:
-    """A value in whose place nothing is made. No weight may depend on it.
+    """Stands for an object of the pickle that is not rebuilt. Weights that need it are refused.
 
     Attributes:
       what: it is, for people: "datetime.datetime".

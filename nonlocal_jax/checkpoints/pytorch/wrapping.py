@@ -57,8 +57,8 @@ def without_prefix(
 
     Args:
       state: the tensors, by the file's keys.
-      expected: the keys that the network needs. Of all prefixes, that one is taken off after which
-        most of these are there, and the shortest of equally good ones.
+      expected: the keys that the network needs. The prefix that leaves most of them is removed; of
+        equally good ones, the shortest.
     """
     first = next(iter(state))[:MAX_PREFIX]
     ends = [end + 1 for end, letter in enumerate(first) if letter == "."]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from nonlocal_jax.evaluation.metrics.scores import unique
 from nonlocal_jax.evaluation.worst import KEPT
 
 SHOWN = 5  # classes of a video that are kept
@@ -101,8 +102,8 @@ class VideoScores:
 
     def by_class(self) -> dict[str, dict[str, float]]:
         """The top-1 accuracy of every class by its name, NaN without a video, for the log."""
-        shares = {name: share for name, share, _ in self._classes()}
-        return {"top1_by_class": shares}
+        shares = [share for _, share, _ in self._classes()]
+        return {"top1_by_class": dict(zip(unique(self.class_names), shares, strict=True))}
 
     def details(self) -> dict[str, object]:
         """All scores, and the first classes of each video, as JSON can hold them."""

@@ -35,7 +35,6 @@ TASK = "video"
 SIDE = 64  # height and width
 HOLD = 4  # frames for which the shape stays in a place
 PLACES = 4  # one after another
-FRAMES = HOLD * PLACES
 STEP = SIDE // PLACES  # pixels from one place to the next: all places together are once around
 COUNTS = {"train": 4000, "val": 200}
 
