@@ -3,9 +3,8 @@
 import contextlib
 import functools
 import pathlib
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,14 +12,13 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 
 from nonlocal_jax.checkpoints import folder, run
-from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.checkpoints.run import RunCheckpoints
 from nonlocal_jax.config import files
 from nonlocal_jax.config.schema import Config, Run
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.runtime import console, distributed, environment, lock, sharding, startup
 from nonlocal_jax.runtime.console import say
-from nonlocal_jax.runtime.preemption import Preempted, Preemption
+from nonlocal_jax.runtime.preemption import Preemption
 from nonlocal_jax.runtime.silence import Silence
 from nonlocal_jax.training import starting_weights, workdir
 from nonlocal_jax.training.compiled_step import TrainProgram
@@ -28,12 +26,13 @@ from nonlocal_jax.training.goodput import Goodput
 from nonlocal_jax.training.optimizers.optimizer import remarks
 from nonlocal_jax.training.precise_norm import PreciseNorm
 from nonlocal_jax.training.run_log import RunLog
+from nonlocal_jax.training.running import Running
 from nonlocal_jax.training.step import Metrics, TrainState
 from nonlocal_jax.training.step_metrics import StepMetrics
 from nonlocal_jax.training.tasks import task as tasks
-from nonlocal_jax.training.tasks.task import Evaluation, Inputs, Scores, Task
+from nonlocal_jax.training.tasks.task import Inputs, Scores
 from nonlocal_jax.training.writers import writer as writers
-from nonlocal_jax.training.writers.writer import Place, Writer
+from nonlocal_jax.training.writers.writer import Place
 
 CHECKPOINTS = "checkpoints"
 
@@ -80,56 +79,70 @@ def train(config: Run, directory: pathlib.Path, preemption: Preemption | None = 
         saved = stack.enter_context(checkpoints)
         state = _first_state(config, task.inputs, program, saved, start.step)
         log = stack.enter_context(_open_log(config, directory, start))
-        batches_after = functools.partial(_batches, config, task.inputs, mesh)
-        batches = batches_after(start.step)
-        with goodput.inside("compiling"):
-            train_step = _compile(program)
-        with_precise_norm = PreciseNorm(program, batches_after, config.precise_norm_batches)
-        recent = StepMetrics(config.skip_nonfinite_steps, task.inputs.describe_batch, start.recent)
-        learning_rate = program.optimizer.schedule
-        rate = console.Rate(config.total_steps, config.batch_size)
-        silence = stack.enter_context(contextlib.closing(Silence()))
-        aside = functools.partial(_aside, rate, silence, goodput)
-        save = functools.partial(_save, config, task, recent, saved, goodput)
-        kept = functools.partial(_kept, save, saved)
-        evaluate = functools.partial(_evaluate, evaluation, saved, log, preemption, aside)
-        scores = None
-        if start.step and _is_due(config, start.step) and not start.evaluated:
-            scores = evaluate(start.step, state)
-            if scores is None:
-                _leave(saved, goodput, start.step, preemption.exit_code)
-        rate.restart(start.step)
-        goodput.begin(start.step)
-        say(f"Training from step {start.step} to {config.total_steps}.")
-        preemption.begin()
-        for step in range(start.step + 1, config.total_steps + 1):
-            # The device computes the last step while the host prepares the next batch.
-            with silence.pause(), kept(step - 1, state):
-                batch = sharding.put_batch(next(batches), mesh)
-            goodput.got_batch()
-            state, metrics = train_step(state, batch)
-            goodput.started(step, metrics["loss"])
-            recent.add(step, metrics)
-            saved.check()
-            if step % config.log_every == 0 or step == config.total_steps:
-                scalars = recent.means() | {"learning_rate": float(learning_rate(step - 1))}
-                with kept(step, state):
-                    _log(config, task, log, rate, goodput, step, scalars)
-            due, told_to_stop = _is_due(config, step), preemption.told()
-            planned = due or step % config.checkpoint_every == 0
-            if planned:
-                with aside("evaluating"):
-                    state = with_precise_norm(step, state)
-            if planned or told_to_stop:
-                # Save before evaluating, which may fail.
-                save(step, state)
-            if due and not told_to_stop:
-                scores = evaluate(step, state)
-                told_to_stop = scores is None
-            if told_to_stop:
-                _leave(saved, goodput, step, preemption.exit_code)
-        if start.step < config.total_steps:
-            _conclude(saved, goodput, config.total_steps)
+        batches = functools.partial(_batches, config, task.inputs, mesh)
+        running = Running(
+            config=config,
+            task=task,
+            evaluation=evaluation,
+            learning_rate=program.optimizer.schedule,
+            preemption=preemption,
+            saved=saved,
+            log=log,
+            recent=StepMetrics(
+                config.skip_nonfinite_steps, task.inputs.describe_batch, start.recent
+            ),
+            goodput=goodput,
+            rate=console.Rate(config.total_steps, config.batch_size),
+            silence=stack.enter_context(contextlib.closing(Silence())),
+        )
+        return _steps(running, program, batches, start, state)
+
+
+def _steps(
+    running: Running,
+    program: TrainProgram,
+    batches_after: Callable[[int], Iterator[Any]],
+    start: Start,
+    state: TrainState,
+) -> Scores:
+    """The steps of a run from the one after `start` on. Returns the scores of the last one."""
+    config, goodput = running.config, running.goodput
+    batches = batches_after(start.step)
+    with goodput.inside("compiling"):
+        train_step = _compile(program)
+    with_precise_norm = PreciseNorm(program, batches_after, config.precise_norm_batches)
+    scores = None
+    if start.step and running.is_due(start.step) and not start.evaluated:
+        scores = running.evaluate(start.step, state)
+        if scores is None:
+            running.leave(start.step)
+    running.begin(start.step)
+    for step in range(start.step + 1, config.total_steps + 1):
+        # The device computes the last step while the host prepares the next batch.
+        with running.silence.pause(), running.kept(step - 1, state):
+            batch = sharding.put_batch(next(batches), program.mesh)
+        goodput.got_batch()
+        state, metrics = train_step(state, batch)
+        goodput.started(step, metrics["loss"])
+        running.recent.add(step, metrics)
+        running.saved.check()
+        if step % config.log_every == 0 or step == config.total_steps:
+            running.write(step, state)
+        due, told_to_stop = running.is_due(step), running.preemption.told()
+        planned = due or step % config.checkpoint_every == 0
+        if planned:
+            with running.aside("evaluating"):
+                state = with_precise_norm(step, state)
+        if planned or told_to_stop:
+            # Save before evaluating, which may fail.
+            running.save(step, state)
+        if due and not told_to_stop:
+            scores = running.evaluate(step, state)
+            told_to_stop = scores is None
+        if told_to_stop:
+            running.leave(step)
+    if start.step < config.total_steps:
+        running.conclude(config.total_steps)
     assert scores is not None  # the last step is always evaluated
     return scores
 
@@ -216,38 +229,14 @@ def _compile(
         return program.compile()
 
 
-def _evaluate(
-    evaluation: Evaluation,
-    saved: RunCheckpoints,
-    log: RunLog,
-    preemption: Preemption,
-    aside: Callable[[str], contextlib.AbstractContextManager[None]],
-    step: int,
-    state: TrainState,
-) -> Scores | None:
-    """Evaluates a saved step, and stores and logs its scores.
-
-    Returns None if the process is told to stop meanwhile. The resumed run evaluates again.
-    """
-    with aside("evaluating"):
-        try:
-            scores = evaluation.run(state.evaluated, between_batches=preemption.give_up_if_told)
-        except Preempted:
-            return None
-        # The score comes last: without it, a run that is killed here evaluates again.
-        log.keep(step, scores.record())
-        log.write(step, {**scores.to_dict(), **scores.by_class()})
-        saved.score(step, scores.best_by, scores.best_metric)
-    say(f"Step {step}:\n{scores.table()}")
-    return scores
-
-
-def _open_log(config: Run, directory: pathlib.Path, start: Start) -> RunLog:
+@contextlib.contextmanager
+def _open_log(config: Run, directory: pathlib.Path, start: Start) -> Iterator[RunLog]:
     """The log of the run, with what else gets its entries, in the first process only."""
-    place = Place(directory, files.flatten(files.to_tree(config)), start.step)
-    made: list[Writer] = []
-    distributed.by_first(lambda: made.extend(writers.build(config.log_to, place)))
-    return RunLog(directory, start.step, evaluated=start.evaluated, writers=made)
+    with RunLog(directory, start.step, evaluated=start.evaluated) as log:
+        place = Place(directory, files.flatten(files.to_tree(config)), start.step)
+        # Last, so that whatever fails before begins no run on a server.
+        distributed.by_first(lambda: log.writers.extend(writers.build(config.log_to, place)))
+        yield log
 
 
 def _batches(config: Run, inputs: Inputs, mesh: Mesh, step: int) -> Iterator[Any]:
@@ -257,92 +246,5 @@ def _batches(config: Run, inputs: Inputs, mesh: Mesh, step: int) -> Iterator[Any
 
 
 def _goodput(directory: pathlib.Path, unfinished: bool) -> contextlib.closing[Goodput]:
-    """The time of the run. What a finished run does when it is started again is no part of it."""
+    """Counts the time of an unfinished run. A finished one that is started again is not counted."""
     return contextlib.closing(Goodput(directory if unfinished else None))
-
-
-@contextlib.contextmanager
-def _aside(rate: console.Rate, silence: Silence, goodput: Goodput, what: str) -> Iterator[None]:
-    """The time inside is that of a bucket of goodput, and none of the steps' rate."""
-    with rate.pause(), silence.pause(), goodput.inside(what):
-        yield
-
-
-def _conclude(saved: RunCheckpoints, goodput: Goodput, step: int) -> None:
-    """Waits until everything is saved, and says what the time was spent on."""
-    with goodput.inside("saving"):
-        saved.wait()
-    goodput.note(step)
-    say(goodput.table())
-
-
-def _save(
-    config: Run,
-    task: Task,
-    recent: StepMetrics,
-    saved: RunCheckpoints,
-    goodput: Goodput,
-    step: int,
-    state: TrainState,
-) -> None:
-    metadata = Metadata(kind="training", config=config, meta=task.meta(), recent=recent.state())
-    with goodput.inside("saving"):
-        saved.save(step, state.variables, state.optimizer, metadata, state.average)
-    goodput.note(step)
-
-
-@contextlib.contextmanager
-def _kept(
-    save: Callable[[int, TrainState], None], saved: RunCheckpoints, step: int, state: TrainState
-) -> Iterator[None]:
-    """Saves a finished step if what is inside fails: the input, or the log.
-
-    Of several processes, the others wait in the next step then, and can't save this one.
-    """
-    try:
-        yield
-    except UserError:
-        if jax.process_count() == 1 and step > saved.newest:
-            with contextlib.suppress(UserError):  # on a full disk, say; the first error is told
-                save(step, state)
-                saved.wait()
-                say(f"Saved step {step}, after which the run fails.")
-        raise
-
-
-def _leave(saved: RunCheckpoints, goodput: Goodput, step: int, code: int) -> NoReturn:
-    _conclude(saved, goodput, step)
-    say(f"Told to stop: saved step {step}. The same command resumes from there.")
-    sys.exit(code)
-
-
-def _is_due(config: Run, step: int) -> bool:
-    """Whether a step is followed by an evaluation."""
-    return step % config.eval_every == 0 or step == config.total_steps
-
-
-def _log(
-    config: Run,
-    task: Task,
-    log: RunLog,
-    rate: console.Rate,
-    goodput: Goodput,
-    step: int,
-    scalars: dict[str, float],
-) -> None:
-    """Adds the speed to the scalars of a step, and writes and says them."""
-    scalars[f"{task.unit}_per_second"], eta = rate.read(step)
-    scalars["goodput"] = goodput.note(step)
-    _say_progress(step, config.total_steps, scalars, task.unit, eta)
-    log.write(step, scalars)
-
-
-def _say_progress(step: int, total: int, scalars: dict[str, float], unit: str, eta: str) -> None:
-    formats = {"loss": ".4f", "accuracy": ".3f"}  # unless no pixel had a label, or all were skipped
-    told = [f"{name} {scalars[name]:{form}}  " for name, form in formats.items() if name in scalars]
-    rate = scalars[f"{unit}_per_second"]
-    say(
-        f"step {step}/{total}  {''.join(told)}"
-        f"lr {scalars['learning_rate']:.2e}  {rate:.1f} {unit}/s  ETA {eta}  "
-        f"goodput {scalars['goodput']:.0%}"
-    )

@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 import jax
@@ -26,22 +26,17 @@ class RunLog:
       workdir: the folder of the run.
       start: the step that the run resumes from. Entries of later steps are removed.
       evaluated: whether the scores of `start` are final. If not, they are removed, too.
+
+    Attributes:
       writers: get the same scalars. The log closes them.
 
     Raises:
       UserError: from here, `write` and `keep`, if the files can't be written.
     """
 
-    def __init__(
-        self,
-        workdir: pathlib.Path,
-        start: int = 0,
-        *,
-        evaluated: bool = True,
-        writers: Sequence[Writer] = (),
-    ):
+    def __init__(self, workdir: pathlib.Path, start: int = 0, *, evaluated: bool = True):
+        self.writers: list[Writer] = []
         self._file: TextIO | None = None
-        self._writers = list(writers)
         self._workdir, self._name = workdir, workdir / history.LOG
         if jax.process_index() > 0:
             return
@@ -67,12 +62,12 @@ class RunLog:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         scalars = {name: v for name, v in history.flat(entry) if math.isfinite(v)}
-        for writer in list(self._writers):
+        for writer in list(self.writers):
             try:
                 writer.write(step, scalars)
             except Exception as error:  # of a server or a library: the run goes on without it
                 say(f"{writer.title} takes no more entries: {error}. metrics.jsonl has them.")
-                self._writers.remove(writer)
+                self.writers.remove(writer)
                 self._close_one(writer, "failed")
 
     def keep(self, step: int, record: Mapping[str, object]) -> None:
@@ -88,7 +83,7 @@ class RunLog:
         if self._file is not None:
             with contextlib.suppress(OSError):  # a failed write was reported already
                 self._file.close()
-        for writer in self._writers:
+        for writer in self.writers:
             self._close_one(writer, outcome)
 
     def _close_one(self, writer: Writer, outcome: Outcome) -> None:

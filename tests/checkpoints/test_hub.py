@@ -393,6 +393,14 @@ def test_the_hubs_own_library_reads_the_card(checkpoint, config, tmp_path):
     assert "| mIoU | 28.30 | whole images, fitted into 96x64" in text
 
 
+@pytest.mark.parametrize("name", ["moving_shapes", "video_folder"])
+def test_ones_own_and_generated_data_are_no_data_set_of_the_hub(name):
+    config = tiny_video(**{"data.name": name})
+    content = {"score": None, "versions": {}, "weights": {"keys": "own", "sha256": "0"}}
+    text = card.text("net", content, Metadata(kind="training", config=config), VARIABLES, "mit")
+    assert "datasets" not in yaml.safe_load(text.split("---\n")[1])
+
+
 def test_published_scores_are_quoted_for_the_published_file_alone():
     row = configs.load("ade20k_r50_80k")
     source = {"file": "x.pth", "sha256": row.published.sha256 + 56 * "0"}
@@ -424,4 +432,6 @@ def test_a_score_of_another_protocol_is_left_out(tmp_path, config):
     assert files.score(again) == 0.25
     other = configs.override(config, **{"eval.scale": (64, 48)})
     assert files.score(saved_folder(run, other, tmp_path / "other")) is None
+    step_files.write_score(step, float("nan"))  # no label in the validation split
+    assert "model-index" not in front_of(saved_folder(run, config, tmp_path / "unlabelled"))
     assert locate.find(alike).run is None and load_model(alike)[1].step == 8

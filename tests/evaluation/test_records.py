@@ -1,5 +1,6 @@
 """What a run keeps of an evaluation: bounded, and as JSON can hold it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -58,3 +59,5 @@ def test_a_record_of_videos_has_classes_confusion_and_the_videos_that_are_most_w
     last = sorted(np.flatnonzero(ranks == 3))[:8]
     assert [one["name"] for one in record["worst"]] == [f"v{i:02}" for i in last]
     assert scores.best_metric == "top1" and record["top1"] == scores.best_by
+    alike = dataclasses.replace(scores, class_names=("a", "a", "c")).by_class()["top1_by_class"]
+    assert list(alike) == ["a (0)", "a (1)", "c"] and list(alike.values())[:2] == shares

@@ -204,6 +204,19 @@ def test_a_chip_of_two_devices_halves_its_figures():
     assert chips.peak("TPU7x") == 2307e12 / 2
 
 
+def test_costs_and_memory_of_a_plan_by_hand():
+    config = files.load("demo", total_steps=3600, eval_every=1800)
+    where = chips.parse("tpu7x:2x2x1")
+    step = Compiled(True, 0, {}, flops=2307e12 / 2)  # a second
+    layout = meshes.Layout({"data": 8, "fsdp": 1, "spatial": 1})
+    made = plan.Plan(config, where, layout, step, (step, 8), images=80, price=2.0)
+    found = plan.to_json(made)
+    assert found["chip_hours"] == pytest.approx(4.0)
+    assert found["eval_chip_hours"] == pytest.approx(2 * 10 * 4 / 3600)
+    assert found["cost"] == 2.0 * (found["chip_hours"] + found["eval_chip_hours"])
+    assert "| GiB of half a chip |" in plan.table("demo", [made])
+
+
 TRANSFER = """
 ENTRY %main (p: f32[64,8,128]) -> f32[64,8,128] {
   %p = f32[64,8,128]{2,1,0:T(8,128)} parameter(0)

@@ -9,7 +9,9 @@ import types
 
 import pytest
 
+from nonlocal_jax.config import files
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.training import loop
 from nonlocal_jax.training.run_log import RunLog
 from nonlocal_jax.training.writers import mlflow, writer
 from nonlocal_jax.training.writers.writer import Place
@@ -32,6 +34,14 @@ class Recorder(writer.Writer):
         self.outcomes.append(outcome)
 
 
+def own_writer(monkeypatch, name, build):
+    """The writer `own.NAME`."""
+    module = types.ModuleType(f"own.{name}")
+    module.check, module.build = lambda: None, build
+    monkeypatch.setitem(sys.modules, "own", types.ModuleType("own"))
+    monkeypatch.setitem(sys.modules, f"own.{name}", module)
+
+
 def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -39,7 +49,8 @@ def lines(folder):
 def test_entries_have_the_time_and_null_for_what_is_not_known(tmp_path):
     before = time.time()
     recorder = Recorder()
-    with RunLog(tmp_path, writers=[recorder]) as log:
+    with RunLog(tmp_path) as log:
+        log.writers.append(recorder)
         log.write(1, {"loss": 0.5, "learning_rate": 0.1})
         log.write(1, {"miou": math.nan, "iou": {"road": 0.25, "sky": math.nan}})
     first, second = lines(tmp_path)
@@ -70,7 +81,8 @@ def test_a_run_that_resumes_forgets_what_came_after(tmp_path):
 
 def test_a_writer_that_fails_is_told_and_the_run_goes_on(tmp_path, capsys):
     broken, whole = Recorder(broken_at=2), Recorder()
-    with pytest.raises(SystemExit), RunLog(tmp_path, writers=[broken, whole]) as log:
+    with pytest.raises(SystemExit), RunLog(tmp_path) as log:
+        log.writers += [broken, whole]
         for step in (1, 2, 3):
             log.write(step, {"loss": 1.0})
         sys.exit(75)
@@ -135,13 +147,37 @@ def test_what_a_server_says_is_one_sentence_and_earlier_writers_are_ended(tmp_pa
     module.init, module.Settings = refuse, lambda **given: given
     monkeypatch.setitem(sys.modules, "wandb", module)
     recorder = Recorder()
-    own = types.ModuleType("own.recorder")
-    own.check, own.build = lambda: None, lambda place: recorder
-    monkeypatch.setitem(sys.modules, "own", types.ModuleType("own"))
-    monkeypatch.setitem(sys.modules, "own.recorder", own)
+    own_writer(monkeypatch, "recorder", lambda place: recorder)
     with pytest.raises(UserError, match=r"can't begin a run: no key\. Log in"):
         writer.build(["own.recorder", "wandb"], Place(tmp_path, {}, 0))
     assert recorder.outcomes == ["failed"] and not closed
+
+
+def test_whatever_a_writer_raises_those_before_it_are_ended(tmp_path, monkeypatch):
+    class Unreachable(Recorder):
+        def close(self, outcome):
+            raise ConnectionError("no answer")
+
+    def full(place):
+        raise OSError("no space")
+
+    recorder = Recorder()
+    own_writer(monkeypatch, "unreachable", lambda place: Unreachable())
+    own_writer(monkeypatch, "recorder", lambda place: recorder)
+    own_writer(monkeypatch, "full", full)
+    with pytest.raises(OSError, match="no space"):
+        writer.build(["own.unreachable", "own.recorder", "own.full"], Place(tmp_path, {}, 0))
+    assert recorder.outcomes == ["failed"]
+
+
+def test_no_writer_begins_if_the_log_cannot_be_opened(tmp_path, monkeypatch):
+    begun = []
+    own_writer(monkeypatch, "recorder", begun.append)
+    (tmp_path / "metrics.jsonl").mkdir()
+    config = files.load("demo", log_to=("own.recorder",))
+    with pytest.raises(UserError, match=r"Cannot write .*metrics\.jsonl"):
+        loop._open_log(config, tmp_path, loop.Start(0, False, None)).__enter__()
+    assert not begun
 
 
 def test_names_are_those_that_mlflow_takes():

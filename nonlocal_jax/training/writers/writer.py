@@ -1,6 +1,7 @@
 """The interface of writers, and what they are told of their run."""
 
 import abc
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -90,15 +91,18 @@ def check(names: Sequence[str]) -> None:
 def build(names: Sequence[str], place: Place) -> list[Writer]:
     """The writers of a run, by their names in the table `writers`.
 
+    If one can't begin, those before it are ended.
+
     Raises:
-      UserError: one can't begin; those before it are ended.
+      UserError: one can't begin.
     """
     made: list[Writer] = []
     try:
         for name in names:
             made.append(tables.find("writers", name, "log_to").build(place))
-    except UserError:
+    except BaseException:  # whatever a library raises
         for writer in made:
-            writer.close("failed")
+            with contextlib.suppress(Exception):  # the first error is told
+                writer.close("failed")
         raise
     return made
