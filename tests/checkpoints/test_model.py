@@ -147,7 +147,8 @@ def test_a_newer_key_is_refused_by_its_name(tmp_path):
 
 
 def test_metadata_that_are_none_are_refused():
-    for text in ("{", "[]", "{}", '{"kind": "other"}', '{"kind": "training", "meta": 3}'):
+    for text in ("{", "[]", "{}", '{"kind": "other"}', '{"kind": "training", "meta": 3}',
+                 '{"kind": "training", "format": 1e999}'):  # fmt: skip
         with pytest.raises(UserError, match="no readable metadata"):
             metadata.from_json(text, "x")
 
