@@ -137,10 +137,9 @@ def test_a_full_disk_ends_a_run_and_leaves_a_checkpoint(tmp_path):
 
 
 def test_a_log_that_cannot_be_written_is_told(tmp_path):
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    log = run_log.RunLog.__new__(run_log.RunLog)
-    log._name, log._writers = tmp_path / "metrics.jsonl", []
-    log._file = log._name.open("a")
+    log = run_log.RunLog(tmp_path)
+    log._file.close()
+    log._file = open("/dev/full", "a")  # noqa: SIM115 (the log closes it)
     with pytest.raises(UserError, match=r"Cannot write .*metrics.jsonl: No space left"):
         log.write(1, {"loss": 1.0})
     log.close()
