@@ -125,6 +125,14 @@ def score(folder: pathlib.Path) -> float | None:
     return score
 
 
+def is_scored(step: pathlib.Path) -> bool:
+    """Whether the score of a step's folder is known."""
+    try:
+        return score(step) is not None
+    except DamagedScoreError:
+        return False
+
+
 def write_score(folder: pathlib.Path, value: float, metric: str = MIOU) -> None:
     """Writes the score of a step that has digests, by the name of its metric.
 

@@ -70,14 +70,6 @@ def prepare(directory: Path) -> int | None:
     return None
 
 
-def is_scored(step: pathlib.Path) -> bool:
-    """Whether the score of one checkpoint's folder is known."""
-    try:
-        return files.score(step) is not None
-    except files.DamagedScoreError:
-        return False
-
-
 class RunCheckpoints:
     """The checkpoints of one run, saved asynchronously. All processes make the same calls.
 
@@ -275,11 +267,10 @@ class _Manager(ocp.CheckpointManager):  # type: ignore[misc]
     """Orbax's manager with two methods that differ.
 
     Orbax asks JAX with the number of the step whether to stop, Preemption with the number of its
-    question. JAX stops all processes at the last number that it was asked with, so the two must
-    not be mixed, and only Preemption asks.
+    question. JAX stops all processes at the last number, so only Preemption asks.
 
-    After a save that failed, Orbax keeps the thread that wrote. Its destructor asks whether that
-    thread lives. If the garbage collector calls it while a thread starts, Python 3.11 hangs.
+    After a failed save, Orbax keeps the thread that wrote, and its destructor asks whether it
+    lives. If the garbage collector calls that while a thread starts, Python 3.11 hangs.
     """
 
     def reached_preemption(self, step: int) -> bool:
@@ -289,7 +280,7 @@ class _Manager(ocp.CheckpointManager):  # type: ignore[misc]
         try:
             super().close()
         except BaseException:
-            with contextlib.suppress(Exception):  # the same one
+            with contextlib.suppress(Exception):
                 self._checkpointer.wait_until_finished()
             raise
 

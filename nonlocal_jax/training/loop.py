@@ -192,7 +192,7 @@ def _claim(config: Run, directory: pathlib.Path) -> Start:
     metadata = folder.read_metadata(newest)
     workdir.check_checkpoint(newest, metadata, config)
     # A finished run is evaluated once more, to print its scores.
-    evaluated = step < config.total_steps and run.is_scored(newest)
+    evaluated = step < config.total_steps and folder.is_scored(newest)
     return Start(step, evaluated, metadata.recent)
 
 

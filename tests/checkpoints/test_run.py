@@ -44,9 +44,9 @@ def test_a_score_that_comes_later_counts(tmp_path):
     train(tmp_path, range(1, 4), keep=3, mious={1: 0.5})
     steps = tmp_path / "checkpoints"
     with opened(tmp_path, keep=1) as saved:
-        assert not run.is_scored(steps / "2")
+        assert not folder.is_scored(steps / "2")
         saved.score(2, 0.7)
-        assert run.is_scored(steps / "2")
+        assert folder.is_scored(steps / "2")
     assert names(tmp_path) == [2, 3]
     assert run.prepare(steps) == 3
     assert model.load_model(steps / "2")
@@ -140,7 +140,7 @@ def test_a_flipped_byte_anywhere_is_found_or_changes_nothing(tmp_path):
             flipped = bytearray(content)
             flipped[place] ^= 1
             file.write_bytes(flipped)
-            if folder.damage(step) is None and run.is_scored(step):
+            if folder.damage(step) is None and folder.is_scored(step):
                 harmless.add(file.name)
                 after, _ = model.load_model(step)
                 for name, value in before.items():

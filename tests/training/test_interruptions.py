@@ -17,7 +17,6 @@ import pytest
 from runs import REPOSITORY, log_lines, make_data
 
 from nonlocal_jax.checkpoints import folder as files
-from nonlocal_jax.checkpoints import run
 from nonlocal_jax.checkpoints.model import load_model
 
 FLAGS = [
@@ -247,7 +246,7 @@ def test_told_to_stop_in_an_evaluation_it_is_made_again(place, whole, processes)
     launch.processes[-1].send_signal(signal.SIGTERM)
     assert launch.wait() == [75] * processes, launch.said()
     assert "Told to stop: saved step 12." in launch.said()
-    assert not run.is_scored(interrupted / "checkpoints" / "12")
+    assert not files.is_scored(interrupted / "checkpoints" / "12")
     launch = Launch(place, interrupted, processes)
     assert launch.wait() == [0] * processes, launch.said()
     check_same_end(workdir, interrupted)
