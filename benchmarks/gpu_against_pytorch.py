@@ -294,7 +294,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     options = parser.parse_args(arguments)
     if options.smoke:
         options.rounds, options.steps, options.at_once = 2, 1, cores
-        options.rows, options.cases = ROWS[:1], ("infer:1", "infer:2", "train:1", "train:2")
+        options.rows, options.cases = ROWS[:1], ("infer:1", "train:2")
     if not options.no_torch and not has_torch(options.torch_python):
         print(f"{options.torch_python} has no PyTorch: only this project is measured.")
         options.no_torch = True

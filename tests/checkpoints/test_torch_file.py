@@ -272,10 +272,10 @@ def test_refuses_what_is_no_checkpoint(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_refuses_a_file_cut_off_at_any_length(tmp_path, form):
+def test_refuses_a_file_cut_off_at_many_lengths(tmp_path, form):
     data = (GOLDEN / f"convert_kinds_{form}.pth").read_bytes()
     path = tmp_path / "x.pth"
-    for length in range(len(data)):
+    for length in range(0, len(data), 3):
         path.write_bytes(data[:length])
         refused(path, "cut off|empty|damaged|storage")
 

@@ -171,7 +171,7 @@ def test_the_plain_head_zeroes_padding():
 
 @pytest.mark.parametrize("depth", [18, 50])
 @pytest.mark.parametrize("output_stride", STRIDES)
-@pytest.mark.parametrize("canvas", [(8, 100), (1, 100), (100, 1), (3, 50), (17, 64)])
+@pytest.mark.parametrize("canvas", [(1, 100), (17, 64)])
 def test_feature_maps_are_as_large_as_their_stage_says(canvas, output_stride, depth):
     network = build_network(small_config(depth, output_stride, "v1c").model)
     stages = nnx.merge(network.graph, network.state).backbone.stages

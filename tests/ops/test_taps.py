@@ -15,7 +15,7 @@ from nonlocal_jax.ops.resize import resize_matrix
 from nonlocal_jax.ops.taps import Axis
 from nonlocal_jax.runtime.sharding import make_mesh
 
-LOSSES, MASKS = 60, 25  # random shapes: of the loss, and of masks in each protocol
+LOSSES, MASKS = 48, 10  # random shapes: of the loss, and of masks in each protocol
 STRIDE, LONGEST, BATCH, CLASSES = 8, (72, 64), 3, 7
 
 
@@ -66,7 +66,7 @@ def test_the_loss_by_taps_is_that_of_whole_volumes(part):
     rng = np.random.default_rng(part)
     wide = part % 2 == 0
     with jax.enable_x64(wide):
-        for _ in range(LOSSES // 4 if part > 1 else LOSSES // 12):
+        for _ in range(LOSSES // 4 if part > 1 else LOSSES // 16):
             case = random_case(rng, np.float64 if wide else np.float32, int(rng.integers(2, 9)))
             check_loss("taps", *case, 1e-13 if wide else 1e-6)
 
@@ -91,7 +91,7 @@ def test_some_rows_of_labels_give_their_part_of_the_loss(first):
 def test_a_label_that_is_no_class_makes_the_loss_nan(form, interpreted):
     logits, labels = np.zeros((1, 2, 2, 5), np.float32), np.zeros((1, 4, 4), np.uint8)
     axis, start = Axis(2, 4, False), jnp.zeros((), jnp.int32)
-    for label, is_nan in ((4, False), (5, True), (7, True), (255, False)):
+    for label, is_nan in ((4, False), (5, True), (255, False)):
         labels[0, 1, 1] = label
         assert np.isnan(cross_entropy(logits, labels, start, axis, axis, form)[0].loss) == is_nan
 
@@ -103,7 +103,7 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(readout_kernel, "BLOCK_COLUMNS", 16)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_kernels_loss_is_that_of_whole_volumes(seed, interpreted):
     rng = np.random.default_rng(seed)
     case = random_case(rng, np.float32, int(rng.integers(2, 40)))
@@ -207,8 +207,9 @@ def check_masks(form, protocol, views, count, wide=False):
             np.testing.assert_array_equal(blocks[inside][clear], expected)
 
 
-@pytest.mark.parametrize("views", [1, 3])
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize(
+    ("name", "views"), [("whole", 1), ("aligned", 3), ("slide", 3), ("aligned slide", 1)]
+)
 def test_masks_by_taps_are_those_of_whole_volumes(name, views):
     check_masks("taps", PROTOCOLS[name], views, MASKS)
 

@@ -95,13 +95,13 @@ def test_every_case_runs_on_a_tiny_network(torch_python, tmp_path):
     assert not [record["error"] for record in records if "error" in record]
     ours = [record for record in records if record["name"] == "ours"]
     cases = [(record["kind"], record["batch"]) for record in ours]
-    assert cases == [("infer", 1), ("infer", 2), ("train", 1), ("train", 2)]
+    assert cases == [("infer", 1), ("train", 2)]
     assert all(record["ms"] > 0 for record in records)
-    assert len(list(tmp_path.glob("*.kernels.json"))) == 4
+    assert len(list(tmp_path.glob("*.kernels.json"))) == 2
     if not torch_python:
-        assert "only this project is measured" in done.stdout and len(records) == 4
+        assert "only this project is measured" in done.stdout and len(records) == 2
         return
-    assert len(records) == 8
+    assert len(records) == 4
     for record in records[1::2]:
         differences = record["against_the_first"]
         if record["kind"] == "train":

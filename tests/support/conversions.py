@@ -1,5 +1,6 @@
 """The network of golden/convert_*.pth, and what an import of them needs."""
 
+import functools
 import json
 
 from networks import CONFIGS, GOLDEN
@@ -24,10 +25,17 @@ def tiny_config(**overrides):
 
 def shapes_and_keys(config):
     """Shapes of a network's variables, and which tensors of PyTorch they are."""
-    network = build_network(config.model)
+    network = _network(config.model)
     return {name: leaf.shape for name, leaf in network.shapes.items()}, network.torch_keys
 
 
+@functools.cache
+def _network(options):
+    """Many rows have the same one."""
+    return build_network(options)
+
+
+@functools.cache
 def reference_networks():
     """{network: {key: shape}} of the reference, from the golden's table."""
     golden = json.loads((GOLDEN / "convert_keys.json").read_text())
