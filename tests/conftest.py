@@ -10,6 +10,7 @@ import functools
 import importlib.metadata
 import os
 import pathlib
+import signal
 
 from device import ON_GPU, ROUNDING
 
@@ -32,6 +33,9 @@ import typechecked
 from absl import flags
 
 typechecked.install()
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    # Under nohup. Processes that tests start inherit an ignored signal, and a handled one not.
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 
