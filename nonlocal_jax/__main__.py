@@ -13,8 +13,8 @@ from nonlocal_jax.errors import EXIT_INTERRUPTED
 
 COMMANDS = {
     "train": "Train a config, or resume a run.",
-    "evaluate": "Score a checkpoint on its validation images.",
-    "predict": "Segment images with a checkpoint.",
+    "evaluate": "Score a checkpoint on its validation images or videos.",
+    "predict": "Segment images, or label videos, with a checkpoint.",
     "convert": "Import a PyTorch checkpoint, or export one.",
     "prepare": "Verify a data set and prepare it for training.",
     "browse": "Show augmented training examples, and count the classes.",

@@ -84,6 +84,8 @@ def _segment(options: Options, found: Found, config: Config, output: pathlib.Pat
         head = config.model.decode_head.name
         raise UserError(f"--attend: the decode head {head} has no attention map.")
     files = segment_files.ImageFiles(images, config.data.max_pixels)
+    if point is not None:
+        _check_point(point, files)
     mesh = sharding.make_mesh(config.mesh)
     segment_files.segment_files(
         files, output, restored, mesh=mesh, tta=given.tta, probabilities=given.probabilities
@@ -117,6 +119,17 @@ def _label(options: Options, found: Found, config: VideoConfig, output: pathlib.
 def run(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     return command_line.run(main, define, config="optional", argv=argv)
+
+
+def _check_point(point: tuple[int, ...], files: segment_files.ImageFiles) -> None:
+    """Raises a UserError, before anything is compiled, if no image has this pixel."""
+    row, column = point
+    if files.sizes and not any(row < height and column < width for height, width in files.sizes):
+        height, width = files.sizes[0]
+        raise UserError(
+            f"--attend: no image has row {row}, column {column}. {files.paths[0]} has {height} "
+            f"rows and {width} columns, counted from 0."
+        )
 
 
 def parse_point(text: str | None, form: str = "ROW,COLUMN") -> tuple[int, ...] | None:

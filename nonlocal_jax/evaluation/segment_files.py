@@ -228,7 +228,11 @@ def write_attention(
             if image is None:
                 continue
             if not (point[0] < height and point[1] < width):
-                files.report(path, f"{path} has no row {point[0]}, column {point[1]}.")
+                files.report(
+                    path,
+                    f"{path} has {height} rows and {width} columns, and no row {point[0]}, column "
+                    f"{point[1]}: what that attends to is not drawn.",
+                )
                 continue
             rows, columns = sizes[row]
             seen = weights[row, :rows, :columns]

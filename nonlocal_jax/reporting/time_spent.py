@@ -10,7 +10,7 @@ BUCKETS = {
     INPUT: "waiting for input",
     "compiling": "compiling the train step",
     "saving": "saving",
-    "evaluating": "evaluating",
+    "evaluating": "evaluating, and precise norms",
     "starting": "starting and restoring",
     "down": "not running",
 }

@@ -12,6 +12,7 @@ import jax
 from nonlocal_jax.config import schema
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.runtime import compilation
+from nonlocal_jax.runtime.console import say
 
 NVIDIA = ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
 PCI_VENDORS = "/sys/bus/pci/devices"
@@ -35,7 +36,9 @@ def use_jax(precision: str = "default", *, log_kernels: bool = False) -> None:
     """
     _check_platforms(os.environ.get("JAX_PLATFORMS", ""))
     if log_kernels:
-        logging.getLogger("nonlocal_jax").setLevel(logging.INFO)
+        own = logging.getLogger("nonlocal_jax")
+        own.setLevel(logging.INFO)
+        own.handlers, own.propagate = [_Say()], False
     compilation.use_cache()
     if precision != "default":
         jax.config.update("jax_default_matmul_precision", precision)
@@ -63,6 +66,13 @@ def check_kernel(model: schema.Model) -> None:
             "config.model.decode_head.implementation is 'cudnn', which computes in 16 bits, and "
             f"config.model.dtype is {model.dtype}. Set one of them to auto."
         )
+
+
+class _Say(logging.Handler):
+    """Prints messages as the commands' own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
 
 
 def _check_platforms(names: str) -> None:

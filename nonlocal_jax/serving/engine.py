@@ -77,7 +77,7 @@ class Engine:
         if self.is_compiled(shapes):
             return
         height, width = shapes.canvas
-        say(f"Compiling for images of up to {width} x {height} pixels.")
+        say(f"Compiling for images whose sides round up to {width} x {height}, width x height.")
         self._kept.find(shapes, *self._arguments(shapes, []))
 
     def segment(self, shapes: Shapes, images: list[Image]) -> list[Mask]:

@@ -77,7 +77,7 @@ def test_each_of_many_clients_gets_the_predictors_mask_bit_for_bit(server, image
     )
     assert after["nonlocal_jax_queue_length"] == 0
     assert after["nonlocal_jax_compilations_total"] <= 6
-    assert "Compiling for images of up to " in "".join(server.said)
+    assert "Compiling for images whose sides round up to " in "".join(server.said)
 
 
 def test_an_overlay_is_that_of_predict(server, model, images, masks):

@@ -38,6 +38,7 @@ def label_files(
     """
     if point is not None and not model.attention_blocks:
         raise UserError("--attend needs a network with config.model.backbone.non_local=True.")
+    say("The first video takes longest: its programs are compiled.")
     results: dict[str, list[dict[str, object]]] = {}
     bad: dict[pathlib.Path, str] = {}
     for path, name in zip(paths, output_names(list(paths)), strict=True):

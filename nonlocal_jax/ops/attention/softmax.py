@@ -73,4 +73,5 @@ def _choose(query: Query, value: Value) -> Implementation:
 
 @functools.cache
 def _log_choice(chosen: str, dtype: str, shape: tuple[Dim, ...]) -> None:
-    logging.getLogger(__name__).info("attention: %s for %s queries %s", chosen, dtype, shape)
+    log = logging.getLogger(__name__)
+    log.info("Attention kernel: %s, for %s queries of shape %s.", chosen, dtype, shape)
