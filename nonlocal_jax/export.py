@@ -102,8 +102,7 @@ def main(options: Options) -> None:
         config = portable(config)
     images = tuple(segment_files.find_images(given.input)) if given.input else ()
     if given.to in FUNCTIONS:
-        for path in images:  # so that one that can't be read is told now, not after the export
-            decode.read_image(path, config.data.max_pixels)
+        _check_images(images, config.data.max_pixels)
     check_folder(output.parent)
     startup.use_jax(config.precision)
     say(f"The checkpoint is {found}.")
@@ -163,6 +162,15 @@ def _export_video_network(
     else:
         written = page.write_videos(restored, output, paths, tta=given.tta)
     _finish(written, len(paths), "videos")
+
+
+def _check_images(images: Sequence[pathlib.Path], most_pixels: int) -> None:
+    """Tells of an image that can't be read now, not after the export."""
+    for path in images:
+        try:
+            decode.read_image(path, most_pixels)
+        except UserError as error:
+            raise UserError(segment_files.first_sentence(error)) from error
 
 
 def _finish(written: Written, total: int, unit: str) -> None:

@@ -5,13 +5,15 @@ images of any size: height, width and number may be symbols of `jax.export`. Eve
 array here, so there is no padding.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Shaped, UInt8
 
+from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation import inference
 from nonlocal_jax.evaluation.inference import Scaled
 from nonlocal_jax.evaluation.protocol import Protocol
@@ -52,6 +54,16 @@ class Exported:
         protocol = Protocol.of(config.eval, config.model.align_corners, self.request.tta)
         return protocol.once() if self.request.result == "logits" else protocol
 
+    @property
+    def smallest(self) -> int:
+        """The least height and width of a resized image: sub_sample needs two positions.
+
+        Evaluation refuses an image that is smaller then. An export stretches it: it can't refuse.
+        """
+        restored = self.request.restored
+        pools = getattr(restored.config.model.decode_head, "sub_sample", False)
+        return restored.network.output_stride + 1 if pools else 1
+
     def __call__(self, variables: Variables, images: Images) -> Result:
         """What `request.result` says of RGB images, uint8.
 
@@ -70,7 +82,7 @@ class Exported:
         _, height, width, _ = images.shape
         protocol = self.protocol
         return tuple(
-            resize_bytes(images, *fit_size(height, width, scale))
+            resize_bytes(images, *fit_size(height, width, scale, self.smallest))
             for scale in scales(protocol.scale, protocol.ratios)
         )
 
@@ -97,8 +109,25 @@ class Exported:
             return jnp.moveaxis(inference.probabilities(scores), 1, -1)
 
 
-def fit_size(height: Dim, width: Dim, scale: tuple[int, int]) -> tuple[Dim, Dim]:
-    """`inputs.transforms.fit_size`, of dimensions that may be symbols."""
+@contextlib.contextmanager
+def tracing(request: Request) -> Iterator[None]:
+    """A context that traces a request's function with symbols for the sizes of images.
+
+    Raises:
+      UserError: the head does something that JAX does for known sizes alone.
+    """
+    try:
+        yield
+    except (jax.errors.InconclusiveDimensionOperation, jax.errors.JAXTypeError) as error:
+        name = request.restored.config.model.decode_head.name
+        raise UserError(
+            f"The head {name!r}, as it is configured, can't be exported: a part of it can only be "
+            f"traced for images of a known size ({type(error).__name__})."
+        ) from error
+
+
+def fit_size(height: Dim, width: Dim, scale: tuple[int, int], smallest: int = 1) -> tuple[Dim, Dim]:
+    """`inputs.transforms.fit_size`, of dimensions that may be symbols; see `Exported.smallest`."""
     long, short = larger(height, width), smaller(height, width)
 
     def fitted(size: Dim) -> Dim:
@@ -107,7 +136,7 @@ def fit_size(height: Dim, width: Dim, scale: tuple[int, int]) -> tuple[Dim, Dim]
             (2 * size * bound + side) // (2 * side)
             for bound, side in ((max(scale), long), (min(scale), short))
         )
-        return larger(smaller(by_long, by_short), 1)
+        return larger(smaller(by_long, by_short), smallest)
 
     return fitted(height), fitted(width)
 

@@ -17,7 +17,7 @@ from nonlocal_jax.checkpoints import conversion
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.exporting import check
 from nonlocal_jax.exporting.description import describe
-from nonlocal_jax.exporting.function import Exported, Images
+from nonlocal_jax.exporting.function import Exported, Images, tracing
 from nonlocal_jax.exporting.request import Request, Written
 from nonlocal_jax.ops.dims import Dim
 from nonlocal_jax.reporting import pictures
@@ -30,7 +30,8 @@ def write(request: Request) -> Written:
     """Writes a serialised `jax.export.Exported`, and FILE.json beside it with the classes.
 
     Raises:
-      UserError: FILE.json exists, results differ from JAX's, or a file can't be written.
+      UserError: FILE.json exists, the head needs known sizes, results differ from JAX's, or a file
+        can't be written.
     """
     description = conversion.new_path(f"{request.output}.json")
     content = bytes(exported(request).serialize())
@@ -51,8 +52,16 @@ def exported(request: Request) -> export.Exported:
 
     What follows the resizing of the images is exported first, and has symbols of its own for
     their sizes; see `Exported`.
+
+    Raises:
+      UserError: the head needs images of a known size.
     """
     function = Exported(request)
+    if function.smallest > 1:
+        raise UserError(
+            "config.model.decode_head.sub_sample=True can't be exported as StableHLO for images of "
+            "any size: JAX does not trace it. --to=onnx takes it."
+        )
     variables = function.variables
     ratios = range(len(function.protocol.ratios))
     names = ["n", "height", "width", *(f"{side}{i}" for i in ratios for side in "hw")]
@@ -63,7 +72,7 @@ def exported(request: Request) -> export.Exported:
 
     scales = tuple(argument(*sides[2 * i : 2 * i + 2]) for i in ratios)
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in variables.items()}
-    with without_paths():
+    with without_paths(), tracing(request):
         infer = export.export(jax.jit(function.infer), platforms=PLATFORMS)(
             shapes, argument(height, width), scales
         )

@@ -304,7 +304,8 @@ class NonLocal(nnx.Module):
 
 
 def _flat(x: Features) -> Float[Array, "n p c"]:
-    return x.reshape(x.shape[0], -1, x.shape[-1])
+    # Not -1, which JAX can't tell where sizes are symbols.
+    return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
 
 
 class NonLocal1d(NonLocal):

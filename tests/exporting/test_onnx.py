@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.exporting import stablehlo
 from nonlocal_jax.exporting.onnx import file, network, write
 from nonlocal_jax.exporting.onnx.graph import IR_VERSION, OPSET
 from nonlocal_jax.exporting.onnx.session import Session
@@ -49,6 +50,28 @@ def test_it_is_what_the_predictor_computes(case):
         images = np.stack([picture(height, width, seed=seed) for seed in range(2)])
         for image, own in zip(images, run(images), strict=True):
             assert_same(own, predicted(asked, image))
+
+
+def test_keys_of_fewer_positions_are_exported():
+    asked = request("", "logits", **{"model.decode_head.sub_sample": True})
+    run = session(asked)
+    image = picture(*SIZES[0])
+    assert_same(run(image[None])[0], predicted(asked, image))
+    assert run(picture(1, 300)[None]).shape[0] == 1  # too flat for two rows of positions
+
+
+@pytest.mark.parametrize(
+    ("build", "options"),
+    [
+        (network.build, {"mode": "concatenation"}),
+        (stablehlo.exported, {"mode": "concatenation"}),
+        (stablehlo.exported, {"sub_sample": True}),
+    ],
+)
+def test_what_needs_known_sizes_is_refused(build, options):
+    asked = request("", "logits", **{f"model.decode_head.{k}": v for k, v in options.items()})
+    with pytest.raises(UserError, match="can't be exported"):
+        build(asked)
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -11,7 +11,7 @@ from onnx import helper
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation.restore import Restored
 from nonlocal_jax.exporting.description import describe
-from nonlocal_jax.exporting.function import Exported, Images
+from nonlocal_jax.exporting.function import Exported, Images, tracing
 from nonlocal_jax.exporting.onnx.convert import Converter
 from nonlocal_jax.exporting.onnx.step import Unsupported
 from nonlocal_jax.exporting.request import Request
@@ -26,13 +26,14 @@ def build(request: Request) -> onnx.ModelProto:
     returns: texts as they are, and all else as JSON.
 
     Raises:
-      UserError: the network computes in another dtype than float32, or needs something that ONNX
-        has no counterpart for.
+      UserError: the network computes in another dtype than float32, or needs known sizes, or
+        something that ONNX has no counterpart for.
     """
     model = request.restored.config.model
     require_float32(request.restored)
     try:
-        built = _convert(Exported(request))
+        with tracing(request):
+            built = _convert(Exported(request))
     except Unsupported as error:
         raise UserError(
             f"The head {model.decode_head.name!r} can't be written as ONNX, which has no "
@@ -62,11 +63,13 @@ def require_float32(restored: Restored) -> None:
 def _convert(function: Exported) -> onnx.ModelProto:
     """Resizing and the network are traced apart; see `Exported`."""
     variables = function.variables
-    names = ["batch", "height", "width"]
+    names, sides = ["batch", "height", "width"], []
     for number in range(len(function.protocol.ratios)):
-        names += [f"rows{number}", f"columns{number}"]
+        sides += [f"rows{number}", f"columns{number}"]
+    constraints = [f"{name} >= 1" for name in names]
+    constraints += [f"{name} >= {function.smallest}" for name in sides]
     batch, height, width, *sizes = jax.export.symbolic_shape(
-        ", ".join(names), constraints=[f"{name} >= 1" for name in names]
+        ", ".join([*names, *sides]), constraints=constraints
     )
     converter = Converter(INPUT, jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8))
     scales = converter.add(function.scale, converter.input)
