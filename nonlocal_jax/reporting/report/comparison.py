@@ -102,7 +102,7 @@ def _classes(runs: Runs) -> str:
         for name in classes
     ]
     head = ["class", *runs]
-    if len(runs) == 2:
+    if len(runs) == 2 and not _differ_in_task(runs):
         head.append("second - first")
         one, other = columns.values()
         for row in rows:
