@@ -263,7 +263,7 @@ def test_the_colours_are_those_of_predict(model, opened):
     labels = opened.run(
         "Array.from(document.querySelectorAll('#multiples span'), (e) => e.innerText)"
     )
-    assert labels == ["1/4", "an even share", "4 times", "16 times", "64 times"]
+    assert labels == ["1/4x", "even share", "4x", "16x", "64x"]
 
 
 def test_the_first_point_is_inside_of_the_picture():

@@ -131,7 +131,7 @@ function spokenReading(data, item, reading) {
 // The multiples of an even share that colours of the bar stand for.
 function showMultiples({ least, most }) {
   for (let power = least; power <= most; power += 2) {
-    const text = power === 0 ? "an even share" : power > 0 ? `${2 ** power} times` : `1/${2 ** -power}`;
+    const text = power === 0 ? "even share" : power > 0 ? `${2 ** power}x` : `1/${2 ** -power}x`;
     const label = element("span", "", text), place = (100 * (power - least)) / (most - least);
     label.style.left = `${place}%`;
     label.style.transform = `translateX(-${place}%)`;
