@@ -13,6 +13,18 @@ from nonlocal_jax.config import schema
 from nonlocal_jax.config.schema import Count, CountOrNone, Probability, Steps, chosen
 
 
+def backbone_details(kind: object, non_local: object) -> str:
+    """What tells video backbones of a name apart, in words; "" for a backbone without these.
+
+    Args:
+      kind: the setting `kind` of a backbone: c2d, i3d. None: it has none.
+      non_local: the setting `non_local`. None: it has none.
+    """
+    if kind is None or non_local is None:
+        return ""
+    return f"{str(kind).upper()} {'with' if non_local else 'without'} non-local blocks"
+
+
 @dataclass(frozen=True, kw_only=True)
 class VideoModel:
     """The network."""

@@ -16,7 +16,7 @@ from nonlocal_jax.reporting.pictures import Picture
 
 Weights = Float[np.ndarray, "h_a w_a"]
 LEAST, MOST = -2, 6  # of the scale: powers of two of the uniform weight
-_OPACITY = 0.75  # of the colours, over the image in grey
+OPACITY = 0.75  # of the colours, over the image in grey
 _BAR, _TEXT, _MARGIN = 10, 16, 4  # pixels: heights of the bar and of a line, and the border
 _NARROWEST = 260  # pixels that the bar and its numbers need
 
@@ -113,5 +113,5 @@ def _colours(multiples: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _tinted(colours: Picture, grey: Picture) -> Picture:
-    mixed: Picture = cv2.addWeighted(colours, _OPACITY, grey, 1 - _OPACITY, 0)
+    mixed: Picture = cv2.addWeighted(colours, OPACITY, grey, 1 - OPACITY, 0)
     return mixed

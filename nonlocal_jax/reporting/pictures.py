@@ -156,8 +156,9 @@ def stack(pictures: Sequence[AnyPicture]) -> Picture:
 
 
 def inmost(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int]:
-    """Row and column of the pixel of `mask` that is farthest from its border."""
-    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+    """Row and column of the pixel of `mask` that is farthest from its border, or the picture's."""
+    framed = np.pad(mask.astype(np.uint8), 1)
+    depth = cv2.distanceTransform(framed, cv2.DIST_L2, 5)[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)
     return int(row), int(column)
 

@@ -19,15 +19,17 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 def describe() -> dict[str, object]:
     """The content of a run's environment.json."""
     device = jax.devices()[0]
+    kind, platform_name = device.device_kind, device.platform
+    name = kind if kind == platform_name else f"{kind} ({platform_name})"
     return {
         "command": sys.argv,
         "python": platform.python_version(),
         "packages": versions(),
-        "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "devices": f"{jax.device_count()} x {name}",
         "processes": jax.process_count(),
         "host": platform.node(),
         "commit": _commit(),
-        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
     }
 
 

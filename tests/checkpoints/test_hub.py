@@ -401,6 +401,21 @@ def test_ones_own_and_generated_data_are_no_data_set_of_the_hub(name):
     assert "datasets" not in yaml.safe_load(text.split("---\n")[1])
 
 
+@pytest.mark.parametrize(
+    ("row", "told", "tag"),
+    [
+        ("kinetics_c2d_nonlocal_8x8", "C2D with non-local blocks", "c2d"),
+        ("kinetics_i3d_baseline_8x8", "I3D without non-local blocks", "i3d"),
+    ],
+)
+def test_the_cards_of_video_networks_tell_them_apart(row, told, tag):
+    content = {"score": None, "versions": {}, "weights": {"keys": "own", "sha256": "0"}}
+    metadata = Metadata(kind="recognizer", config=configs.load(row))
+    text = card.text("net", content, metadata, VARIABLES, "mit")
+    assert f"backbone `video_resnet-50` ({told}), head `classification`" in text
+    assert tag in yaml.safe_load(text.split("---\n")[1])["tags"]
+
+
 def test_published_scores_are_quoted_for_the_published_file_alone():
     row = configs.load("ade20k_r50_80k")
     source = {"file": "x.pth", "sha256": row.published.sha256 + 56 * "0"}

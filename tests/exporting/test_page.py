@@ -14,8 +14,9 @@ from evaluations import picture
 from PIL import Image
 
 from nonlocal_jax.evaluation import predictor
-from nonlocal_jax.exporting.page import assemble, entry, quantise
+from nonlocal_jax.exporting.page import assemble, entry, images, quantise
 from nonlocal_jax.models.attention_factors import AttentionFactors
+from nonlocal_jax.reporting import attention
 
 POINTS = (
     (0, 0),
@@ -239,6 +240,38 @@ def test_a_clicked_point_has_the_weights_of_the_python_interface(model, opened):
             np.testing.assert_allclose(weights, expected, atol=quantise.BOUND)
             assert weights.argmax() == expected.argmax()
     assert not opened.errors() and opened.run("window.broken === undefined")
+
+
+def test_the_colours_are_those_of_predict(model, opened):
+    opened.run("explorer.select(0)")
+    opened.wait("explorer.item.name === 'a.png'")
+    image, point = IMAGES["a.png"], (30, 60)
+    opened.run("explorer.moveTo(...arguments[0])", list(point))
+    expected = attention.overlay(image, model.attention(image, point), None)
+    marks = np.array([opened.run("explorer.point.slice(1)"), opened.run("explorer.peak")])
+    height, width = image.shape[:2]
+    for row, column in POINTS:
+        if np.abs(marks - (row, column)).max(axis=1).min() < 8:
+            continue
+        found = opened.run(
+            "(([x, y]) => { const c = document.querySelector('#attended'); return Array.from("
+            "c.getContext('2d').getImageData(x * c.width, y * c.height, 1, 1).data); })"
+            "(arguments[0])",
+            [(column + 0.5) / width, (row + 0.5) / height],
+        )
+        np.testing.assert_allclose(found[:3], expected[row, column], atol=12)
+    labels = opened.run(
+        "Array.from(document.querySelectorAll('#multiples span'), (e) => e.innerText)"
+    )
+    assert labels == ["1/4x", "even share", "4x", "16x", "64x"]
+
+
+def test_the_first_point_is_inside_of_the_picture():
+    assert images.first_point(np.zeros((40, 60), np.uint8))[0] in (19, 20)
+    mask = np.zeros((40, 60), np.uint8)
+    mask[20:, 30:] = 1
+    row, column = images.first_point(mask)
+    assert 28 <= row <= 31 and 38 <= column <= 51
 
 
 def test_what_is_told_of_a_point_is_what_the_weights_say(model, opened):

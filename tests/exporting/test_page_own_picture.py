@@ -133,9 +133,13 @@ def test_the_network_is_used_only_when_it_is_asked_for_and_its_absence_is_told(m
         assert opened.requests() == [page.as_uri()]
         opened.choose("#own-file", mine)
         opened.wait("document.querySelector('#own-state').className.includes('bad')")
-        assert "That did not work" in opened.text("#own-state")
+        told = opened.text("#own-state")
+        assert "could not be downloaded from cdn.jsdelivr.net" in told and "--onnxruntime" in told
         address = f"{own_picture.SERVER}/npm/onnxruntime-web@{own_picture.VERSION}/dist/"
         assert set(opened.requests()) <= {address + name for name in own_picture.DIGESTS}
+        (tmp_path / "notes.md").write_text("no picture")
+        opened.choose("#own-file", tmp_path / "notes.md")
+        opened.wait("document.querySelector('#own-state').textContent.includes('notes.md is no')")
 
 
 def test_the_commands_page_gives_the_python_interfaces_results(runtime, tmp_path):
@@ -154,17 +158,23 @@ def test_the_commands_page_gives_the_python_interfaces_results(runtime, tmp_path
         opened.open(tmp_path / "page.html")
         opened.choose("#own-file", tmp_path / "own.png")
         opened.wait("explorer.item.name === 'own.png'")
-        height, width = opened.run("explorer.item.shown")
+        assert opened.run("explorer.item.shown") == list(own.shape[:2])
+        height, width = opened.run("[explorer.item.seen.height, explorer.item.seen.width]")
         assert (height, width) == sizes_of(*own.shape[:2], (96, 64), (1.0,))[0]
         rgba = opened.run(
-            "Array.from(explorer.item.pictures[0].getContext('2d').getImageData(0, 0, "
+            "Array.from(explorer.item.seen.getContext('2d').getImageData(0, 0, "
             f"{width}, {height}).data)"
         )
         scaled = np.array(rgba, np.uint8).reshape(height, width, 4)[..., :3].copy()
-        mask = np.array(opened.run("Array.from(explorer.item.mask)")).reshape(height, width)
-        np.testing.assert_array_equal(mask, model.predict(scaled))
+        mask = np.array(opened.run("Array.from(explorer.item.mask)")).reshape(own.shape[:2])
+        rows, columns = (
+            ((np.arange(n) + 0.5) / n * m).astype(int)
+            for n, m in zip(own.shape[:2], (height, width), strict=True)
+        )
+        np.testing.assert_array_equal(mask, model.predict(scaled)[np.ix_(rows, columns)])
         weights = np.array(opened.run("Array.from(explorer.weights)"))
-        expected = model.attention(scaled, tuple(opened.run("explorer.point.slice(1)")))
+        row, column = opened.run("explorer.point.slice(1)")
+        expected = model.attention(scaled, (int(rows[row]), int(columns[column])))
         np.testing.assert_allclose(weights, expected.ravel(), atol=1e-5)
 
 

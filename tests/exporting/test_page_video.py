@@ -34,11 +34,12 @@ def test_a_clicked_frame_has_the_weights_of_the_python_interface(tmp_path):
     (tmp_path / "b.avi").write_bytes(b"no video")
     done = pages.make_page(checkpoint, tmp_path, tmp_path / "page.html")
     assert done.returncode == 1 and "1 of 2 videos failed" in done.stderr, done.stderr
-    assert "1 picture." in done.stdout and "Left out: " in done.stdout
+    assert "1 video." in done.stdout and "Left out: " in done.stdout
     model = nonlocal_jax.load(checkpoint)
     with browser.started(tmp_path / "profile") as opened:
         opened.emulate()
         opened.open(tmp_path / "page.html")
+        assert opened.text("#gallery button span") == "a.avi"
         for point in ((0, 0, 0), (3, 63, 40), (1, 30, 5)):
             opened.run("explorer.moveTo(...arguments[0])", list(point))
             weights = np.array(opened.run("Array.from(explorer.weights)"))

@@ -1,12 +1,16 @@
 """Pages about runs: they tell the numbers of the log, need nothing else, and bear any folder."""
 
 import json
+import re
+import shlex
 
+import numpy as np
 import pytest
 from histories import NAMES, Page, miou, scores, write_run
 
 from nonlocal_jax.report import run
 from nonlocal_jax.reporting import history
+from nonlocal_jax.reporting.report import charts, comparison, facts, html, run_page
 
 
 def report(*folders, output=None, pictures=0):
@@ -50,7 +54,12 @@ def test_a_page_tells_the_numbers_of_the_log(tmp_path):
     record = json.loads((folder / "evaluations" / f"{best}.json").read_text())["confusion"]
     for row, counts in zip(matrix[1:], record, strict=True):
         assert row[1:] == [f"{100 * count / sum(counts):.0f}" for count in counts]
-    for chart in ("Training loss", "Learning rate", "Images per second", "IoU over time"):
+    for chart in (
+        "Training loss (logarithmic scale)",
+        "Learning rate",
+        "Images per second",
+        "IoU over time",
+    ):
         assert f"<figcaption>{chart}" in page.text
     time = [
         rows[1:] for rows in page.all_tables if rows[0] == ["time of this run", "seconds", "share"]
@@ -77,8 +86,47 @@ def test_a_comparison_tells_what_differs(tmp_path):
             assert row == [name, "–", "–", "–"]
         else:
             assert row[3] == f"{100 * (second - first):+.2f}"
+    assert values[0][3] == "second - first" and comparison.OTHER_TASKS not in page.text
     assert "Versions, devices and sources are the same." in page.text
     checked(tmp_path / "pages" / "one.html")
+
+
+def test_runs_of_different_tasks_are_told_apart(tmp_path):
+    image = write_run(tmp_path / "image", images_alone=1)
+    backbone = {"name": "video_resnet", "depth": 50, "kind": "c2d", "non_local": True}
+    video = write_run(tmp_path / "video", video=True, model={"backbone": backbone})
+    assert report(image, video, output=tmp_path / "pages") == 0
+    page = checked(tmp_path / "pages" / "index.html")
+    assert html.paragraph(comparison.OTHER_TASKS) in page.text
+    assert column(page.all_tables[0], "video")["network"] == (
+        "video_resnet 50 (C2D with non-local blocks)"
+    )
+    differing = [rows[1:] for rows in page.all_tables if rows[0] == ["key", "image", "video"]]
+    assert differing == [[["task", "segmentation", "video"]]]
+
+
+def test_a_command_can_be_pasted(tmp_path):
+    folder = write_run(tmp_path / "run")
+    (folder / "environment.json").write_text(json.dumps({"command": ["train.py", "--a=(1, 2)"]}))
+    shown = facts.flat_environment(history.read(folder))
+    assert shlex.split(shown["command"]) == ["train.py", "--a=(1, 2)"]
+
+
+def test_only_a_wide_range_has_a_logarithmic_axis_and_steps_are_whole():
+    near, far = (
+        charts.lines("Loss", [charts.Series("loss", (20, 40), (start, 0.3))], log=True)
+        for start in (1.2, 30)
+    )
+    assert "logarithmic" not in near and "<figcaption>Loss (logarithmic scale)<" in far
+    assert {"0.4", "0.6", "0.8", "1.0"} <= set(re.findall(r">([\d.]+)</text>", near))
+    assert {"0.5", "1", "2", "5", "10", "20"} <= set(re.findall(r">([\d.]+)</text>", far))
+    assert ">25</text>" in near and "22.5" not in near
+
+
+def test_flat_pictures_are_in_fewer_columns():
+    assert run_page._is_wide(np.zeros((64, 512, 3), np.uint8))
+    assert not run_page._is_wide(np.zeros((360, 480, 3), np.uint8))
+    assert 'class="panels wide"' in html.panels([], wide=True)
 
 
 def test_many_classes_are_a_picture_and_a_choice_of_lines(tmp_path):

@@ -10,7 +10,7 @@ from nonlocal_jax.checkpoints.hub.files import WEIGHTS
 from nonlocal_jax.checkpoints.hub.results import Known, known
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.config.schema import Config, Run
-from nonlocal_jax.config.video import VideoConfig
+from nonlocal_jax.config.video import VideoConfig, backbone_details
 from nonlocal_jax.errors import UserError
 
 PAPER = "1711.07971"
@@ -58,13 +58,17 @@ def text(
 
 
 def _front_matter(name: str, config: Run, scores: list[Known], license: str) -> dict[str, Any]:
-    task, (kind, parts) = _pipeline(config), _parts(config)
+    task, (kind, parts), details = _pipeline(config), _parts(config), _details(config)
     data = _data_name(config)
     front: dict[str, Any] = {
         "license": license,
         "library_name": "nonlocal_jax",
         "pipeline_tag": task,
-        "tags": ["jax", "flax", "non-local", kind.replace(" ", "-"), *parts, f"arxiv:{PAPER}"],
+        "tags": [
+            *("jax", "flax", "non-local", kind.replace(" ", "-"), *parts),
+            *([details.split()[0].lower()] if details else []),
+            f"arxiv:{PAPER}",
+        ],
     }
     if data not in OWN_DATA:
         front["datasets"] = [data]
@@ -90,8 +94,10 @@ def _what(config: Run, variables: Mapping[str, np.ndarray], classes: tuple[str, 
     kind, (backbone, head) = _parts(config)
     numbers = sum(value.size for value in variables.values())
     shown = ", ".join(classes[:SHOWN_CLASSES]) + ", ..." * (len(classes) > SHOWN_CLASSES)
+    details = _details(config)
     return (
-        f"A network for {kind} in JAX and Flax: backbone `{backbone}`, head `{head}`, "
+        f"A network for {kind} in JAX and Flax: backbone `{backbone}`"
+        f"{details and f' ({details})'}, head `{head}`, "
         f"{numbers:,} parameters and statistics. It is of the family of "
         f"[non-local neural networks](https://arxiv.org/abs/{PAPER}).\n\n"
         f"{len(classes)} classes: {shown}."
@@ -173,6 +179,12 @@ def _backbone(options: Any) -> str:
     """The name of a backbone, with its depth if it has one."""
     depth = getattr(options, "depth", None)
     return f"{options.name}{f'-{depth}' if depth else ''}"
+
+
+def _details(config: Run) -> str:
+    """What tells video backbones of a name apart; "" for images."""
+    options = config.model.backbone if isinstance(config, VideoConfig) else None
+    return backbone_details(getattr(options, "kind", None), getattr(options, "non_local", None))
 
 
 def _data_name(config: Run) -> str:

@@ -16,7 +16,7 @@ from nonlocal_jax.errors import UserError, counted
 from nonlocal_jax.exporting.page.entry import Entry, printable
 from nonlocal_jax.exporting.page.own_picture import SERVER, OwnPicture
 from nonlocal_jax.exporting.page.packing import base64_of
-from nonlocal_jax.reporting import pictures
+from nonlocal_jax.reporting import attention, pictures
 
 SCRIPTS = ("decode.js", "attention.js", "draw.js", "reading.js", "own.js", "explorer.js")
 MOST_BYTES = 400_000_000  # browsers don't hold a text of 512 MB
@@ -57,6 +57,11 @@ def page_data(
         "classes": list(class_names),
         "palette": [] if palette is None else palette.tolist(),
         "colours": base64_of(pictures.heat(levels)),
+        "scale": {
+            "least": attention.LEAST,
+            "most": attention.MOST,
+            "opacity": attention.OPACITY,
+        },
         "notes": _notes(entries, own),
         "own": None if own is None else own.values(),
         "items": [entry.values for entry in entries],
@@ -68,8 +73,16 @@ def write_page(
     data: dict[str, object],
     entries: Sequence[Entry],
     own: OwnPicture | None = None,
+    unit: str = "picture",
 ) -> list[str]:
     """Writes the file, and returns lines that tell its size and how exact it is.
+
+    Args:
+      path: of the file.
+      data: what the page's scripts read.
+      entries: the pictures or videos.
+      own: the network for visitors' pictures, or None.
+      unit: what an entry is.
 
     Raises:
       UserError: it can't be written, or is too large for browsers.
@@ -79,10 +92,10 @@ def write_page(
     if len(content) > MOST_BYTES:
         raise UserError(
             f"The page would have {megabytes:.0f} MB, which browsers don't open: give fewer "
-            "pictures, or a smaller config.eval.scale."
+            f"{unit}s, or a smaller config.eval.scale."
         )
     pictures.write(path, content)
-    count = counted(len(entries), "picture")
+    count = counted(len(entries), unit)
     return [f"{path}: {megabytes:.2f} MB, {count}.", exactness(entries)]
 
 
@@ -142,5 +155,5 @@ def _notes(entries: Sequence[Entry], own: OwnPicture | None) -> list[str]:
         )
     made = f"Made by nonlocal_jax {nonlocal_jax.__version__}."
     downloads = own is not None and not own.runtime
-    notes.append(made if downloads else f"{made} It uses no network.")
+    notes.append(made if downloads else f"{made} It needs no internet connection.")
     return notes

@@ -9,6 +9,7 @@ import dataclasses
 import pathlib
 
 from nonlocal_jax.errors import UserError
+from nonlocal_jax.exporting.page.entry import LONGEST
 from nonlocal_jax.exporting.page.packing import packed
 from nonlocal_jax.models.attention_factors import Kind
 
@@ -49,6 +50,7 @@ class OwnPicture:
             "model": packed(self.model),
             "kind": self.kind,
             "scale": self.scale,
+            "longest": LONGEST,
             "address": f"{SERVER}/npm/onnxruntime-web@{VERSION}/dist/",
             "files": files,
         }
@@ -62,7 +64,7 @@ class OwnPicture:
             return text
         return (
             f"{text} Choosing a picture downloads onnxruntime-web {VERSION} (14 MB) from {SERVER}. "
-            "Nothing else on this page uses the network."
+            "Nothing else on this page needs an internet connection."
         )
 
 

@@ -49,7 +49,8 @@ def write_videos(
     backbone = restored.config.model.backbone
     checkpoint = assemble.checkpoint_name(model.found)
     line = f"Block {model.attention_blocks[-1]} of {backbone.name}, {checkpoint}"
-    lines = assemble.write_page(output, assemble.page_data(entries, network=line), entries)
+    data = assemble.page_data(entries, network=line)
+    lines = assemble.write_page(output, data, entries, unit="video")
     return Written(lines, left_out)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from nonlocal_jax.reporting.history import is_number
 from nonlocal_jax.reporting.report import html
@@ -61,35 +61,41 @@ def lines(title: str, series: Sequence[Series], *, percent: bool = False, log: b
       title: what the values are.
       series: the lines. Each has the same colour in all charts that have it at the same place.
       percent: values are shares, and are shown in percent.
-      log: the axis is logarithmic, if all values are above 0.
+      log: the axis is logarithmic, if all values are above 0 and the largest is over ten times the
+        smallest. The title then says so.
     """
     shown = [(number, one) for number, one in enumerate(series) if one.points]
     if all(len(one.points) < 2 for _, one in shown):
         return ""
     factor = 100.0 if percent else 1.0
+    values = [value for _, one in shown for _, value in one.points]
+    logarithmic = log and min(values) > 0 and max(values) > 10 * min(values)
     with mpl.rc_context(RULES):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.subplots()
         for number, one in shown:
-            steps, values = zip(*one.points, strict=True)
+            steps, heights = zip(*one.points, strict=True)
             colour, dash = _style(number)
             axes.plot(
                 steps,
-                [factor * value for value in values],
+                [factor * height for height in heights],
                 color=colour,
                 linewidth=1.6,
                 linestyle="-" if dash == "none" else (0, [float(d) / 1.6 for d in dash.split()]),
                 marker="o" if len(steps) <= 30 else "",
                 markersize=3.5,
             )
-        if log and all(value > 0 for _, one in shown for _, value in one.points):
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
+        if logarithmic:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
             axes.yaxis.set_minor_formatter("{x:g}")
+            axes.grid(which="minor", axis="y")
         axes.set_xlabel("step")
         axes.set_ylabel("%" if percent else "")
         svg = _svg(figure)
+    title += " (logarithmic scale)" if logarithmic else ""
     told = f"{title} over steps: " + "; ".join(_told(one, factor) for _, one in shown)
     keys = "".join(_key(number, one.name) for number, one in shown)
     keys = f'<ul class="keys">{keys}</ul>' if len(series) > 1 else ""

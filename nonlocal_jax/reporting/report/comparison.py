@@ -8,6 +8,8 @@ from nonlocal_jax.reporting.report import charts, facts, html
 
 Runs = Mapping[str, History]
 
+OTHER_TASKS = "The runs have different tasks, so their scores and losses can't be compared."
+
 
 def comparison(runs: Runs, links: Mapping[str, str]) -> str:
     """The page of several runs.
@@ -19,6 +21,7 @@ def comparison(runs: Runs, links: Mapping[str, str]) -> str:
     several = f"{len(runs)} runs: {', '.join(runs)}"
     parts = [
         html.section("Summary", partial(_summary, runs)),
+        html.paragraph(OTHER_TASKS) if _differ_in_task(runs) else "",
         f"<p>{' · '.join(_link(name, links[name]) for name in runs)}</p>",
         html.section("Evaluations", partial(_evaluations, runs)),
         html.section("Training", partial(_training, runs)),
@@ -99,8 +102,8 @@ def _classes(runs: Runs) -> str:
         for name in classes
     ]
     head = ["class", *runs]
-    if len(runs) == 2:
-        head.append("difference")
+    if len(runs) == 2 and not _differ_in_task(runs):
+        head.append("second - first")
         one, other = columns.values()
         for row in rows:
             row.append(_difference(one.get(str(row[0])), other.get(str(row[0]))))
@@ -123,7 +126,15 @@ def _configs(runs: Runs) -> str:
     rows = facts.differences({name: facts.flat_config(h) for name, h in runs.items()})
     if not rows:
         return html.paragraph("All settings are the same.")
-    return html.table(["key", *runs], rows, kind="text")
+    note = ""
+    if _differ_in_task(runs):
+        rows = [row for row in rows if None not in row]
+        note = html.paragraph("Settings that only one of the tasks has are left out.")
+    return note + html.table(["key", *runs], rows, kind="text")
+
+
+def _differ_in_task(runs: Runs) -> bool:
+    return len({history.setting("task") or "segmentation" for history in runs.values()}) > 1
 
 
 def _environments(runs: Runs) -> str:

@@ -1,11 +1,13 @@
 """What pages tell of a run in words and numbers: titles of scores, summaries, differences."""
 
+import shlex
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from nonlocal_jax.config import files
+from nonlocal_jax.config.video import backbone_details
 from nonlocal_jax.reporting.history import Entry, History, is_number
 from nonlocal_jax.reporting.report.charts import Series
 
@@ -112,7 +114,11 @@ def flat_config(history: History) -> dict[str, str]:
 
 def flat_environment(history: History) -> dict[str, str]:
     """Versions, devices and sources of a run's last start."""
-    return {key: _shown(value) for key, value in files.flatten(history.environment).items()}
+    shown = {key: _shown(value) for key, value in files.flatten(history.environment).items()}
+    command = history.environment.get("command")
+    if isinstance(command, list):
+        shown["command"] = shlex.join(map(str, command))
+    return shown
 
 
 def differences(named: Mapping[str, Mapping[str, str]]) -> list[list[str | None]]:
@@ -133,7 +139,15 @@ def _network(history: History) -> str | None:
     head = history.setting("model.decode_head.name") or history.setting("model.head.name")
     backbone = history.setting("model.backbone.name")
     depth = history.setting("model.backbone.depth")
-    parts = [backbone, None if depth is None else str(depth), head and f"with {head}"]
+    details = backbone_details(
+        history.setting("model.backbone.kind"), history.setting("model.backbone.non_local")
+    )
+    parts = [
+        backbone,
+        None if depth is None else str(depth),
+        details and f"({details})",
+        head and f"with {head}",
+    ]
     return " ".join(part for part in parts if part) or None
 
 

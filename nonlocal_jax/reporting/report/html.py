@@ -27,6 +27,7 @@ a{color:inherit}
 figcaption,summary{color:var(--dim)}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(24rem,100%),1fr));gap:1rem}
 .panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(13rem,100%),1fr));gap:.5rem}
+.panels.wide{grid-template-columns:repeat(auto-fit,minmax(min(34rem,100%),1fr))}
 figure{margin:0}
 figure svg,figure img{width:100%;height:auto;display:block}
 figure svg text{font-family:system-ui,sans-serif!important}
@@ -61,6 +62,16 @@ def paragraph(sentence: str) -> str:
 def charts(*figures: str) -> str:
     """Charts, as many in a row as fit."""
     return f'<div class="charts">{"".join(figures)}</div>'
+
+
+def panels(pictures: Iterable[str], *, wide: bool) -> str:
+    """Pictures side by side, as many as fit.
+
+    Args:
+      pictures: what `image` returned.
+      wide: they are much wider than high, and so fewer of them are in a row.
+    """
+    return f'<div class="panels{" wide" if wide else ""}">{"".join(pictures)}</div>'
 
 
 def table(

@@ -16,6 +16,7 @@ from nonlocal_jax.reporting.side_by_side import Panels
 MOST_CELLS = 40  # classes, at most, of a confusion matrix that is a table
 MOST_CONFUSED = 12  # pairs of classes in a table
 MOST_LINES = 12  # classes in a chart; of more, those with the highest and the lowest scores
+WIDE = 3  # widths to a height, from which a picture is too flat for a narrow column
 PANELS = {
     "image": "The image",
     "label": "Tinted by label",
@@ -220,8 +221,8 @@ def _worst(history: History, drawn: Sequence[Drawn], note: str) -> str:
         ]
         legend = html.image(one.panels.legend, "The colours of the classes", legend=True)
         parts.append(
-            f'<h3>{html.text(one.name + right)}</h3><div class="panels">{"".join(shown)}</div>'
-            f"{legend}"
+            f"<h3>{html.text(one.name + right)}</h3>"
+            f"{html.panels(shown, wide=_is_wide(one.panels.image))}{legend}"
         )
     return "".join(parts)
 
@@ -239,7 +240,13 @@ def _attention(drawn: Sequence[Drawn]) -> str:
         "What a pixel in the middle of an error attends to. A colour stands for a multiple of the "
         "weight that each place would have if all had the same."
     )
-    return html.paragraph(told) + f'<div class="panels">{"".join(shown)}</div>{scale}'
+    wide = any(_is_wide(attended.picture) for _, attended in found)
+    return html.paragraph(told) + html.panels(shown, wide=wide) + scale
+
+
+def _is_wide(picture: Picture) -> bool:
+    height, width = picture.shape[:2]
+    return bool(width > WIDE * height)
 
 
 def _videos(history: History) -> str:

@@ -69,6 +69,12 @@ function sharesOf(weights) {
   return total > 0 ? positive.map((weight) => weight / total) : positive;
 }
 
+// Shares in units of an even share; without positive weights, all are even.
+function multiplesOf(shares) {
+  const some = shares.some((share) => share > 0);
+  return shares.map((share) => (some ? share * shares.length : 1));
+}
+
 // The share of the twentieth of positions with the largest weights, and the perplexity: the number
 // of equal weights with the same entropy.
 function concentration(shares) {

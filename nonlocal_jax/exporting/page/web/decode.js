@@ -45,12 +45,12 @@ async function framesOf(item) {
   });
 }
 
-// Brightness of each pixel, halved: what lies under a heat map.
-function dimmed(canvas) {
+// Brightness of each pixel: what lies under a heat map.
+function greyOf(canvas) {
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   const grey = new Uint8Array(data.length / 4);
   for (let i = 0; i < grey.length; i++) {
-    grey[i] = (0.299 * data[4 * i] + 0.587 * data[4 * i + 1] + 0.114 * data[4 * i + 2]) / 2;
+    grey[i] = 0.299 * data[4 * i] + 0.587 * data[4 * i + 1] + 0.114 * data[4 * i + 2];
   }
   return grey;
 }
@@ -60,7 +60,7 @@ async function decoded(item) {
   return {
     ...item,
     pictures: frames,
-    greys: frames.map(dimmed),
+    greys: frames.map(greyOf),
     mask: item.mask === null ? null : await inflated(item.mask),
     query: integersOf(item.query, item.bits),
     key: integersOf(item.key, item.bits),

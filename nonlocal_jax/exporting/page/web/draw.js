@@ -16,8 +16,14 @@ function neighbours(length, count) {
   return { low, high, share };
 }
 
-// One frame with its weights over it, as bright as its share of `highest`.
-function heatFrame(item, frame, weights, highest, colours) {
+// Where the colour of a multiple of an even share is in a table of 256 colours.
+function colourAt(multiple, { least, most }) {
+  const place = (Math.log2(Math.max(multiple, 2 ** least)) - least) / (most - least);
+  return 3 * Math.floor(255 * Math.min(place, 1));
+}
+
+// One frame in grey with the colours of its multiples over it, as reporting/attention.py draws them.
+function heatFrame(item, frame, multiples, colours, scale) {
   const [height, width] = item.shown;
   const [frames, rows, columns] = item.keySpace;
   const first = Math.floor((frame * frames) / item.frames) * rows * columns;
@@ -25,16 +31,16 @@ function heatFrame(item, frame, weights, highest, colours) {
   const canvas = makeCanvas(height, width);
   const context = canvas.getContext("2d");
   const image = context.createImageData(width, height);
-  const grey = item.greys[frame], factor = highest > 0 ? 255 / highest : 0;
+  const grey = item.greys[frame], { opacity } = scale;
   for (let y = 0, p = 0; y < height; y++) {
     const upper = first + down.low[y] * columns, lower = first + down.high[y] * columns;
     for (let x = 0; x < width; x++, p++) {
       const left = across.low[x], right = across.high[x], share = across.share[x];
-      const above = weights[upper + left] * (1 - share) + weights[upper + right] * share;
-      const below = weights[lower + left] * (1 - share) + weights[lower + right] * share;
-      const weight = above + (below - above) * down.share[y];
-      const level = 3 * Math.min(Math.max(Math.floor(weight * factor), 0), 255);
-      for (let c = 0; c < 3; c++) image.data[4 * p + c] = Math.max(grey[p], colours[level + c]);
+      const above = multiples[upper + left] * (1 - share) + multiples[upper + right] * share;
+      const below = multiples[lower + left] * (1 - share) + multiples[lower + right] * share;
+      const chosen = colourAt(above + (below - above) * down.share[y], scale);
+      const under = (1 - opacity) * grey[p];
+      for (let c = 0; c < 3; c++) image.data[4 * p + c] = opacity * colours[chosen + c] + under;
       image.data[4 * p + 3] = 255;
     }
   }
@@ -134,11 +140,13 @@ function drawRing(context, y, x) {
   twice(context, () => context.arc(x, y, 8, 0, 2 * Math.PI), "#fff");
 }
 
-function drawBar(canvas, colours) {
+// The scale of the colours over a mean grey.
+function drawBar(canvas, colours, { opacity }, grey) {
   const context = canvas.getContext("2d");
   const image = context.createImageData(256, 1);
   for (let i = 0; i < 256; i++) {
-    image.data.set([colours[3 * i], colours[3 * i + 1], colours[3 * i + 2], 255], 4 * i);
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = opacity * colours[3 * i + c] + (1 - opacity) * grey;
+    image.data[4 * i + 3] = 255;
   }
   context.putImageData(image, 0, 0);
 }

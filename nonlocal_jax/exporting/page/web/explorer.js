@@ -25,6 +25,8 @@ async function select(number) {
     ? "Click anywhere, or use the arrow keys; Page Up and Page Down change the frame"
     : "Click or touch anywhere, or use the arrow keys";
   showLegend(data, item);
+  const [grey] = item.greys;
+  drawBar(document.querySelector("#bar canvas"), colours, data.scale, grey.reduce((a, b) => a + b) / grey.length);
   moveTo(item.point);
 }
 
@@ -41,8 +43,8 @@ function moveTo(next) {
 
 function draw() {
   if (item === null) return;
-  const highest = reading.weight;
-  const heat = item.pictures.map((_, frame) => heatFrame(item, frame, weights, highest, colours));
+  const { multiples } = reading;
+  const heat = item.pictures.map((_, frame) => heatFrame(item, frame, multiples, colours, data.scale));
   drawFrames(byId("attended"), item, heat, marks());
   drawSeen();
 }
@@ -94,20 +96,21 @@ function followPointer(canvas) {
 }
 
 async function fillGallery() {
-  const buttons = data.items.map((entry) => addButton(entry.name));
+  const buttons = data.items.map(addButton);
   for (const [number, entry] of data.items.entries()) {
     const [first] = await framesOf({ ...entry, frames: 1 });
-    buttons[number].append(thumbnail(first));
+    buttons[number].prepend(thumbnail(first));
   }
 }
 
-// One picture needs no gallery to choose from.
-function addButton(name) {
+// One picture needs no gallery to choose from. First frames of videos look alike, so they have names.
+function addButton({ name, frames }) {
   const gallery = byId("gallery"), button = element("button");
   const number = gallery.children.length;
   button.type = "button";
   button.ariaLabel = name;
   button.title = name;
+  if (frames > 1) button.append(element("span", "quiet", name));
   button.addEventListener("click", () => select(number));
   gallery.append(button);
   gallery.hidden = number === 0;
@@ -116,8 +119,8 @@ function addButton(name) {
 
 // Adds a decoded picture, and shows it.
 function addPicture(added) {
-  const button = addButton(added.name);
-  button.append(thumbnail(added.pictures[0]));
+  const button = addButton(added);
+  button.prepend(thumbnail(added.pictures[0]));
   loaded.push(added);
   select(loaded.length - 1);
   button.scrollIntoView({ block: "nearest" });
@@ -146,7 +149,7 @@ function followTheme() {
 function start() {
   byId("network").textContent = data.network;
   document.querySelector("footer").replaceChildren(...data.notes.map((note) => element("p", "", note)));
-  drawBar(document.querySelector("#bar canvas"), colours);
+  showMultiples(data.scale);
   followTheme();
   followPointer(byId("attended"));
   followPointer(byId("seen"));
@@ -165,6 +168,7 @@ window.explorer = {
   get item() { return item; },
   get point() { return point; },
   get weights() { return weights; },
+  get peak() { return reading.place.slice(1); },
 };
 
 start();

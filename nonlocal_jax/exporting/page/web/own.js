@@ -2,13 +2,25 @@
 
 let running = null; // the promise of {ort, session}, once a picture was chosen
 
-// A file of onnxruntime-web: from the page, or else from the network, and then only the one whose
+async function downloaded(name) {
+  try {
+    const response = await fetch(data.own.address + name);
+    if (!response.ok) throw new Error(`status ${response.status}`);
+    return new Uint8Array(await response.arrayBuffer());
+  } catch (error) {
+    const server = new URL(data.own.address).host;
+    throw new Error(
+      `${name} of onnxruntime-web could not be downloaded from ${server} (${error.message}). ` +
+      "This page needs it for your own picture. A page made with --onnxruntime needs no download.",
+    );
+  }
+}
+
+// A file of onnxruntime-web: from the page, or else from its server, and then only the one whose
 // digest is in the page.
 async function runtimeFile(file) {
   if (file.content !== undefined) return inflated(file.content);
-  const response = await fetch(data.own.address + file.name);
-  if (!response.ok) throw new Error(`${file.name}: status ${response.status}`);
-  const bytes = new Uint8Array(await response.arrayBuffer());
+  const bytes = await downloaded(file.name);
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
   const hex = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
   if (hex !== file.sha256) throw new Error(`${file.name} is another file than this page expects`);
@@ -24,13 +36,24 @@ async function startModel() {
   return { ort, session: await ort.InferenceSession.create(await inflated(data.own.model)) };
 }
 
-// The picture on a canvas, as large as fits into the scale (long and short side) of the network.
-async function canvasOf(file, scale) {
-  const bitmap = await createImageBitmap(file);
+async function bitmapOf(file) {
+  try {
+    return await createImageBitmap(file);
+  } catch {
+    throw new Error(`${file.name} is no picture that this browser can read.`);
+  }
+}
+
+// What the network sees: the picture as large as fits into its scale (long and short side).
+function seenBy(scale, bitmap) {
   const sides = [bitmap.height, bitmap.width];
-  const factor = Math.min(
+  return canvasOf(bitmap, Math.min(
     Math.max(...scale) / Math.max(...sides), Math.min(...scale) / Math.min(...sides),
-  );
+  ));
+}
+
+function canvasOf(bitmap, factor) {
+  const sides = [bitmap.height, bitmap.width];
   const canvas = makeCanvas(...sides.map((side) => Math.max(Math.round(side * factor), 1)));
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingQuality = "high";
@@ -47,16 +70,29 @@ function rgbOf(canvas) {
   return rgb;
 }
 
+// Classes of the pixels of a canvas, enlarged or shrunk to another one.
+function resizedMask(mask, from, to) {
+  const resized = new Uint8Array(to.height * to.width);
+  for (let y = 0, p = 0; y < to.height; y++) {
+    const start = Math.floor(((y + 0.5) / to.height) * from.height) * from.width;
+    for (let x = 0; x < to.width; x++, p++) {
+      resized[p] = Number(mask[start + Math.floor(((x + 0.5) / to.width) * from.width)]);
+    }
+  }
+  return resized;
+}
+
 // The visitor's picture in the form of the page's own ones, with floats for integers.
-function ownItem(name, canvas, results) {
-  const { height, width } = canvas;
+function ownItem(name, bitmap, seen, results) {
+  const { height, width } = bitmap;
+  const shown = canvasOf(bitmap, Math.min(data.own.longest / Math.max(height, width), 1));
   const space = ({ dims }) => [1, dims[1], dims[2]];
   const { query, key, unary } = results;
   return {
-    name, height, width, frames: 1, shown: [height, width], top: null,
-    pictures: [canvas],
-    greys: [dimmed(canvas)],
-    mask: Uint8Array.from(results.indices.data, Number),
+    name, height, width, frames: 1, shown: [shown.height, shown.width], top: null, seen,
+    pictures: [shown],
+    greys: [greyOf(shown)],
+    mask: resizedMask(results.indices.data, seen, shown),
     point: [0, height >> 1, width >> 1],
     kind: data.own.kind,
     space: space(query),
@@ -78,7 +114,8 @@ async function showOwn(file) {
     await new Promise((done) => setTimeout(done, 30)); // so that it is painted
   };
   try {
-    const canvas = await canvasOf(file, data.own.scale);
+    const bitmap = await bitmapOf(file);
+    const seen = seenBy(data.own.scale, bitmap);
     await tell("Starting the network ...");
     running ??= startModel().catch((error) => {
       running = null; // another picture tries again
@@ -87,11 +124,11 @@ async function showOwn(file) {
     const { ort, session } = await running;
     await tell("Computing ...");
     const start = performance.now();
-    const images = new ort.Tensor("uint8", rgbOf(canvas), [1, canvas.height, canvas.width, 3]);
+    const images = new ort.Tensor("uint8", rgbOf(seen), [1, seen.height, seen.width, 3]);
     const results = await session.run({ images });
     const seconds = (performance.now() - start) / 1000;
-    addPicture(ownItem(file.name, canvas, results));
-    await tell(`${file.name}: ${canvas.width} x ${canvas.height} pixels, ${seconds.toFixed(1)} s.`);
+    addPicture(ownItem(file.name, bitmap, seen, results));
+    await tell(`${file.name}: the network saw ${seen.width} x ${seen.height} pixels, in ${seconds.toFixed(1)} s.`);
   } catch (error) {
     await tell(`That did not work: ${error.message}`, true);
   }

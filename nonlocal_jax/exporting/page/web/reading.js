@@ -56,6 +56,7 @@ function readingOf(data, item, point, weights) {
     place,
     weight: weights[peak],
     share: shares[peak],
+    multiples: multiplesOf(shares),
     peakLabel: classAt(item, place),
     ...concentration(shares),
     count: shares.length,
@@ -102,17 +103,18 @@ function showReading(data, item, reading) {
     label === null ? strongWith(`Frame ${point[0]}`) : strongWith("", swatch(data, label)),
     element("div", "quiet", placeName(item, point)),
   );
-  byId("shares-title").textContent = item.mask === null ? "It attends to these frames" : "It attends to these classes (tick: share of the picture)";
+  byId("shares-title").textContent = item.mask === null
+    ? "It attends to these frames (tick: an even share)"
+    : "It attends to these classes (tick: share of the picture)";
   byId("shares").replaceChildren(...shareRows(data, item, reading.parts));
   byId("peak").replaceChildren(
     strongWith(weightName(item, reading.weight), ...(peakLabel === null ? [] : ["on ", swatch(data, peakLabel)])),
     element("div", "quiet", `${placeName(item, place)}; ${times(reading.share * reading.count)} an even share`),
   );
   byId("peaked").replaceChildren(
-    strongWith(percent(reading.top), "in the top 5% of positions"),
+    strongWith(percent(reading.top), reading.count < 20 ? "in the top position" : "in the top 5% of positions"),
     element("div", "quiet", `as even as ${reading.perplexity.toFixed(1)} of ${reading.count} positions (perplexity)`),
   );
-  byId("highest").textContent = weightName(item, reading.weight);
 }
 
 // The same for a screen reader, in two or three sentences.
@@ -124,6 +126,17 @@ function spokenReading(data, item, reading) {
   const on = reading.peakLabel === null ? "" : `, ${className(data, reading.peakLabel)}`;
   return `Point at ${placeName(item, reading.point)}${named}. Attends ${shares}. ` +
     `Peak at ${placeName(item, reading.place)}${on}.`;
+}
+
+// The multiples of an even share that colours of the bar stand for.
+function showMultiples({ least, most }) {
+  for (let power = least; power <= most; power += 2) {
+    const text = power === 0 ? "even share" : power > 0 ? `${2 ** power}x` : `1/${2 ** -power}x`;
+    const label = element("span", "", text), place = (100 * (power - least)) / (most - least);
+    label.style.left = `${place}%`;
+    label.style.transform = `translateX(-${place}%)`;
+    byId("multiples").append(label);
+  }
 }
 
 function showLegend(data, item) {
