@@ -36,9 +36,9 @@ def use_jax(precision: str = "default", *, log_kernels: bool = False) -> None:
     """
     _check_platforms(os.environ.get("JAX_PLATFORMS", ""))
     if log_kernels:
-        own = logging.getLogger("nonlocal_jax")
-        own.setLevel(logging.INFO)
-        own.handlers, own.propagate = [_Say()], False
+        kernels = logging.getLogger("nonlocal_jax.ops")
+        kernels.setLevel(logging.INFO)
+        kernels.handlers, kernels.propagate = [_Say()], False
     compilation.use_cache()
     if precision != "default":
         jax.config.update("jax_default_matmul_precision", precision)

@@ -36,12 +36,13 @@ def test_forced_kernels_stay_forced():
     assert for_platform(config.model, "tpu").decode_head.implementation == "chunked"
 
 
-def test_the_chosen_attention_is_logged_and_a_forced_one_is_taken(caplog):
+def test_the_chosen_attention_is_logged_and_a_forced_one_is_taken(caplog, monkeypatch):
     softmax._log_choice.cache_clear()
     x = jnp.ones((1, 6, 4))
-    with caplog.at_level(logging.INFO, "nonlocal_jax"):
+    monkeypatch.setattr(logging.getLogger("nonlocal_jax.ops"), "propagate", True)
+    with caplog.at_level(logging.INFO, "nonlocal_jax.ops"):
         softmax.softmax_attention(x, x, x)
-    assert "attention: chunked for float32 queries (6, 4)" in caplog.text
+    assert "Attention kernel: chunked, for float32 queries of shape (6, 4)." in caplog.text
     with pytest.raises(ValueError, match=r"'flash' is none of auto, chunked, cudnn, pallas"):
         softmax.softmax_attention(x, x, x, implementation="flash")
     with pytest.raises(Exception):  # noqa: B017 - whatever JAX says about a kernel for GPUs here
