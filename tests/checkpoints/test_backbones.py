@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from conversions import reference_networks
 from flax import nnx
 from networks import GOLDEN, assert_close, fingerprint, images, weights
 
@@ -32,22 +33,13 @@ SMALL = {
 }
 
 
-@functools.cache
-def networks():
-    """{"timm resnet50_v1d": {key: shape}} from the golden's table."""
-    golden = json.loads((GOLDEN / "backbone_keys.json").read_text())
-    tensors = [line.split(" ") for line in golden["tensors"]]
-    shapes = [(key, tuple(int(n) for n in shape.split("x") if n)) for key, shape in tensors]
-    return {
-        name: dict(pair for start, stop in ranges for pair in shapes[start:stop])
-        for name, ranges in golden["networks"].items()
-    }
+NETWORKS = reference_networks("backbone_keys.json")  # {"timm resnet50_v1d": {key: shape}}
 
 
-@pytest.mark.parametrize("name", [n for n in networks() if not n.startswith("small")])
+@pytest.mark.parametrize("name", [n for n in NETWORKS if not n.startswith("small")])
 def test_their_files_fit_strictly(name):
     target = convert.backbone_target(name.partition(" ")[2])
-    state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in networks()[name].items()}
+    state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in NETWORKS[name].items()}
     counters = [key for key in state if key.endswith("num_batches_tracked")]
     state |= {key: np.array(7, np.int64) for key in counters}
     result = importer.import_checkpoint(state, target.shapes, keys=target.keys, backbone=True)
@@ -60,7 +52,7 @@ def test_their_files_fit_strictly(name):
 
 
 def test_a_file_of_another_variant_is_named():
-    shapes = networks()["torchvision resnet50_v1"]
+    shapes = NETWORKS["torchvision resnet50_v1"]
     state = {
         key: np.zeros(shape, np.int64 if not shape else np.float16) for key, shape in shapes.items()
     }
@@ -78,7 +70,7 @@ def test_the_feature_maps_are_theirs(name, monkeypatch):
         keys = network.abstract.torch_keys
         keys = dataclasses.replace(keys, rows=under("backbone", "backbone", keys.rows))
         shapes = {f"backbone/{n}": leaf.shape for n, leaf in network.shapes.items()}
-        state = weights(networks()[f"small {name}"])
+        state = weights(NETWORKS[f"small {name}"])
         loaded = importer.import_checkpoint(state, shapes, keys=keys, backbone=True).variables
         variables = {n.removeprefix("backbone/"): jnp.asarray(v, float) for n, v in loaded.items()}
         stages = jax.jit(lambda x: network.bind_for_inference(variables)(x))
@@ -178,7 +170,7 @@ def test_damaged_safetensors_are_named(tmp_path, content):
 
 def test_a_backbone_is_imported_from_safetensors_by_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(resnet.BLOCKS_PER_STAGE, 50, (1, 1, 1, 1))
-    state = weights(networks()["small timm"])
+    state = weights(NETWORKS["small timm"])
     source, folder = tmp_path / "timm.safetensors", tmp_path / "resnet50_v1d"
     write_safetensors(source, state)
     assert command.run(["--backbone=resnet50_v1d", f"--input={source}", f"--output={folder}"]) == 0

@@ -5,12 +5,11 @@ test_convert.py compares.
 """
 
 import functools
-import json
 
 import numpy as np
 import pytest
+from conversions import reference_networks
 from flax import nnx
-from networks import GOLDEN
 
 from nonlocal_jax import convert
 from nonlocal_jax.checkpoints import model
@@ -25,16 +24,7 @@ from nonlocal_jax.models.torch_keys import TorchKeys, under
 METHODS = [name for name in files.names() if files.rows(name)]
 
 
-@functools.cache
-def reference():
-    """{"dnl ade20k": {key: shape}} of the reference's heads, from the golden's table."""
-    golden = json.loads((GOLDEN / "family_keys.json").read_text())
-    tensors = [line.split(" ") for line in golden["tensors"]]
-    shapes = [(key, tuple(int(n) for n in shape.split("x") if n)) for key, shape in tensors]
-    return {
-        name: dict(pair for start, stop in ranges for pair in shapes[start:stop])
-        for name, ranges in golden["networks"].items()
-    }
+REFERENCE = reference_networks("family_keys.json")  # {"dnl ade20k": {key: shape}}
 
 
 @functools.cache
@@ -63,7 +53,7 @@ def tensors(options, backbone, num_classes):
 def test_a_head_has_exactly_the_tensors_of_the_references(method):
     for row in files.rows(method):
         options = files.load(f"{method}:{row}").model
-        expected = reference()[f"{method} {row.partition('_')[0]}"]
+        expected = REFERENCE[f"{method} {row.partition('_')[0]}"]
         found = tensors(options.decode_head, options.backbone, options.num_classes)
         assert found == expected, row
 

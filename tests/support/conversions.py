@@ -36,9 +36,9 @@ def _network(options):
 
 
 @functools.cache
-def reference_networks():
-    """{network: {key: shape}} of the reference, from the golden's table."""
-    golden = json.loads((GOLDEN / "convert_keys.json").read_text())
+def reference_networks(file="convert_keys.json"):
+    """{network: {key: shape}} of the reference, from a golden's table."""
+    golden = json.loads((GOLDEN / file).read_text())
     tensors = [line.split(" ") for line in golden["tensors"]]
     shapes = [(key, tuple(int(n) for n in shape.split("x") if n)) for key, shape in tensors]
     return {
