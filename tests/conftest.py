@@ -61,6 +61,7 @@ SLOW = {
         "convert_command",
         "hub",
         "hub_download",
+        "hub_pytorch_names",
         "run",
         "torch_file",
         "torch_file_fuzz",
@@ -68,7 +69,7 @@ SLOW = {
     ),
     "commands": ("commands", "demo", "package"),
     "evaluation": ("evaluate", "inference", "predict", "video"),
-    "inputs": ("data_prepare", "loader", "scenes"),
+    "inputs": ("data_prepare", "data_prepare_killed", "loader", "loader_memory", "scenes"),
     "exporting": ("page", "page_own_picture", "page_video"),
     "models": (
         "attention_factors",
@@ -94,7 +95,7 @@ SLOW = {
         "taps",
     ),
     "performance": ("benchmark", "benchmarks_gpu", "hlo", "memory", "plan", "video"),
-    "runtime": ("compilation", "distributed", "launch", "sharding"),
+    "runtime": ("compilation", "distributed", "launch", "roll_call", "sharding"),
     "serving": ("engine", "serve"),
     "tests": ("docs", "extending"),
     "training": (

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import yaml
 from conftest import REPOSITORY
-from conversions import GOLDEN, reference_networks, tiny_config
 from evaluations import run_command, write_folder
 from hub_folders import (
     CLASSES,
@@ -28,14 +27,13 @@ from saved import VARIABLES, contents, cut, flip, train
 from video_runs import tiny as tiny_video
 
 import nonlocal_jax
-from nonlocal_jax import convert as convert_command
 from nonlocal_jax import evaluate, export, predict
 from nonlocal_jax.checkpoints import folder as step_files
 from nonlocal_jax.checkpoints import locate
-from nonlocal_jax.checkpoints.hub import card, files, results
+from nonlocal_jax.checkpoints.hub import card, files
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.checkpoints.model import load_model, save_model
-from nonlocal_jax.checkpoints.pytorch import convert, torch_file
+from nonlocal_jax.checkpoints.pytorch import torch_file
 from nonlocal_jax.config import files as configs
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.models import video_network
@@ -145,51 +143,6 @@ def test_of_a_run_the_chosen_step_and_its_average_are_saved(tmp_path, config):
     arrays, read = load_model(saved_folder(tmp_path / "run", config, tmp_path / "net"))
     assert_same_arrays(arrays, average)
     assert read.step == 8 and read.recent is None and files.score(tmp_path / "net") == 0.5
-
-
-# --- PyTorch's names ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def imported(tmp_path_factory):
-    """An import of the reference's file, and that file's tensors."""
-    folder = tmp_path_factory.mktemp("imported") / "tiny"
-    source = str(GOLDEN / "convert_zip.pth")
-    convert.import_(convert.config_target(tiny_config(), "row"), source, folder)
-    return folder, torch_file.read(GOLDEN / "convert_zip.pth")["state_dict"]
-
-
-def test_with_pytorchs_names_the_file_is_the_references_state_dict(imported, tmp_path):
-    """By a reader of its own: the format is a header of JSON, then the bytes."""
-    checkpoint, state = imported
-    command = [f"--checkpoint={checkpoint}", "--to=safetensors", "--keys=pytorch"]
-    done = run_command(export, *command, f"--output={tmp_path}/net")
-    assert done.returncode == 0, done.stderr
-    assert "read back: every value is the checkpoint's" in done.stdout
-    content = (tmp_path / "net" / files.WEIGHTS).read_bytes()
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    assert header.pop("__metadata__") == {"format": "pt"}
-    assert header.keys() == state.keys()
-    for key, value in state.items():
-        begin, end = header[key]["data_offsets"]
-        assert tuple(header[key]["shape"]) == value.shape
-        assert header[key]["dtype"] == {"float32": "F32", "int64": "I64"}[value.dtype.name]
-        assert content[8 + size + begin : 8 + size + end] == value.tobytes()
-    assert header.keys() == reference_networks()["nonlocal_r50-d8_512x1024_40k_cityscapes"].keys()
-
-
-def test_with_pytorchs_names_everything_comes_back(imported, tmp_path):
-    checkpoint, state = imported
-    folder = tmp_path / "net"
-    export.run([f"--checkpoint={checkpoint}", "--to=safetensors", "--keys=pytorch",
-                f"--output={folder}"])  # fmt: skip
-    before, after = load_model(checkpoint), load_model(folder)
-    assert_same_arrays(after[0], before[0])
-    assert after[1].counters == before[1].counters and after[1].source == before[1].source
-    words = ["--export", f"--input={folder}", f"--output={tmp_path}/x.pth"]
-    assert run_command(convert_command, *words).returncode == 0
-    assert_same_arrays(torch_file.read(tmp_path / "x.pth")["state_dict"], state)
 
 
 # --- Commands -------------------------------------------------------------------------------------
@@ -391,44 +344,6 @@ def test_the_hubs_own_library_reads_the_card(checkpoint, config, tmp_path):
     assert (result.dataset_type, result.dataset_split) == ("camvid", "validation")
     assert "step 400 of" in text and "load_state_dict" in text
     assert "| mIoU | 28.30 | whole images, fitted into 96x64" in text
-
-
-@pytest.mark.parametrize("name", ["moving_shapes", "video_folder"])
-def test_ones_own_and_generated_data_are_no_data_set_of_the_hub(name):
-    config = tiny_video(**{"data.name": name})
-    content = {"score": None, "versions": {}, "weights": {"keys": "own", "sha256": "0"}}
-    text = card.text("net", content, Metadata(kind="training", config=config), VARIABLES, "mit")
-    assert "datasets" not in yaml.safe_load(text.split("---\n")[1])
-
-
-@pytest.mark.parametrize(
-    ("row", "told", "tag"),
-    [
-        ("kinetics_c2d_nonlocal_8x8", "C2D with non-local blocks", "c2d"),
-        ("kinetics_i3d_baseline_8x8", "I3D without non-local blocks", "i3d"),
-    ],
-)
-def test_the_cards_of_video_networks_tell_them_apart(row, told, tag):
-    content = {"score": None, "versions": {}, "weights": {"keys": "own", "sha256": "0"}}
-    metadata = Metadata(kind="recognizer", config=configs.load(row))
-    text = card.text("net", content, metadata, VARIABLES, "mit")
-    assert f"backbone `video_resnet-50` ({told}), head `classification`" in text
-    assert tag in yaml.safe_load(text.split("---\n")[1])["tags"]
-
-
-def test_published_scores_are_quoted_for_the_published_file_alone():
-    row = configs.load("ade20k_r50_80k")
-    source = {"file": "x.pth", "sha256": row.published.sha256 + 56 * "0"}
-    found = results.known(Metadata(kind="segmentor", config=row, source=source), None)
-    assert [(r.name, r.percent) for r in found] == [("mIoU", 40.75), ("mIoU, ms+flip", 42.05)]
-    assert all(r.url == row.published.url and "not measured here" in r.origin for r in found)
-    for other in ({}, {"file": "x.pth", "sha256": 64 * "0"}):
-        assert results.known(Metadata(kind="segmentor", config=row, source=other), None) == []
-    assert results.known(Metadata(kind="training", config=row), 0.5)[0].percent == 50.0
-    video = configs.load("kinetics_i3d_nonlocal_8x8")
-    source = {"file": video.published.url.rpartition("/")[2], "sha256": 64 * "0"}
-    found = results.known(Metadata(kind="recognizer", config=video, source=source), None)
-    assert [(r.name, r.percent) for r in found] == [("top-1", 74.7), ("top-5", 91.6)]
 
 
 def test_a_score_of_another_protocol_is_left_out(tmp_path, config):

@@ -1,13 +1,13 @@
 """Two processes that save one run: together, and when the disk of the first one is full."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
 
 import numpy as np
 from conftest import REPOSITORY
+from ports import free_port
 from saved import names, train
 
 from nonlocal_jax.checkpoints import folder, model
@@ -50,9 +50,7 @@ os._exit(0)
 
 
 def run_two(directory, fails):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
     processes = [
         subprocess.Popen(

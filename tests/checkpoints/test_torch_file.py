@@ -18,6 +18,7 @@ from torch_files import (
     GOLDEN,
     TENSOR,
     number,
+    refused,
     storage,
     tensor,
     text,
@@ -28,13 +29,6 @@ from torch_files import (
 from nonlocal_jax.checkpoints.pytorch import torch_file
 from nonlocal_jax.checkpoints.pytorch.pickle_names import DTYPES, Unknown
 from nonlocal_jax.errors import UserError
-
-
-def refused(path, because):
-    with pytest.raises(UserError, match=because) as caught:
-        torch_file.read(path)
-    message = str(caught.value)
-    assert message.startswith(str(path)) and message.endswith(".") and "\n" not in message
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -299,58 +293,7 @@ def test_reading_imports_and_executes_nothing(tmp_path):
     assert events == [] and "antigravity" not in sys.modules
 
 
-# --- NumPy arrays, as a PALETTE is, and views with another sign -----------------------------------
-
-ARRAYS = {
-    "palette": np.random.default_rng(0).integers(0, 256, (150, 3), np.uint8),
-    "wide": np.random.default_rng(1).integers(0, 256, (150, 3)),  # longer than texts are copied
-    "fortran": np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)),
-    "big endian": np.arange(3, dtype=">i4"),
-    "empty": np.zeros((0, 3), np.int64),
-    "single": np.array(2.5),
-}
-
-
-@pytest.mark.parametrize("name", ARRAYS)
-@pytest.mark.parametrize("module", [b"numpy.core", b"numpy._core"])
-def test_numpy_arrays_are_data(tmp_path, name, module):
-    body = pickle.dumps({"meta": ARRAYS[name]}, 2)[2:-1]
-    body = body.replace(b"numpy._core", b"numpy.core").replace(b"numpy.core", module)
-    for write in (write_zip, write_legacy):
-        path = write(tmp_path / "x.pth", body)
-        assert torch_file.read(path) == {"meta": ARRAYS[name].tolist()}
-
-
-def test_numpy_arrays_of_objects_or_of_a_wrong_size_are_refused(tmp_path):
-    objects = pickle.dumps(np.array([{}], object), 2)[2:-1]
-    refused(write_zip(tmp_path / "x.pth", objects), "NumPy value that is not a plain number")
-    body = pickle.dumps(np.arange(3, dtype=np.int8), 2)[2:-1]
-    longer = body.replace(b"K\x03\x85", b"K\x04\x85")
-    assert longer != body
-    refused(write_zip(tmp_path / "y.pth", longer), "wrong size")
-
-
-@pytest.mark.parametrize("protocol", [2, 4])
-def test_texts_in_numpy_arrays_are_data(tmp_path, protocol):
-    values = {
-        "little": np.array(["road", "tr\u00e4\U0001f600", ""]),
-        "big endian": np.array([["a"], ["bc"]], ">U2"),
-        "one": np.str_("sky"),
-        "long": np.array(["x" * 5000]),
-    }
-    body = pickle.dumps(values, protocol)[2:-1]
-    read = torch_file.read(write_zip(tmp_path / "x.pth", body))
-    assert read == {name: value.tolist() for name, value in values.items()}
-
-
-@pytest.mark.parametrize("value", [np.array(["abc"]), np.array(["abc"], ">U3"), np.str_("abc")])
-def test_impossible_letters_in_numpy_texts_are_refused(tmp_path, value):
-    body = pickle.dumps([value], 4)[2:-1]
-    damaged = body.replace(b"a\0\0\0b\0", b"a\x7f\x7f\x7fb\0").replace(
-        b"\0\0\0a\0\0", b"\x7f\x7f\x7fa\0\0"
-    )
-    assert damaged != body
-    refused(write_zip(tmp_path / "x.pth", damaged), "impossible letters")
+# --- What is no plain data, and views with another sign -------------------------------------------
 
 
 class Own:

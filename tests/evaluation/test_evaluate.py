@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -31,6 +30,7 @@ from evaluations import (
 )
 from networks import CONFIGS, TESTS
 from PIL import Image
+from ports import free_port
 
 from nonlocal_jax import evaluate
 from nonlocal_jax.config import files, schema
@@ -279,9 +279,7 @@ def test_two_processes_share_the_work_and_agree(tmp_path):
     examples = mixed_examples(7)
     write_folder(tmp_path, examples)
     alone = evaluate_tiny(small(tmp_path))
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = f"localhost:{free_port()}"
     paths = [str(TESTS.parent), str(TESTS / "support")]
     processes = [
         subprocess.Popen(

@@ -1,10 +1,8 @@
 """Every run sees the same batches, whatever reads them, and nothing grows."""
 
 import dataclasses
-import gc
 import os
 import pathlib
-import resource
 import shutil
 import signal
 import subprocess
@@ -14,14 +12,12 @@ import time
 import numpy as np
 import pytest
 import synthetic_trees
+from loading import small, take
 from PIL import Image
 
 from nonlocal_jax.config import files
-from nonlocal_jax.config.schema import Data
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.inputs import cores, loader, photometric, transforms, watchdog
-from nonlocal_jax.inputs.example import Example
-from nonlocal_jax.inputs.loader import Inputs
 from nonlocal_jax.inputs.preparation.prepare import prepare
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -32,24 +28,6 @@ def camvid(tmp_path_factory):
     root = tmp_path_factory.mktemp("camvid")
     synthetic_trees.camvid(root, train=11, size=(45, 60))
     return root
-
-
-def small(root, seed=0, num_classes=11, **data):
-    usual = {"name": "camvid", "scale": (60, 45), "crop_size": (32, 48), "num_threads": 2}
-    return Inputs(
-        data=Data(**{**usual, **data}),
-        data_dir=str(root),
-        num_classes=num_classes,
-        batch_size=4,
-        seed=seed,
-    )
-
-
-def take(count, inputs, **options):
-    batches = inputs.train_batches(**options)
-    taken = [next(batches) for _ in range(count)]
-    batches.close()
-    return taken
 
 
 def assert_same(ours, theirs):
@@ -312,65 +290,6 @@ def test_png_images_take_processes_where_there_are_cores(camvid, tmp_path):
     synthetic_trees.cityscapes(tmp_path)
     png = small(tmp_path, name="cityscapes", num_classes=19).open("train")
     assert [loader.default_workers(png, cores) for cores in (1, 2, 4, 16)] == [0, 0, 3, 15]
-
-
-# --- Memory ---------------------------------------------------------------------------------------
-
-
-class Blank:
-    """A source of as many equal tiny examples as one likes."""
-
-    def __init__(self, length):
-        self._length = length
-        self._example = Example(
-            np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3),
-            np.arange(256, dtype=np.uint8).reshape(16, 16) % 3,
-            "blank",
-        )
-
-    def __len__(self):
-        return self._length
-
-    def __getitem__(self, index):
-        assert 0 <= index < self._length
-        return self._example
-
-    def name(self, index):
-        return "blank"
-
-    def image_size(self, index):
-        return 16, 16
-
-
-def resident():
-    gc.collect()
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
-
-
-def test_a_million_examples_cost_no_more_than_a_thousand(monkeypatch):
-    inputs = small("", crop_size=(16, 16), scale=(16, 16))
-    growth = []
-    for length in (1000, 1000, 1_000_000):  # the first one pays for what is loaded once
-        before = resident()
-        monkeypatch.setattr(Inputs, "open", lambda *_, n=length: Blank(n))
-        take(20, inputs)
-        growth.append(resident() - before)
-    assert growth[2] < growth[1] + 4, growth  # MiB; a list of a million numbers has 8 at least
-
-
-@pytest.mark.soak
-def test_memory_stays_flat_over_two_thousand_batches(monkeypatch):
-    monkeypatch.setattr(Inputs, "open", lambda *_: Blank(50))
-    inputs = small("", crop_size=(16, 16), scale=(16, 16))
-    batches = inputs.train_batches()
-    for _ in range(300):
-        next(batches)
-    before = resident()
-    for _ in range(2000):
-        next(batches)
-    assert resident() - before < 6  # MiB: a batch is 4 KiB, and 2000 of them 8 MiB
-    batches.close()
 
 
 def test_the_benchmark_times_every_stage(camvid):

@@ -3,7 +3,6 @@
 import math
 import os
 import re
-import socket
 import subprocess
 import sys
 
@@ -16,6 +15,7 @@ import sharded
 from conftest import REPOSITORY
 from jax.sharding import PartitionSpec as P
 from networks import golden_variables
+from ports import free_port
 
 from nonlocal_jax.checkpoints import run
 from nonlocal_jax.checkpoints.metadata import Metadata
@@ -197,9 +197,7 @@ def test_evaluation_on_a_mesh_gives_the_same_counts(tmp_path, mode):
 
 def on_processes(count, output, slices=0):
     """What `count` processes with four devices in all write; the mesh may take them for slices."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = f"localhost:{free_port()}"
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY)}
     program = [

@@ -4,9 +4,11 @@ import pickle
 import struct
 import zipfile
 
+import pytest
 from networks import GOLDEN  # noqa: F401
 
 from nonlocal_jax.checkpoints.pytorch import torch_file
+from nonlocal_jax.errors import UserError
 
 FORMS = ("legacy", "zip")
 TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
@@ -52,3 +54,11 @@ def write_legacy(path, body, storages=b"]."):
     heads = [pickle.dumps(h, 2) for h in (torch_file.MAGIC_NUMBER, 1001, machine)]
     path.write_bytes(b"".join(heads) + b"\x80\x02" + body + b"." + b"\x80\x02" + storages)
     return path
+
+
+def refused(path, because):
+    """Asserts that reading a file is refused in one sentence."""
+    with pytest.raises(UserError, match=because) as caught:
+        torch_file.read(path)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and message.endswith(".") and "\n" not in message

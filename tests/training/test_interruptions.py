@@ -7,13 +7,13 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+from ports import free_port
 from runs import REPOSITORY, log_lines, make_data
 
 from nonlocal_jax.checkpoints import folder as files
@@ -76,9 +76,7 @@ class Launch:
     """The processes of one run; `output` has their lines in files."""
 
     def __init__(self, folder, workdir, processes, more=()):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
         environment["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
         self.output = [folder / f"output{number}" for number in range(processes)]
