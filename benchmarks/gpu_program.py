@@ -28,7 +28,7 @@ from nonlocal_jax.models.fold import fold
 from nonlocal_jax.models.network import build_network, without_auxiliary_head
 from nonlocal_jax.performance import hlo
 from nonlocal_jax.runtime import sharding
-from nonlocal_jax.runtime.compilation import compiler_options
+from nonlocal_jax.runtime.compilation import compile_inference, compiler_options
 from nonlocal_jax.training.compiled_step import TrainProgram
 
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", *hlo.FREE}
@@ -64,7 +64,9 @@ def compile_for(config: schema.Config, kind: str, mesh: jax.sharding.Mesh) -> ja
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)),
         (variables, EvaluationBatch((Scaled(images, sizes),), sizes, labels)),
     )
-    return segment.lower(*shapes, canvas=size, padded=False).compile()
+    with jax.set_mesh(mesh):  # which kernels read the device from
+        lowered = segment.lower(*shapes, canvas=size, padded=False)
+    return compile_inference(lowered, "gpu")
 
 
 def kernels(program: hlo.Program) -> list[tuple[str, int, int]]:

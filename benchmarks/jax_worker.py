@@ -28,6 +28,7 @@ from nonlocal_jax.models.fold import fold
 from nonlocal_jax.models.network import build_network, without_auxiliary_head
 from nonlocal_jax.ops.normalize import normalize
 from nonlocal_jax.runtime import sharding
+from nonlocal_jax.runtime.compilation import compile_inference
 from nonlocal_jax.training.compiled_step import TrainProgram
 
 Variables = dict[str, np.ndarray]
@@ -130,7 +131,7 @@ def _training(config: Config, images: np.ndarray, labels: np.ndarray) -> Work:
 
 def _compiled(lower: Any) -> tuple[jax.stages.Compiled, Facts]:
     begin, busy = time.perf_counter(), time.process_time()
-    compiled = lower().compile()
+    compiled = compile_inference(lower(), jax.default_backend())
     return compiled, _facts(compiled, begin, busy)
 
 

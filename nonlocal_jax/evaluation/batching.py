@@ -141,7 +141,7 @@ def compile_for(
     padded = protocol.meets_padding(bucket)
     with jax.set_mesh(mesh):  # the network reads the mesh from the context
         lowered = function.lower(constants, batch, canvas=bucket.canvas, padded=padded)
-    return lowered.compile(compilation.compiler_options(mesh.devices.flat[0].platform))
+    return compilation.compile_inference(lowered, mesh.devices.flat[0].platform)
 
 
 class Progress:

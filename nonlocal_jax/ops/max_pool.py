@@ -1,7 +1,7 @@
 """Max-pooling of 3x3 windows with stride 2, and of pairs, with quick gradients.
 
 XLA's own gradient scatters, one addition after the other in memory. Here each input reads the
-windows that it may be the largest of: four at most. For a clip's 8 frames of 112 pixels and 64
+windows that it is in: four at most. For a clip's 8 frames of 112 pixels and 64
 channels, two cores take 17 ms, and 390 ms with XLA's. XLA's is used on TPUs, on CPUs where windows
 are padded, and where the rows of an image are split over devices.
 """
@@ -17,6 +17,15 @@ from nonlocal_jax.ops.layout import splits_rows
 
 Input = Float[Array, "n h w c"]
 Output = Float[Array, "n h_out w_out c"]
+Places = UInt8[Array, "n h_out w_out c"]
+
+Windows = tuple[tuple[int, int], ...]
+# By padding, and for an even and an odd row (or column): the windows that it is in, counted from
+# half of its number, and which of their three rows it is.
+WINDOWS: dict[int, tuple[Windows, Windows]] = {
+    0: (((0, 0), (-1, 2)), ((0, 1),)),
+    1: (((0, 1),), ((1, 0), (0, 2))),
+}
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -34,20 +43,34 @@ def _pool(x: Input, padding: int) -> Output:
     return pooled
 
 
-def _forward(x: Input, padding: int) -> tuple[Output, Input]:
-    return max_pool(x, padding), x
+def _forward(x: Input, padding: int) -> tuple[Output, tuple[Input, Places]]:
+    def without_place(x: Input) -> tuple[Output, Places]:
+        pooled = _pool(x, padding)
+        return pooled, jnp.zeros(pooled.shape, jnp.uint8)
+
+    largest, place = lax.platform_dependent(
+        x, cuda=partial(largest_and_place, padding=padding), default=without_place
+    )
+    return largest, (x, place)
 
 
-def _backward(padding: int, x: Input, grad: Output) -> tuple[Input]:
-    def scattered(x: Input, grad: Output) -> Input:
+def _backward(padding: int, residuals: tuple[Input, Places], grad: Output) -> tuple[Input]:
+    x, place = residuals
+
+    def scattered(x: Input, _: Places, grad: Output) -> Input:
         gradient: Array = jax.vjp(lambda x: _pool(x, padding), x)[1](grad)[0]
         return gradient
 
+    def gathered(x: Input, place: Places, grad: Output) -> Input:
+        return gathered_gradient(place, grad, x.shape, padding)
+
+    def placed_and_gathered(x: Input, _: Places, grad: Output) -> Input:
+        return gathered(x, largest_and_place(x, padding)[1], grad)
+
     if padding and splits_rows():  # XLA's partitioner ends in a crash for the gathered form
-        return (scattered(x, grad),)
-    gathered = partial(gathered_gradient, padding=padding)
-    on_cpu = scattered if padding else gathered
-    gradient = lax.platform_dependent(x, grad, cpu=on_cpu, cuda=gathered, default=scattered)
+        return (scattered(x, place, grad),)
+    on_cpu = scattered if padding else placed_and_gathered
+    gradient = lax.platform_dependent(x, place, grad, cpu=on_cpu, cuda=gathered, default=scattered)
     return (gradient,)
 
 
@@ -65,40 +88,60 @@ def pool_pairs(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*pooled"]:
     return jnp.maximum(first, second)
 
 
-def gathered_gradient(x: Input, grad: Output, padding: int = 1) -> Input:
-    """The gradient of `x`, from that of the result."""
-    place = lax.optimization_barrier(_place_of_largest(x, grad.shape, padding))
-    total = jnp.zeros(x.shape, x.dtype)
-    for index in range(9):
-        here = jnp.where(place == index, grad, jnp.zeros((), grad.dtype))
-        total += _spread(here, index, x.shape, padding)
-    # Written once: what reads it, a norm's sums, would compute it again and again.
-    written: Array = lax.optimization_barrier(total)
-    return written
+def largest_and_place(x: Input, padding: int = 1) -> tuple[Output, Places]:
+    """The largest of each window, and which of its nine places is the first that has it.
 
-
-def _place_of_largest(
-    x: Input, shape: tuple[int, ...], padding: int
-) -> UInt8[Array, "n h_out w_out c"]:
-    """Which of a window's nine places is the first of the largest: 3 * row + column."""
+    Places are counted as 3 * row + column.
+    """
+    lengths = [(length + 2 * padding - 1) // 2 for length in x.shape[1:3]]
     sides = (padding, 2 * padding)
     x = jnp.pad(x, ((0, 0), sides, sides, (0, 0)), constant_values=-jnp.inf)
-    _, rows, columns, _ = shape
+    rows, columns = lengths
+    shape = (x.shape[0], rows, columns, x.shape[3])
     largest, place = jnp.full(shape, -jnp.inf, x.dtype), jnp.zeros(shape, jnp.uint8)
     for index in range(9):
         top, left = index // 3, index % 3
         value = x[:, top : top + 2 * rows : 2, left : left + 2 * columns : 2]
-        larger = value > largest
+        # NaN is the largest of all, and stays that.
+        larger = ~((value <= largest) | (largest != largest))
         largest = jnp.where(larger, value, largest)
         place = jnp.where(larger, jnp.uint8(index), place)
-    return place
+    return largest, place
 
 
-def _spread(grad: Output, index: int, shape: tuple[int, ...], padding: int) -> Input:
-    """Each window's value at one of its nine places, zeros elsewhere."""
-    config = [(0, 0, 0)]
-    for axis, offset in ((1, index // 3), (2, index % 3)):
-        low = offset - padding
-        high = shape[axis] - (low + 2 * grad.shape[axis] - 1)
-        config.append((low, high, 1))
-    return lax.pad(grad, jnp.zeros((), grad.dtype), [*config, (0, 0, 0)])
+def gathered_gradient(
+    place: Places, grad: Output, shape: tuple[int, ...], padding: int = 1
+) -> Input:
+    """The gradient of an input of a shape, from that of the result.
+
+    Args:
+      place: what `largest_and_place` returns.
+      grad: of the result.
+      shape: of the input.
+      padding: 1 or 0.
+    """
+    batch, height, width, channels = shape
+    cells = (height + 1) // 2, (width + 1) // 2
+
+    def at(x: Array, down: int, right: int) -> Array:
+        """For each pair of rows and of columns, `x` so many windows further; 0 outside."""
+        moved = (
+            (-down, down + cells[0] - x.shape[1], 0),
+            (-right, right + cells[1] - x.shape[2], 0),
+        )
+        return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *moved, (0, 0, 0)))
+
+    def inputs(rows: Windows, columns: Windows) -> Array:
+        total = jnp.zeros((batch, *cells, channels), grad.dtype)
+        for down, row in rows:
+            for right, column in columns:
+                here = at(place, down, right) == 3 * row + column
+                total += jnp.where(here, at(grad, down, right), jnp.zeros((), grad.dtype))
+        return total
+
+    axis = WINDOWS[padding]
+    pairs = [jnp.stack([inputs(rows, columns) for columns in axis], axis=3) for rows in axis]
+    total = jnp.stack(pairs, axis=2).reshape(batch, 2 * cells[0], 2 * cells[1], channels)
+    # Written once: what reads it, a norm's sums, would compute it again and again.
+    written: Array = lax.optimization_barrier(total[:, :height, :width])
+    return written

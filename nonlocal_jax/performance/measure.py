@@ -30,7 +30,7 @@ from nonlocal_jax.models.network import build_network, init_variables, without_a
 from nonlocal_jax.models.video_network import VideoNetwork
 from nonlocal_jax.performance import chips, flops, steps
 from nonlocal_jax.runtime import sharding
-from nonlocal_jax.runtime.compilation import compiler_options
+from nonlocal_jax.runtime.compilation import compile_inference, compiler_options
 from nonlocal_jax.runtime.console import working
 from nonlocal_jax.training.compiled_step import TrainProgram
 from nonlocal_jax.training.tasks import task as tasks
@@ -102,7 +102,7 @@ def _view_inference(name: str, config: VideoConfig, batch_size: int, runs: int) 
     views = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     trace = functools.partial(program.trace, variables)
     arguments = variables, sharding.put_images(views, mesh)
-    return _measure(name, "inference", trace, arguments, (side, side), runs)
+    return _measure(name, "inference", trace, _compile, arguments, (side, side), runs)
 
 
 def _image_inference(
@@ -128,7 +128,8 @@ def _image_inference(
         evaluation.counting().trace, variables, batch, canvas=canvas, padded=False
     )
     arguments = jax.device_put((variables, batch))
-    return _measure(name, "inference", trace, arguments, seen, runs)
+    compile_it = functools.partial(compile_inference, platform=jax.default_backend())
+    return _measure(name, "inference", trace, compile_it, arguments, seen, runs)
 
 
 def training(name: str, config: Run, runs: int) -> Measured:
@@ -139,7 +140,8 @@ def training(name: str, config: Run, runs: int) -> Measured:
     examples = task.random_batch(np.random.default_rng(0))
     size = next(iter(examples.values())).shape[-3:-1]  # [..., height, width, 3] comes first
     batch = sharding.put_batch(examples, mesh)
-    measured = _measure(name, "training", program.trace, (state, batch), size, runs)
+    compile_it = functools.partial(_compile, training=True)
+    measured = _measure(name, "training", program.trace, compile_it, (state, batch), size, runs)
     return dataclasses.replace(measured, images=config.batch_size)
 
 
@@ -228,10 +230,15 @@ def table(measured: list[Measured], published: dict[str, Published]) -> str:
     return "\n".join(lines)
 
 
+def _compile(lowered: jax.stages.Lowered, *, training: bool = False) -> jax.stages.Compiled:
+    return lowered.compile(compiler_options(jax.default_backend(), training=training))
+
+
 def _measure(
     name: str,
     what: str,
     trace: Callable[[], jax.stages.Traced],
+    compile_it: Callable[[jax.stages.Lowered], jax.stages.Compiled],
     arguments: tuple[Any, ...],
     size: Size,
     runs: int,
@@ -241,8 +248,7 @@ def _measure(
     start = time.perf_counter()
     with working(f"{name}: compiling {what}"):
         traced = trace()
-        options = compiler_options(device.platform, training=what == "training")
-        compiled = traced.lower().compile(options)
+        compiled = compile_it(traced.lower())
     compile_seconds = time.perf_counter() - start
     seconds = []
     for _ in range(runs + 1):

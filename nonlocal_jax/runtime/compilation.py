@@ -8,26 +8,61 @@ import os
 import pathlib
 
 import jax
+from absl import logging
 
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.runtime.files import cache_folder
 
 Options = dict[str, str | bool]
+CONVOLUTIONS_IN_GRAPHS = "xla_gpu_experimental_enable_conv_fusion"
+# Earlier versions of XLA leave bias, shortcut and ReLU out of such convolutions.
+SINCE_JAX = (0, 11)
 
 
 def compiler_options(platform: str, *, training: bool = False) -> Options | None:
-    """The compiler options for a platform.
+    """The compiler options for a platform. Those of a GPU give way to $XLA_FLAGS.
 
     By default, XLA's CPU compiler lets several operations run at once, which takes up to twice the
-    memory. Each operation of these networks uses all cores by itself. On a GPU, cuBLAS computes the
-    products of a train step: with XLA's own by Triton the step is 2% slower, and takes nine times
-    as much time to compile.
+    memory. Each operation of these networks uses all cores by itself.
+
+    By default, XLA's GPU compiler computes two products of the same array as one, and copies its
+    result apart. In training, cuBLAS computes the products: with XLA's own by Triton the step is 2%
+    slower, and takes nine times as much time to compile.
     """
     if platform == "cpu":
         return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-    if platform == "gpu" and training:
-        return {"xla_gpu_enable_triton_gemm": False}
-    return None
+    if platform != "gpu":
+        return None
+    options: Options = {"xla_gpu_dot_merger_threshold_mb": "0"}
+    if training:
+        options["xla_gpu_enable_triton_gemm"] = False
+    return {name: value for name, value in options.items() if not _named_by_user(name)}
+
+
+def compile_inference(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:
+    """Compiles a program that applies a network to images.
+
+    On a GPU, its convolutions are launched together with all else, as one graph. One image takes
+    1.19 ms instead of 1.47. XLA calls this experimental: where it fails, they are launched one by
+    one. Products of precision "high" or "highest" are not asked of it.
+    """
+    options = compiler_options(platform)
+    if platform == "gpu" and _can_use_graphs():
+        try:
+            return lowered.compile({**(options or {}), CONVOLUTIONS_IN_GRAPHS: True})
+        except jax.errors.JaxRuntimeError as error:
+            logging.warning("Convolutions are launched one by one: %s", error)
+    return lowered.compile(options)
+
+
+def _can_use_graphs() -> bool:
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    new = jax.__version_info__ >= SINCE_JAX
+    return new and precision in (None, "default") and not _named_by_user(CONVOLUTIONS_IN_GRAPHS)
+
+
+def _named_by_user(option: str) -> bool:
+    return f"--{option}=" in os.environ.get("XLA_FLAGS", "")
 
 
 def use_cache() -> None:

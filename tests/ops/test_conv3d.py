@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from nonlocal_jax.ops.conv.conv3d import conv3d
-from nonlocal_jax.ops.max_pool import gathered_gradient, max_pool, pool_pairs
+from nonlocal_jax.ops.max_pool import gathered_gradient, largest_and_place, max_pool, pool_pairs
 
 
 def native(x, kernel, stride, time_stride):
@@ -46,7 +46,7 @@ def test_convolution_and_its_gradients(size, stride, time_stride):
 
 
 @pytest.mark.parametrize("padding", [0, 1])
-@pytest.mark.parametrize("size", [(7, 8), (8, 7), (3, 3)])
+@pytest.mark.parametrize("size", [(7, 8), (8, 7), (3, 3), (4, 4)])
 def test_max_pool_and_its_gradients(padding, size):
     rng = np.random.default_rng(0)
     # Whole numbers, so that many windows hold equals.
@@ -62,7 +62,19 @@ def test_max_pool_and_its_gradients(padding, size):
     assert y.shape[1:3] == tuple((s + 2 * padding - 1) // 2 for s in size)
     grad = jnp.asarray(rng.standard_normal(y.shape), jnp.float32)
     np.testing.assert_allclose(ours(grad)[0], vjp(grad)[0], atol=1e-6)
-    np.testing.assert_allclose(gathered_gradient(x, grad, padding), vjp(grad)[0], atol=1e-6)
+    largest, place = largest_and_place(x, padding)
+    np.testing.assert_array_equal(largest, expected)
+    gathered = gathered_gradient(place, grad, x.shape, padding)
+    np.testing.assert_allclose(gathered, vjp(grad)[0], atol=1e-6)
+
+
+def test_the_largest_of_a_window_with_nan_is_nan():
+    x = np.zeros((1, 5, 5, 1), np.float32)
+    x[0, 1, 1] = np.nan
+    x[0, 2, 2] = 1.0
+    largest, _ = largest_and_place(jnp.asarray(x))
+    np.testing.assert_array_equal(np.isnan(largest), np.isnan(max_pool(jnp.asarray(x))))
+    assert np.isnan(largest).sum() == 4
 
 
 @pytest.mark.parametrize("frames", [2, 5])

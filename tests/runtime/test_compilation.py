@@ -77,3 +77,58 @@ def test_a_second_start_reads_what_the_first_compiled(tmp_path):
     assert {name for name in start() if name.endswith("-cache")} == {
         name for name in first if name.endswith("-cache")
     }
+
+
+class Lowered:
+    """Stands for a program: remembers the options that it is compiled with."""
+
+    def __init__(self, *, fails_in_graphs=False):
+        self.asked, self._fails = [], fails_in_graphs
+
+    def compile(self, options):
+        self.asked.append(options)
+        if self._fails and compilation.CONVOLUTIONS_IN_GRAPHS in options:
+            raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no plan")
+        return "compiled"
+
+
+@pytest.fixture
+def new_jax(monkeypatch):
+    monkeypatch.setattr(jax, "__version_info__", (0, 11, 2))
+
+
+def test_a_gpu_launches_convolutions_in_graphs(new_jax):
+    lowered = Lowered()
+    assert compilation.compile_inference(lowered, "gpu") == "compiled"
+    assert lowered.asked[0][compilation.CONVOLUTIONS_IN_GRAPHS] is True
+    on_cpu = Lowered()
+    compilation.compile_inference(on_cpu, "cpu")
+    assert on_cpu.asked == [compilation.compiler_options("cpu")]
+
+
+def test_convolutions_that_no_graph_takes_are_launched_one_by_one(new_jax):
+    lowered = Lowered(fails_in_graphs=True)
+    assert compilation.compile_inference(lowered, "gpu") == "compiled"
+    assert lowered.asked[1] == compilation.compiler_options("gpu")
+
+
+def test_graphs_give_way_to_precision_to_old_versions_and_to_flags(new_jax, monkeypatch):
+    plain = compilation.compiler_options("gpu")
+    exact, old, named = Lowered(), Lowered(), Lowered()
+    with jax.default_matmul_precision("highest"):
+        compilation.compile_inference(exact, "gpu")
+    flags = f"--{compilation.CONVOLUTIONS_IN_GRAPHS}=false --xla_gpu_dot_merger_threshold_mb=32"
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    compilation.compile_inference(named, "gpu")
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setattr(jax, "__version_info__", (0, 10, 2))
+    compilation.compile_inference(old, "gpu")
+    assert exact.asked == old.asked == [plain]
+    assert named.asked == [{}]
+
+
+def test_xla_knows_the_options_of_a_gpu():
+    """Every compiler parses all options, also those of other devices."""
+    options = compilation.compiler_options("gpu", training=True)
+    options[compilation.CONVOLUTIONS_IN_GRAPHS] = True
+    assert jax.jit(lambda x: x + 1).lower(1.0).compile(options)(1.0) == 2
