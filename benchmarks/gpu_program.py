@@ -3,15 +3,18 @@
     JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 python benchmarks/gpu_program.py TARGET --kind=infer
 
 compiles it ahead of time for the GPU that the file TARGET describes (XLA's GpuTargetConfigProto, as
-text). It prints how many kernels there are of each kind, what they move, and how long that takes at
---bandwidth; then what a fast program has none of, and how many convolutions end with their ReLU.
+text). It prints how many kernels there are of each kind, what they move and compute, and how long
+that takes at least, at --bandwidth and --peak; then what a fast program has none of, and how many
+convolutions end with their ReLU.
 It needs JAX's CUDA plugin, but neither a GPU nor CUDA's libraries.
 """
 
 import argparse
 import collections
+import math
 import pathlib
 import re
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -31,8 +34,8 @@ from nonlocal_jax.runtime import sharding
 from nonlocal_jax.runtime.compilation import compile_inference, compiler_options
 from nonlocal_jax.training.compiled_step import TrainProgram
 
+CONTRACTED = r'lhs_contracting_dim\w+"?[=:][{\[]"?(\d+)"?[}\]]'
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", *hlo.FREE}
-BYTES = {"f64": 8, "s64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
 
 
 def device(target: pathlib.Path) -> jax.Device:
@@ -69,28 +72,86 @@ def compile_for(config: schema.Config, kind: str, mesh: jax.sharding.Mesh) -> ja
     return compile_inference(lowered, "gpu")
 
 
-def kernels(program: hlo.Program) -> list[tuple[str, int, int]]:
-    """(what, bytes read and written, times) of everything that is launched."""
+class Kernel(NamedTuple):
+    """What is launched: its kind, bytes read and written, operations, and how often in a step."""
+
+    what: str
+    bytes: int
+    flops: float
+    times: int
+
+
+def kernels(program: hlo.Program) -> list[Kernel]:
+    """Everything that is launched."""
     found = []
     for computation, instruction, times in program.executed():
         if instruction.operation in FREE:
             continue
-        shapes = [instruction.shape]
-        shapes += [computation[name].shape for name in instruction.operands if name in computation]
+        results = instruction.shape
+        if instruction.operation == "custom-call":  # what it scribbles in is no result
+            results = re.sub(r"\b[su]8\[\d+\]", "", results)
+        shapes = [results, *operand_shapes(computation, instruction)]
         target = re.search(r'custom_call_target="([^"]+)"', instruction.rest)
         kind = re.search(r"kind=(\w+)", instruction.rest)
         detail = target or kind
         what = f"{instruction.operation} {detail[1]}" if detail else instruction.operation
-        found.append((what, sum(map(size_of, shapes)), times))
+        flops = operations(program, computation, instruction)
+        found.append(Kernel(what, sum(map(hlo.array_bytes, shapes)), flops, times))
     return found
 
 
-def size_of(shape: str) -> int:
-    """Bytes of the arrays that a shape names."""
-    return sum(
-        BYTES.get(dtype, 1) * int(np.prod([int(n) for n in lengths.split(",") if n]))
-        for dtype, lengths in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shape)
-    )
+def operand_shapes(computation: hlo.Computation, instruction: hlo.Instruction) -> list[str]:
+    """Shapes of what an instruction reads, in order."""
+    return [computation[name].shape for name in instruction.operands if name in computation]
+
+
+def operations(
+    program: hlo.Program, computation: hlo.Computation, instruction: hlo.Instruction
+) -> float:
+    """Multiplications and additions of its products and convolutions; 0 for Pallas's kernels."""
+    if instruction.operation == "fusion":
+        inside = program.computations[instruction.called[0]]
+        return sum(operations(program, inside, inner) for inner in inside.values())
+    shapes = [dimensions(instruction.shape)]
+    shapes += map(dimensions, operand_shapes(computation, instruction))
+    contracted = re.search(CONTRACTED, instruction.rest)
+    if contracted:
+        return 2.0 * math.prod(shapes[0]) * shapes[1][int(contracted[1])]
+    if "fmhaSoftmax" in instruction.rest:
+        query, key = shapes[1:3]
+        products = 5 if "Backward" in instruction.rest else 2
+        return 2.0 * products * math.prod(query) * key[1]
+    if instruction.operation == "convolution" or "__cudnn$conv" in instruction.rest:
+        result, first, second = shapes[:3]
+        images, kernel = result, second
+        if "BackwardFilter" in instruction.rest:
+            images, kernel = second, result
+        elif "BackwardInput" in instruction.rest:
+            images = first
+        return 2.0 * math.prod(images) * math.prod(kernel) / images[-1]
+    return 0.0
+
+
+def epilogues(program: hlo.Program) -> list[bool]:
+    """For each convolution that applies a ReLU, whether it adds a shortcut before."""
+    found = []
+    for computation, instruction, _ in program.executed():
+        shapes = operand_shapes(computation, instruction)
+        if "__cudnn$convBiasActivation" in instruction.rest and '"kRelu"' in instruction.rest:
+            found.append(len(shapes) == 4)  # images, kernel, bias, shortcut
+        elif instruction.operation == "fusion":
+            inside = list(program.computations[instruction.called[0]].values())
+            convolves = any(inner.operation == "convolution" for inner in inside)
+            if convolves and inside[-1].operation == "maximum":
+                arrays = [len(dimensions(shape)) for shape in shapes]
+                found.append(arrays.count(4) == 3)  # images, kernel, shortcut
+    return found
+
+
+def dimensions(shape: str) -> list[int]:
+    """Lengths of the first array that a shape names."""
+    lengths = re.search(r"\[([\d,]*)\]", shape)
+    return [int(n) for n in lengths[1].split(",") if n] if lengths else []
 
 
 def main() -> None:
@@ -102,24 +163,30 @@ def main() -> None:
     add("--kind", choices=("train", "infer"), default="train")
     add("--batch", type=int, default=16)
     add("--bandwidth", type=float, default=4.3e12, help="bytes a second")
+    add("--peak", type=float, default=790e12, help="operations a second")
     options = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)
     named = {"model.decode_head.implementation": "cudnn", "model.dtype": "bfloat16"}
     config = files.load(options.config, batch_size=options.batch, **named)
     mesh = sharding.make_mesh(schema.Mesh(), [device(options.target)])
     text = compile_for(config, options.kind, mesh).as_text()
-    rows: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
-    for what, size, times in kernels(hlo.Program(text)):
-        rows[what][0] += times
-        rows[what][1] += size * times
-    for what, (count, size) in sorted(rows.items(), key=lambda row: -row[1][1]):
-        milliseconds = 1e3 * size / options.bandwidth
-        print(f"{what:60}{count:6}{size / 1e9:9.2f} GB{milliseconds:8.2f} ms")
-    count, size = (sum(row[i] for row in rows.values()) for i in (0, 1))
-    print(f"{'all':60}{count:6}{size / 1e9:9.2f} GB{1e3 * size / options.bandwidth:8.2f} ms")
+    rows: dict[str, list[Kernel]] = collections.defaultdict(list)
+    for kernel in kernels(hlo.Program(text)):
+        rows[kernel.what].append(kernel)
+    rows = dict(sorted(rows.items(), key=lambda row: -sum(k.times * k.bytes for k in row[1])))
+    rows["all"] = [kernel for row in rows.values() for kernel in row]
+    print(f"{'kernels':50}{'count':>6}{'GB':>9}{'TFLOP':>9}{'ms':>9}")
+    for what, row in rows.items():
+        size, work = (sum(k.times * k[i] for k in row) for i in (1, 2))
+        seconds = sum(
+            k.times * max(k.bytes / options.bandwidth, k.flops / options.peak) for k in row
+        )
+        count = sum(k.times for k in row)
+        print(f"{what:50}{count:6}{size / 1e9:9.2f}{work / 1e12:9.2f}{1e3 * seconds:9.2f}")
     print("loops:", len(re.findall(r" while\(", text)))
     print("float32 products of highest precision:", text.count("operand_precision={highest"))
-    print("closed by a ReLU inside of a convolution:", text.count('"activation_mode":"kRelu"'))
+    found = epilogues(hlo.Program(text))
+    print("convolutions that end with a ReLU:", len(found), "of these with a shortcut:", sum(found))
 
 
 if __name__ == "__main__":
