@@ -63,5 +63,5 @@ def _names(entry: None | str | tuple[str, ...]) -> tuple[str, ...]:
 def _copying(
     shardings: tuple[Sharding, ...],
 ) -> Callable[[Sequence[jax.Array]], Sequence[jax.Array]]:
-    # An array that is returned as it is would be the same buffer, not a copy.
+    # Without jnp.copy, JAX may hand on an array that is returned as it is.
     return jax.jit(lambda arrays: [jnp.copy(array) for array in arrays], out_shardings=[*shardings])
