@@ -54,7 +54,7 @@ def parted(sharding: Sharding, shape: Sequence[int]) -> Sharding:
     return NamedSharding(sharding.mesh, PartitionSpec(*(names or None for names in split)))
 
 
-def _names(entry: None | str | tuple[str, ...]) -> tuple[str, ...]:
+def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
     """The axes of a mesh that split one axis of an array."""
     return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 

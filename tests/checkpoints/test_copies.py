@@ -1,4 +1,4 @@
-"""Copies of arrays that are overwritten at once: on one device, and on eight with every sharding."""
+"""Copies of arrays that are overwritten at once, on one device and on eight in every sharding."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,13 @@ from nonlocal_jax.checkpoints import copies
 from nonlocal_jax.checkpoints.copies import copied, parted
 from nonlocal_jax.runtime import sharding
 
-SHAPES = {"kernel": (3, 3, 256, 256), "classifier": (512, 21), "bias": (150,), "scale": (64,), "n": ()}
+SHAPES = {
+    "kernel": (3, 3, 256, 256),
+    "classifier": (512, 21),
+    "bias": (150,),
+    "scale": (64,),
+    "n": (),
+}
 MESHES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "data and fsdp": (2, 4, 1), "spatial": (2, 2, 2)}
 PLACES = ["one", *(pytest.param(mesh, marks=pytest.mark.devices(8)) for mesh in MESHES)]
 
