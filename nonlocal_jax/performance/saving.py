@@ -22,7 +22,7 @@ from nonlocal_jax.training.tasks import task as tasks
 
 @dataclasses.dataclass(frozen=True)
 class Saving:
-    """Medians of several turns, in milliseconds.
+    """Times in milliseconds, all but `alone` medians of several turns.
 
     Attributes:
       config: name of the row.
@@ -31,8 +31,7 @@ class Saving:
       plain: their time without a save.
       with_save: their time with a save after the first one, which goes on behind the others.
       held: the time after which `save` returns.
-      first_held: that of the first save alone.
-      written: the time after which the checkpoint is whole, from the call of `save`.
+      alone: the time after which a checkpoint is whole while nothing else runs.
     """
 
     config: str
@@ -41,16 +40,15 @@ class Saving:
     plain: float
     with_save: float
     held: float
-    first_held: float
-    written: float
+    alone: float
 
     def line(self) -> str:
         """All of it in one line."""
         return (
-            f"{self.config}, saving {self.megabytes:.0f} MB: save() holds the loop for "
-            f"{self.held:.1f} ms (the first time {self.first_held:.1f}), the checkpoint is whole "
-            f"after {self.written:.0f} ms; {self.steps} steps take {self.plain:.1f} ms, "
-            f"{self.with_save:.1f} with a save among them ({self.with_save / self.plain - 1:+.1%})"
+            f"{self.config}, {self.megabytes:.0f} MB: save() holds the loop for {self.held:.1f} ms; "
+            f"{self.steps} steps take {self.plain:.1f} ms, {self.with_save:.1f} ms with a save "
+            f"among them ({self.with_save / self.plain - 1:+.1%}); "
+            f"alone, a checkpoint takes {self.alone:.0f} ms"
         )
 
 
@@ -74,28 +72,29 @@ def saving(name: str, config: Run, steps: int, turns: int) -> Saving:
     batch = sharding.put_batch(task.random_batch(np.random.default_rng(0)), mesh)
     with working(f"{name}: compiling training"):
         step = program.compile()
-    times: dict[str, list[float]] = {"plain": [], "with_save": [], "held": [], "written": []}
+    times: dict[str, list[float]] = {"plain": [], "with_save": [], "held": []}
     with tempfile.TemporaryDirectory() as folder:
         prepare(folder)
         with RunCheckpoints(folder, keep=1) as saved:
             saved.rehearse(state.variables, state.optimizer, state.average)
-            for turn in range(2 * (turns + 1)):
+            begun = time.perf_counter()
+            _save(saved, 1, config, state)
+            saved.wait()
+            alone = time.perf_counter() - begun
+            for turn in range(2, 2 * turns + 4):
                 start = time.perf_counter()
                 state = _run(step, state, batch, 1)  # and a pause, as for the log
-                begun = time.perf_counter()
                 if turn % 2:
+                    begun = time.perf_counter()
                     _save(saved, turn, config, state)
                     times["held"].append(time.perf_counter() - begun)
                 state = _run(step, state, batch, steps - 1)
                 times["with_save" if turn % 2 else "plain"].append(time.perf_counter() - start)
                 saved.wait()
-                if turn % 2:
-                    times["written"].append(time.perf_counter() - begun)
     medians = {what: statistics.median(found[1:]) * 1e3 for what, found in times.items()}
     arrays = jax.tree.leaves((state.variables, state.optimizer, state.average))
     megabytes = sum(array.nbytes for array in arrays) / 1e6
-    first = times["held"][0] * 1e3
-    return Saving(config=name, megabytes=megabytes, steps=steps, first_held=first, **medians)
+    return Saving(config=name, megabytes=megabytes, steps=steps, alone=alone * 1e3, **medians)
 
 
 def _save(saved: RunCheckpoints, step: int, config: Run, state: TrainState) -> None:
