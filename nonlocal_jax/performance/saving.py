@@ -45,9 +45,10 @@ class Saving:
     def line(self) -> str:
         """All of it in one line."""
         return (
-            f"{self.config}, {self.megabytes:.0f} MB: save() holds the loop for {self.held:.1f} ms; "
-            f"{self.steps} steps take {self.plain:.1f} ms, {self.with_save:.1f} ms with a save "
-            f"among them ({self.with_save / self.plain - 1:+.1%}); "
+            f"{self.config}, {self.megabytes:.0f} MB: save() holds the loop for "
+            f"{self.held:.1f} ms; {self.steps} steps take {self.plain:.1f} ms, "
+            f"{self.with_save:.1f} ms with a save among them "
+            f"({self.with_save / self.plain - 1:+.1%}); "
             f"alone, a checkpoint takes {self.alone:.0f} ms"
         )
 
