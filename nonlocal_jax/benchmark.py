@@ -2,9 +2,10 @@
 
     python -m nonlocal_jax.benchmark --config=configs/ade20k_r50_80k.py --what=inference,training
 
-Images or clips, labels and weights are random, which does not affect the speed. --what=input and
---what=evaluation read the data set of the config. --all_rows measures the published rows of
---methods, with the published number of images for each device, beside the published figures.
+Images or clips, labels and weights are random, which does not affect the speed. --what=saving takes
+--steps train steps with a checkpoint among them and without. --what=input and --what=evaluation
+read the data set of the config. --all_rows measures the published rows of --methods, with the
+published number of images for each device, beside the published figures.
 Timings vary from run to run, so compare figures of the same run only.
 """
 
@@ -19,12 +20,12 @@ from nonlocal_jax.config import command_line, files
 from nonlocal_jax.config.command_line import Options
 from nonlocal_jax.config.schema import Config, Published, Run, Size
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.performance import measure
+from nonlocal_jax.performance import measure, saving
 from nonlocal_jax.runtime import startup
 from nonlocal_jax.runtime.console import say
 from nonlocal_jax.runtime.files import write_json
 
-KINDS = ("inference", "training", "input", "evaluation")
+KINDS = ("inference", "training", "saving", "input", "evaluation")
 NONLOCAL = "nonlocal"  # the method whose rows have a file each
 PUBLISHED_GPUS = 4  # for the batch of each row; the published memory is that of one GPU
 
@@ -41,6 +42,9 @@ def define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer(
         "runs", 5, "Runs after the first; their median counts.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "steps", 20, "Train steps around a save.", lower_bound=2, flag_values=values
     )
     flags.DEFINE_integer(
         "samples",
@@ -81,6 +85,7 @@ def main(options: Options) -> None:
         {options.config_name: options.config} if alone else rows(options.flags.methods)
     )
     measured: list[measure.Measured] = []
+    saved: list[saving.Saving] = []
     for name, config in configs.items():
         if "inference" in options.flags.what:
             measured.append(
@@ -88,12 +93,16 @@ def main(options: Options) -> None:
             )
         if "training" in options.flags.what:
             measured.append(measure.training(name, config, runs))
+        if "saving" in options.flags.what:
+            saved.append(saving.saving(name, config, options.flags.steps, runs))
+            say(saved[-1].line())
         if "input" in options.flags.what:
             say(measure.input_report(config, options.flags.samples))
         if "evaluation" in options.flags.what:
             say(measure.evaluation_report(name, config, options.flags.samples))
-    if measured:
+    if measured or saved:
         say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}")
+    if measured:
         published = {
             name: config.published
             for name, config in configs.items()
@@ -102,6 +111,7 @@ def main(options: Options) -> None:
         say(measure.table(measured, published))
     if options.flags.json:
         numbers = [dataclasses.asdict(one) for one in measured]
+        numbers += [dataclasses.asdict(one) for one in saved]
         write_json(options.flags.json, numbers)
 
 

@@ -110,6 +110,7 @@ def _steps(
     batches = batches_after(start.step)
     with goodput.inside("compiling"):
         train_step = _compile(program)
+        running.saved.rehearse(state.variables, state.optimizer, state.average)
     with_precise_norm = PreciseNorm(program, batches_after, config.precise_norm_batches)
     scores = None
     if start.step and running.is_due(start.step) and not start.evaluated:

@@ -103,10 +103,10 @@ class Running:
             self.log.write(step, scalars)
 
     def save(self, step: int, state: TrainState) -> None:
-        """Starts saving a finished step.
+        """Starts saving a finished step. The next one may begin while it is written.
 
         Raises:
-          UserError: it can't be written.
+          UserError: the save before can't be written.
         """
         metadata = Metadata(
             kind="training", config=self.config, meta=self.task.meta(), recent=self.recent.state()
@@ -121,7 +121,7 @@ class Running:
         Returns None if the process is told to stop meanwhile. The resumed run evaluates again.
 
         Raises:
-          UserError: the log or the scores can't be written.
+          UserError: the log, the step or its scores can't be written.
         """
         with self.aside("evaluating"):
             try:
@@ -133,6 +133,8 @@ class Running:
             # The score comes last: without it, a run that is killed here evaluates again.
             self.log.keep(step, scores.record())
             self.log.write(step, {**scores.to_dict(), **scores.by_class()})
+            with self.goodput.inside("saving"):
+                self.saved.wait()
             self.saved.score(step, scores.best_by, scores.best_metric)
         say(f"Step {step}:\n{scores.table()}")
         return scores

@@ -10,8 +10,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from nonlocal_jax.checkpoints.manager import UNFINISHED
 from nonlocal_jax.checkpoints.metadata import Metadata
-from nonlocal_jax.checkpoints.run import UNFINISHED
 from nonlocal_jax.config import files, versions
 from nonlocal_jax.config.schema import Run
 from nonlocal_jax.errors import UserError

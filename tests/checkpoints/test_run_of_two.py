@@ -1,4 +1,7 @@
-"""Two processes that save one run: together, and when the disk of the first one is full."""
+"""Two processes that save one run while they train together, and when the first one's disk is full.
+
+Both are in the collectives of steps that donate the arrays while their threads meet for the save.
+"""
 
 import os
 import subprocess
@@ -18,6 +21,7 @@ number, port, run, fails = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[
 import jax
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, number)
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from nonlocal_jax.checkpoints.metadata import Metadata
 from nonlocal_jax.checkpoints.run import RunCheckpoints
@@ -29,12 +33,25 @@ def array(value, *spec):
     values = np.full(8, value, np.float32)
     return jax.make_array_from_callback((8,), sharding, lambda at: values[at])
 
+def train(tree):  # each step needs the other process
+    return jax.tree.map(lambda x: x + x.sum() * 0 + 1, tree)
+
+train = jax.jit(train, donate_argnums=0)
+
+def refuse(*_, **__):  # it could meet the collectives of steps in another order elsewhere
+    os._exit(3)
+
+multihost_utils.sync_global_devices = multihost_utils.broadcast_one_to_all = refuse
 saved = RunCheckpoints(run / "checkpoints", keep=1)
 for step in (2, 3, 4):
     if step == 4 and fails == "fails" and number == 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    state = {"w": array(step)}, {"m": array(-step, "data")}
     try:
-        saved.save(step, {"w": array(step)}, {"m": array(-step, "data")}, Metadata(kind="training"))
+        saved.save(step, *state, Metadata(kind="training"))
+        for _ in range(200):
+            state = train(state)
+        assert (np.asarray(state[0]["w"]) == step + 200).all()
         saved.wait()
     except UserError as error:
         sys.stderr.write(f"UserError: {error}")

@@ -1,5 +1,7 @@
 """The benchmark's figures are of the right programs; how fast they are is nobody's test."""
 
+import tempfile
+
 import evaluations
 import pytest
 from networks import tiny_config
@@ -7,7 +9,9 @@ from networks import tiny_config
 from nonlocal_jax import benchmark
 from nonlocal_jax.config import files
 from nonlocal_jax.errors import UserError
-from nonlocal_jax.performance import chips, measure
+from nonlocal_jax.models.backbones import resnet
+from nonlocal_jax.models.network import init_variables
+from nonlocal_jax.performance import chips, measure, saving
 
 
 def small():
@@ -29,6 +33,17 @@ def test_inference_and_training_in_one_table():
     lines = measure.table(measured, {"tiny_row": small().published}).splitlines()
     assert len(lines) == 4 and "inference" in lines[2] and "training" in lines[3]
     assert small().published.memory_gb == 9.1 and "| 9.1 |" in lines[3]
+
+
+def test_a_save_among_steps_is_measured_in_a_line_and_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setitem(resnet.BLOCKS_PER_STAGE, 18, (1, 1, 1, 1))
+    found = saving.saving("tiny_row", small(), steps=3, turns=1)
+    assert list(tmp_path.iterdir()) == []
+    assert 0 < found.held < found.with_save and found.plain > 0 and found.alone > 0
+    variables = init_variables(small().model, 0).values()
+    assert sum(v.nbytes for v in variables) < found.megabytes * 1e6  # momenta, too
+    assert "save() holds the loop for" in found.line() and " 3 steps take" in found.line()
 
 
 def test_all_rows_are_measured_beside_what_was_published():
