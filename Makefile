@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+CUDA ?= cuda13
 
 # The suite's numerical tests, which a GPU may answer differently; the longest first.
 ON_GPU := models/test_model.py training/test_train_step.py ops/test_gpu_arithmetic.py \
@@ -26,8 +27,8 @@ quick: $(VENV)/.installed-test lint types
 test: $(VENV)/.installed-test lint types
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-# On the GPU that JAX sees, at the precision that tests/conftest.py states.
-test-gpu: $(VENV)/.installed-test
+# On a GPU, at the precision that tests/conftest.py states; CUDA=cuda12 for drivers older than 580.
+test-gpu: $(VENV)/.installed-$(CUDA)
 	NONLOCAL_JAX_TEST_DEVICE=gpu $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ON_GPU:%=tests/%)
 
 lint: $(VENV)/.installed-test
@@ -64,6 +65,10 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@
+
+$(VENV)/.installed-$(CUDA): $(VENV)/.installed-test
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,$(CUDA)]"
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -24,6 +24,7 @@ from nonlocal_jax.performance import measure, saving
 from nonlocal_jax.runtime import startup
 from nonlocal_jax.runtime.console import say
 from nonlocal_jax.runtime.files import write_json
+from nonlocal_jax.training.tasks import task as tasks
 
 KINDS = ("inference", "training", "saving", "input", "evaluation")
 NONLOCAL = "nonlocal"  # the method whose rows have a file each
@@ -84,6 +85,9 @@ def main(options: Options) -> None:
     configs: Mapping[str, Run] = (
         {options.config_name: options.config} if alone else rows(options.flags.methods)
     )
+    if {"input", "evaluation"} & set(options.flags.what):
+        for config in configs.values():
+            tasks.of(config).inputs.check()  # before anything is compiled
     measured: list[measure.Measured] = []
     saved: list[saving.Saving] = []
     for name, config in configs.items():

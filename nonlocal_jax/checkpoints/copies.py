@@ -50,7 +50,8 @@ def parted(sharding: Sharding, shape: Sequence[int]) -> Sharding:
     if copies == 1 or not dividing:
         return sharding
     largest = max(dividing, key=lambda axis: lengths[axis])
-    split[largest] += others  # the last names split what the first ones leave: nothing moves
+    # New names come last: each device then keeps a part of what it has, and nothing moves.
+    split[largest] += others
     return NamedSharding(sharding.mesh, PartitionSpec(*(names or None for names in split)))
 
 
@@ -59,7 +60,7 @@ def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=2)  # a run copies arrays of the same shardings every time
 def _copying(
     shardings: tuple[Sharding, ...],
 ) -> Callable[[Sequence[jax.Array]], Sequence[jax.Array]]:

@@ -4,9 +4,9 @@ Training goes on while a checkpoint is written. This module copies the arrays, a
 to Orbax's CheckpointManager in a thread. It adds digests, resuming from an older step if the newest
 is damaged, and scores that come later.
 
-A process may be killed at any moment. A step has the name `8.orbax-checkpoint-tmp` until it is
-complete, with its digests. A step that is removed is moved to `.removed` first. So neither has the
-name of a checkpoint.
+A process may be killed at any moment. The folder of step 8, say, has the name
+`8.orbax-checkpoint-tmp` until it is complete, with its digests. A step that is removed is moved to
+`.removed` first. So neither has the name of a checkpoint.
 """
 
 import concurrent.futures

@@ -35,8 +35,8 @@ def batch_statistics(x: Inputs, shift: PerChannel) -> tuple[PerChannel, PerChann
 def one_pass_statistics(x: Inputs, shift: PerChannel) -> tuple[PerChannel, PerChannel]:
     """Mean and variance from the sums of x - shift and of its square.
 
-    Their difference keeps as many digits as `shift` is near the mean: where that is d standard
-    deviations away, the variance's relative error is some d^2 roundings.
+    The variance is a difference of two terms, and the nearer `shift` is to the mean, the smaller
+    they are. With d standard deviations between them, its relative error is some d^2 roundings.
     """
     shifted = float32_or_wider(x) - shift
     count = x.size // x.shape[-1]
@@ -108,7 +108,7 @@ def normalize_batch_relu(
 ) -> Inputs:
     """max(normalize_batch(...), 0) in `dtype`.
 
-    Its gradient needs `x` alone: where the result is 0 is computed again.
+    For its gradient only `x` and the vectors are kept. Which results are 0 is computed again.
     """
     y = normalize_batch(x, mean, inverse, scale, bias).astype(dtype)
     return jnp.maximum(y, jnp.zeros((), dtype))
@@ -133,7 +133,7 @@ def _relu_backward(
     _, inverse, scale, _ = vectors
     count = x.size // x.shape[-1]
     of_bias, of_scale = _two_sums(*_relu_terms(x, grad, *vectors))
-    # Behind the barrier all is computed again: kept, it would be written and read once more.
+    # The barrier makes XLA compute the terms again. It would write them, and read them once more.
     x, grad, of_bias, of_scale = lax.platform_dependent(
         *(x, grad, of_bias, of_scale),
         cuda=lambda *arrays: lax.optimization_barrier(arrays),

@@ -2,7 +2,8 @@
 
 Each pixel's scores are made from their taps where they are needed, so that at full resolution
 there is one number a pixel: the logarithm of the sum of its exponentials. The gradient goes back
-the same way: each logit is the sum over the pixels that it is a tap of.
+the same way: each logit is the sum over the pixels that it is a tap of. On other platforms
+training/losses/cross_entropy.py computes a few rows at a time.
 """
 
 from typing import Literal, NamedTuple
@@ -47,14 +48,14 @@ def cross_entropy(
     columns: Axis,
     form: Form | None = None,
 ) -> tuple[Sums, Logits]:
-    """The sums over all labels but those that are 255, and the gradient of the losses'.
+    """The sums over all labels but those that are 255, and the gradient of the sum of losses.
 
     Args:
       logits: at their own resolution, all rows of them.
-      labels: some rows that follow each other; NaN is the loss where one is no class.
-      first: which of all rows is the first of them.
+      labels: consecutive rows of the labels. If one is neither a class nor 255, the loss is NaN.
+      first: the index of the first of these rows.
       rows: how all rows are resized.
-      columns: how columns are.
+      columns: how all columns are resized.
       form: "kernel" or "taps", XLA's own; the module's FORM by default.
     """
     if (form or FORM) == "kernel" and kernel_supports(logits):

@@ -1,9 +1,9 @@
 """Max-pooling of 3x3 windows with stride 2, and of pairs, with quick gradients.
 
 XLA's own gradient scatters, one addition after the other in memory. Here each input reads the
-windows that it is in: four at most. For a clip's 8 frames of 112 pixels and 64
-channels, two cores take 17 ms, and 390 ms with XLA's. XLA's is used on TPUs, on CPUs where windows
-are padded, and where the rows of an image are split over devices.
+windows that it is in: four at most. For a clip's 8 frames of 112 pixels and 64 channels, without
+padding, two cores take 17 ms, and 390 ms with XLA's. XLA's is used on TPUs, and where windows are
+padded on CPUs and where the rows of an image are split over devices.
 """
 
 from functools import partial
@@ -19,10 +19,10 @@ Input = Float[Array, "n h w c"]
 Output = Float[Array, "n h_out w_out c"]
 Places = UInt8[Array, "n h_out w_out c"]
 
-Windows = tuple[tuple[int, int], ...]
-# By padding, and for an even and an odd row (or column): the windows that it is in, counted from
-# half of its number, and which of their three rows it is.
-WINDOWS: dict[int, tuple[Windows, Windows]] = {
+Memberships = tuple[tuple[int, int], ...]
+# For each padding, and for even and for odd rows (or columns): the windows that row r is in, as
+# (offset, place). The window is number r // 2 + offset, and the row is number `place` of its three.
+WINDOWS: dict[int, tuple[Memberships, Memberships]] = {
     0: (((0, 0), (-1, 2)), ((0, 1),)),
     1: (((0, 1),), ((1, 0), (0, 2))),
 }
@@ -46,8 +46,11 @@ def _pool(x: Input, padding: int) -> Output:
 def _forward(x: Input, padding: int) -> tuple[Output, tuple[Input, Places]]:
     def without_place(x: Input) -> tuple[Output, Places]:
         pooled = _pool(x, padding)
-        return pooled, jnp.zeros(pooled.shape, jnp.uint8)
+        return pooled, jnp.zeros(pooled.shape, jnp.uint8)  # which nothing reads
 
+    if _uses_xlas(padding):
+        pooled, unused = without_place(x)
+        return pooled, (x, unused)
     largest, place = lax.platform_dependent(
         x, cuda=partial(largest_and_place, padding=padding), default=without_place
     )
@@ -67,7 +70,7 @@ def _backward(padding: int, residuals: tuple[Input, Places], grad: Output) -> tu
     def placed_and_gathered(x: Input, _: Places, grad: Output) -> Input:
         return gathered(x, largest_and_place(x, padding)[1], grad)
 
-    if padding and splits_rows():  # XLA's partitioner ends in a crash for the gathered form
+    if _uses_xlas(padding):
         return (scattered(x, place, grad),)
     on_cpu = scattered if padding else placed_and_gathered
     gradient = lax.platform_dependent(x, place, grad, cpu=on_cpu, cuda=gathered, default=scattered)
@@ -75,6 +78,11 @@ def _backward(padding: int, residuals: tuple[Input, Places], grad: Output) -> tu
 
 
 max_pool.defvjp(_forward, _backward)
+
+
+def _uses_xlas(padding: int) -> bool:
+    """Whether rows are split: XLA's partitioner ends in a crash for the gathered form."""
+    return bool(padding) and splits_rows()
 
 
 def pool_pairs(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*pooled"]:
@@ -94,7 +102,7 @@ def largest_and_place(x: Input, padding: int = 1) -> tuple[Output, Places]:
     Places are counted as 3 * row + column.
     """
     lengths = [(length + 2 * padding - 1) // 2 for length in x.shape[1:3]]
-    sides = (padding, 2 * padding)
+    sides = (padding, 2 * padding)  # one more at the end, so that all nine slices are as long
     x = jnp.pad(x, ((0, 0), sides, sides, (0, 0)), constant_values=-jnp.inf)
     rows, columns = lengths
     shape = (x.shape[0], rows, columns, x.shape[3])
@@ -131,7 +139,7 @@ def gathered_gradient(
         )
         return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *moved, (0, 0, 0)))
 
-    def inputs(rows: Windows, columns: Windows) -> Array:
+    def inputs(rows: Memberships, columns: Memberships) -> Array:
         total = jnp.zeros((batch, *cells, channels), grad.dtype)
         for down, row in rows:
             for right, column in columns:

@@ -1,7 +1,7 @@
 """Class indices at full resolution from logits at low resolution, on a GPU.
 
 Each pixel's scores are made where they are compared: no array holds them all. A kernel does that
-in one pass (see ops/readout_kernel.py); XLA's own form reads rows that are interpolated before.
+in one pass (see ops/readout_kernel.py). XLA's own form interpolates rows first, and keeps them.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from nonlocal_jax.ops.taps import (
 
 # Two resizes composed have three neighbours an axis: the first enlarges.
 COMPOSED = 3
-# Bytes of rows that are interpolated, but not yet their columns; longer images are cut.
+# At most so many bytes of interpolated rows exist at a time.
 BLOCK_BYTES = 2**30
 
 Form = Literal["kernel", "taps"]
@@ -52,7 +52,8 @@ def class_indices(
     Args:
       scores: one for each view of the images; their matrices have at most three neighbours a row
         in each window that are not zero.
-      windows: that the columns of the two matrices of each stand for.
+      windows: for each of the scores, how many windows side by side its logits are of: (1, 1) if
+        they are of whole images.
       form: "kernel" or "taps", XLA's own; the module's FORM by default.
     """
     kernel = (form or FORM) == "kernel" and all(kernel_supports(s.logits) for s in scores)

@@ -1,8 +1,9 @@
 """Interpolation by taps: each pixel of the result names the few pixels that it is the sum of.
 
 A row of an interpolation matrix has two entries that are not zero, or three where two resizes are
-composed. Read one by one, the sum joins what follows it in one kernel, and nothing exists at full
-resolution. A GPU is fast that way; a CPU or a TPU is faster with products of matrices.
+composed and the first one enlarges. XLA can compute such a sum in the kernel that uses it, so that
+nothing exists at full resolution. A GPU is fast that way. A CPU or a TPU is faster with products of
+matrices.
 """
 
 import functools
@@ -66,8 +67,8 @@ def matrix_taps(matrix: Float[Array, "n length source"], count: int, windows: in
     """The taps that the rows of a matrix hold: `count` neighbours, from the first that is not zero.
 
     Args:
-      matrix: its rows have no more entries than that between the first and the last one.
-      count: how many.
+      matrix: from the first to the last entry of a row that is not zero there are at most `count`.
+      count: how many taps are taken.
       windows: the columns are those of so many windows side by side, with taps in each of them.
     """
     parts = jnp.split(matrix, windows, axis=-1)

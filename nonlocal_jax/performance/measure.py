@@ -163,14 +163,12 @@ def input_report(config: Run, samples: int) -> str:
 def _stages(config: Config, samples: int) -> list[str]:
     inputs = Inputs.of(config)
     source = inputs.open("train")
-    lines = [f"{'stage, one thread':<24}{'ms':>8}{'images/s':>12}"]
-    if isinstance(source, sources.EncodedSource):  # generated images have no such stages
-        stages = timing.stage_seconds(
-            source, inputs.augmentations(), config.data.crop_size, samples
-        )
-        stages["together"] = sum(stages.values())
-        lines += [f"{name:<24}{s * 1e3:8.2f}{1 / s:12.0f}" for name, s in stages.items()]
-    return lines
+    if not isinstance(source, sources.EncodedSource):  # generated images have no such stages
+        return []
+    stages = timing.stage_seconds(source, inputs.augmentations(), config.data.crop_size, samples)
+    stages["together"] = sum(stages.values())
+    lines = [f"{name:<24}{s * 1e3:8.2f}{1 / s:12.0f}" for name, s in stages.items()]
+    return [f"{'stage, one thread':<24}{'ms':>8}{'images/s':>12}", *lines]
 
 
 def evaluation_report(name: str, config: Run, samples: int) -> str:

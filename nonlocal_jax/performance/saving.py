@@ -49,14 +49,15 @@ class Saving:
             f"{self.held:.1f} ms; {self.steps} steps take {self.plain:.1f} ms, "
             f"{self.with_save:.1f} ms with a save among them "
             f"({self.with_save / self.plain - 1:+.1%}); "
-            f"alone, a checkpoint takes {self.alone:.0f} ms"
+            f"alone, a checkpoint takes {self.alone:.0f} ms, so save no more often than that"
         )
 
 
 def saving(name: str, config: Run, steps: int, turns: int) -> Saving:
     """Measures steps with and without a save, in turn, and removes what was saved.
 
-    The checkpoints are in a folder of $TMPDIR. Images, labels and weights are random.
+    The checkpoints are in a folder of $TMPDIR. Images, labels and weights are random. A save that
+    outlasts the steps is waited for after each turn, which no figure counts.
 
     Args:
       name: of the config.

@@ -8,6 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from nonlocal_jax.errors import UserError
 from nonlocal_jax.ops import layout
 from nonlocal_jax.ops.attention.keys import Key, KeyValid, Output, Query, Value
 
@@ -29,7 +30,17 @@ def cudnn_supports(query: Query, value: Value) -> bool:
 def cudnn_attention(
     query: Query, key: Key, value: Value, *, scale: float, key_valid: KeyValid | None
 ) -> Output:
-    """Softmax attention; `value` must be zero already where `key_valid` is False."""
+    """Softmax attention; `value` must be zero already where `key_valid` is False.
+
+    Raises:
+      UserError: this process's GPU has no such kernel.
+    """
+    if jax.default_backend() == "gpu" and not cudnn_supports(query, value):
+        raise UserError(
+            f"cuDNN has no attention for {query.dtype} queries of {query.shape[-1]} channels "
+            f"on this GPU (compute capability {jax.devices()[0].compute_capability}). "
+            "Leave config.model.decode_head.implementation at auto."
+        )
     kernel = functools.partial(_cudnn, scale)  # XLA can't split it over devices by itself
     return layout.on_each_device(kernel, query, (key, value, key_valid))
 

@@ -44,7 +44,7 @@ def softmax_attention(
     Keys where `key_valid` is False are left out of the softmax; they may hold any finite numbers.
     Without a valid key the sum is 0. Memory is O(N) in both passes.
 
-    `implementation` is 'chunked' (plain XLA, any device and dtype), 'cudnn' (GPUs, 16-bit floats),
+    `implementation` is 'chunked' (plain XLA, any device and dtype), 'cudnn' (GPUs, see cudnn.py),
     'pallas' (TPUs), or 'auto': the kernel of this process's default device for the dtype of the
     arrays. The choice is logged. Name one to compile ahead of time for another device. Inside
     `jax.set_mesh(mesh)`, kernels are split over several devices. XLA splits 'chunked' by itself.

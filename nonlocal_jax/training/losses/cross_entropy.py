@@ -3,7 +3,8 @@
 Scores at the resolution of the labels would be the largest array of a train step: 629 MB for 4
 images of 512x512 pixels and 150 classes, several times over. So they are computed for a few rows of
 labels at a time, with the two small matrices of ops/resize.py. The gradient of the mean loss is a
-multiple of that of the sum, so the same pass computes it.
+multiple of that of the sum, so the same pass computes it. On a GPU, ops/cross_entropy.py computes
+the loss without class weights and smoothing, for all rows at once.
 
 With class weights w and label smoothing e, the loss of a pixel with label y is
 
