@@ -94,7 +94,7 @@ SLOW = {
         "gpu_arithmetic",
         "taps",
     ),
-    "performance": ("benchmark", "benchmarks_gpu", "hlo", "memory", "plan", "video"),
+    "performance": ("benchmark", "benchmarks_gpu", "gpu_lowering", "hlo", "memory", "plan", "video"),
     "runtime": ("compilation", "distributed", "launch", "roll_call", "sharding"),
     "serving": ("engine", "serve"),
     "tests": ("docs", "extending"),

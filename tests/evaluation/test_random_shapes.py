@@ -1,40 +1,20 @@
-"""Masks at random shapes, in every protocol, by every form: what the definition says in float64.
-
-The network looks logits up in a table, by the pixels that it sees. So both sides have the same
-logits, and whatever differs is the readout's.
-"""
+"""Masks at random shapes, in every protocol, by every form: what the definition says in float64."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import whole_volumes
+from lookup import Lookup, plain_lookup
 
 from nonlocal_jax.evaluation import inference
 from nonlocal_jax.evaluation.inference import Scaled
 from nonlocal_jax.evaluation.protocol import Protocol, Windows
 from nonlocal_jax.ops import readout, readout_kernel
-from nonlocal_jax.ops.normalize import MEAN_RGB, STD_RGB
 
 # Images in all, a batch, and how many batches share their arrays' shapes, and so a program.
 SOAK, BATCH, DRAWS = 300, 6, 5
-STRIDE, CLASSES, SCALES, LONGEST = 8, 7, 3, 80
-TABLE = np.random.default_rng(0).standard_normal((256, CLASSES)).astype(np.float32)
+SCALES, LONGEST = 3, 80
 MODES = ("whole", "slide", "ms+flip", "slide ms+flip")
-
-
-class Lookup:
-    """The logits of each STRIDE-th pixel are those of its red."""
-
-    output_stride = STRIDE
-
-    def __call__(self, images, valid=None):
-        red = images[:, ::STRIDE, ::STRIDE, 0] * STD_RGB[0] + MEAN_RGB[0]
-        return jnp.asarray(TABLE, jnp.result_type(float))[jnp.round(red).astype(jnp.int32)]
-
-
-def plain_network(part):
-    return TABLE[part[::STRIDE, ::STRIDE, 0]]
 
 
 def random_protocol(rng, mode, align_corners):
@@ -88,7 +68,7 @@ def check_masks(rng, mode, align_corners, forms, bound):
         masks = dict(zip(forms, jax.device_get(run(scales, sizes)), strict=True))
         for n, (height, width) in enumerate(sizes):
             seen = [x[n, : s[n, 0], : s[n, 1]] for x, s in zip(images, inputs, strict=True)]
-            expected = whole_volumes.probabilities(seen, (height, width), protocol, plain_network)
+            expected = whole_volumes.probabilities(seen, (height, width), protocol, plain_lookup)
             for form, found in masks.items():
                 chosen = found[n, :height, :width, None].astype(int)
                 missing = expected.max(-1) - np.take_along_axis(expected, chosen, -1)[..., 0]
