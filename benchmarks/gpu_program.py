@@ -1,11 +1,12 @@
 """What a train or an inference program does on a GPU that need not be here.
 
-    JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 python benchmarks/gpu_program.py TARGET --kind=infer
+    JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 python benchmarks/gpu_program.py [TARGET] --kind=infer
 
-compiles it ahead of time for the GPU that the file TARGET describes (XLA's GpuTargetConfigProto, as
-text). It prints how many kernels there are of each kind, what they move, and how long that takes at
---bandwidth; then what a fast program has none of, and how many convolutions end with their ReLU.
-It needs JAX's CUDA plugin, but neither a GPU nor CUDA's libraries.
+compiles it ahead of time for an H200, or for the GPU that the file TARGET describes (XLA's
+GpuTargetConfigProto, as text). It prints how many kernels there are of each kind, what they move,
+and how long that takes at --bandwidth; then what a fast program has none of, and how many
+convolutions end with their ReLU. It needs JAX's CUDA plugin, but neither a GPU nor CUDA's
+libraries.
 """
 
 import argparse
@@ -64,7 +65,9 @@ def compile_for(config: schema.Config, kind: str, mesh: jax.sharding.Mesh) -> ja
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)),
         (variables, EvaluationBatch((Scaled(images, sizes),), sizes, labels)),
     )
-    return segment.lower(*shapes, canvas=size, padded=False).compile()
+    with jax.set_mesh(mesh):  # which says what kernels are for
+        lowered = segment.lower(*shapes, canvas=size, padded=False)
+    return lowered.compile()
 
 
 def kernels(program: hlo.Program) -> list[tuple[str, int, int]]:
@@ -95,7 +98,8 @@ def main() -> None:
     """Compiles a program and prints what it does."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
-    add("target", type=pathlib.Path)
+    h200 = pathlib.Path(__file__).with_name("h200.txtpb")
+    add("target", nargs="?", type=pathlib.Path, default=h200)
     add("--config", default="configs/ade20k_r50_80k.py")
     add("--kind", choices=("train", "infer"), default="train")
     add("--batch", type=int, default=16)
