@@ -6,8 +6,8 @@
 ENV is an environment with PyTorch 2; it may be this one. Every program has a process: they compile
 side by side, for five minutes at most, then those of a case run in turn, and medians are compared.
 FOLDER gets results.json, and for each of our programs a table of its kernels by what they are for.
-`--also=NAME=FOLDER` measures another checkout besides. `--smoke` runs the same code on a tiny
-network, on any machine.
+`--also NAME=FOLDER` measures another checkout besides, `--flags NAME="XLA_FLAGS"` this one with
+other flags of XLA's. `--smoke` runs the same code, all cases, on tiny networks and on any machine.
 """
 
 import argparse
@@ -28,11 +28,13 @@ from nonlocal_jax.config import files
 
 ROWS = ("ade20k_r50_80k", "ade20k_r101_160k")
 CASES = ("infer:1", "infer:16", "train:4", "train:16")
-# Modes of torch.compile. CUDA graphs are in the second and the third.
+# Modes of torch.compile. CUDA graphs are in the second and the third. They save launches, which
+# large batches hide, and in training hold on to as much device memory as a step takes.
 MODES = {
     "infer:1": ("reduce-overhead", "max-autotune"),
     "infer": ("default", "max-autotune"),
-    "train": ("default", "reduce-overhead"),
+    "train:4": ("default", "reduce-overhead"),
+    "train": ("default",),
 }
 OURS = "ours"
 TINY = {
@@ -44,6 +46,7 @@ TINY = {
 }
 # Of a smoke test, so that many processes share few cores, and compile quickly.
 QUICK = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+SMOKE = {"rounds": 2, "steps": 1, "at_once": os.cpu_count() or 1, "compile_seconds": 1800.0}
 # Device memory that PyTorch takes for an image of 512x512 in training, R-50 and R-101.
 GIGABYTES = {50: 1.6, 101: 2.5}
 TURN = 90.0  # seconds that a program may take for what it is asked to do
@@ -66,7 +69,6 @@ def make_case(options: argparse.Namespace, row: str, kind: str, batch: int) -> F
         "align_corners": config.model.align_corners,
         "dtype": "float32" if options.smoke else "auto",
         "weights": str(options.folder / f"{row}.pth"),
-        "keep": "",
         "widths": {
             "depth": backbone.depth,
             "stem": backbone.stem_channels,
@@ -78,34 +80,54 @@ def make_case(options: argparse.Namespace, row: str, kind: str, batch: int) -> F
 
 
 def programs_of(options: argparse.Namespace, row: str, kind: str, batch: int) -> list[Program]:
-    """Every program of a case: ours, those of other checkouts, and PyTorch's."""
-    case, found = make_case(options, row, kind, batch), []
-    for name, folder in {OURS: HERE.parent, **dict(options.also)}.items():
-        told = {**case, **_outputs(options, case, name, logits=batch == 1)}
-        cache = {"JAX_COMPILATION_CACHE_DIR": str(options.folder / "compiled")}
-        cache |= QUICK if options.smoke else {}
-        traced = options.output is not None
-        found.append(Program(name, "jax", sys.executable, told, folder, cache, traced=traced))
-    gigabytes = batch * GIGABYTES[case["widths"]["depth"]] if kind == "train" else 2.0
-    modes = MODES.get(f"{kind}:{batch}") or MODES[kind]
-    for mode in () if options.no_torch else ("eager",) if options.smoke else modes:
-        name = f"PyTorch, {mode}"
-        told = {**case, "mode": mode, **_outputs(options, case, name, logits=batch == 1)}
-        threads = QUICK if options.smoke else {"TORCHINDUCTOR_COMPILE_THREADS": "4"}
-        python = options.torch_python
-        last = mode == modes[-1]
-        found.append(
-            Program(name, "torch", python, told, HERE.parent, threads, gigabytes, last=last)
+    """Every program of a case: ours, those of other checkouts and flags, and PyTorch's."""
+    case = make_case(options, row, kind, batch)
+    return _ours(options, case) + ([] if options.no_torch else _theirs(options, case))
+
+
+def _ours(options: argparse.Namespace, case: Facts) -> list[Program]:
+    # For all processes: so the second row's programs find what the first row's autotuning found.
+    kept = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(options.folder / "compiled")
+    usual = {"JAX_COMPILATION_CACHE_DIR": kept, **(QUICK if options.smoke else {})}
+    given = usual.get("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
+    variants = [(OURS, HERE.parent, ""), *((name, folder, "") for name, folder in options.also)]
+    variants += [(name, HERE.parent, flags) for name, flags in options.flags]
+    return [
+        Program(
+            name,
+            "jax",
+            sys.executable,
+            {**case, **_outputs(options, case, name)},
+            folder,
+            environment={**usual, "XLA_FLAGS": f"{given} {flags}"},
+            traced=options.output is not None,
         )
-    return found
+        for name, folder, flags in variants
+    ]
 
 
-def _outputs(
-    options: argparse.Namespace, case: Facts, name: str, *, logits: bool
-) -> dict[str, str]:
+def _theirs(options: argparse.Namespace, case: Facts) -> list[Program]:
+    kind, batch = case["kind"], case["batch"]
+    modes = ("eager",) if options.smoke else MODES.get(f"{kind}:{batch}") or MODES[kind]
+    training = batch * GIGABYTES[case["widths"]["depth"]]
+    return [
+        Program(
+            name := f"PyTorch, {mode}",
+            "torch",
+            options.torch_python,
+            {**case, "mode": mode, **_outputs(options, case, name)},
+            environment=QUICK if options.smoke else {"TORCHINDUCTOR_COMPILE_THREADS": "4"},
+            gigabytes=training if kind == "train" else 2.0,
+            last=mode in modes[1:],
+        )
+        for mode in modes
+    ]
+
+
+def _outputs(options: argparse.Namespace, case: Facts, name: str) -> dict[str, str]:
     """Files for what a program's inference gives; logits at one batch size only."""
     stem = f"{case['row']}-{case['kind']}-{case['batch']}-{name}".replace("/", "_")
-    wanted = logits and case["kind"] == "infer"
+    wanted = case["batch"] == 1 and case["kind"] == "infer"
     return {
         "masks": str(options.folder / f"{stem}.masks.npy"),
         "logits": str(options.folder / f"{stem}.logits.npy") if wanted else "",
@@ -200,10 +222,10 @@ def kernel_lines(records: list[Facts]) -> list[str]:
 
 
 def write_weights(options: argparse.Namespace, row: str) -> subprocess.Popen:
-    """Starts to write a row's random weights for PyTorch, on the CPU."""
+    """Starts to write a row's random weights, which PyTorch's processes wait for, on the CPU."""
     overrides = make_case(options, row, "infer", 1)["overrides"].items()
     arguments = ["--weights", str(HERE.parent / f"configs/{row}.py")]
-    arguments.append(str(options.folder / f"{row}.partial"))
+    arguments.append(str(options.folder / f"{row}.pth"))
     arguments += [f"{key}={json.dumps(value)}" for key, value in overrides]
     return subprocess.Popen(
         [sys.executable, str(HERE / "jax_worker.py"), *arguments],
@@ -234,16 +256,18 @@ def run(options: argparse.Namespace) -> list[Facts]:
     """Every row and case; the table goes to the screen, everything to the output folder."""
     cases = [(row, *text.partition(":")[::2]) for row in options.rows for text in options.cases]
     groups = [programs_of(options, row, kind, int(batch)) for row, kind, batch in cases]
-    writing = {} if options.no_torch else {r: write_weights(options, r) for r in options.rows}
-    for row, process in writing.items():
-        if process.wait():
-            sys.exit(f"{row}: no weights could be written for PyTorch.")
-        file = options.folder / f"{row}.pth"
-        file.with_suffix(".partial").rename(file)
-    # PyTorch's second modes last, and of the others what takes longest first.
+    writing = [] if options.no_torch else [write_weights(options, row) for row in options.rows]
+    # PyTorch's second modes last; of the others a row after the other, which then finds the first's
+    # autotuning results, and what takes longest first.
+    rows = list(options.rows)
     order = sorted(
         (program for group in groups for program in group),
-        key=lambda p: (p.last, p.case["kind"] != "train", -p.case["batch"]),
+        key=lambda p: (
+            p.last,
+            rows.index(p.case["row"]),
+            p.case["kind"] != "train",
+            -p.case["batch"],
+        ),
     )
     workers = compile_all(
         order,
@@ -252,6 +276,8 @@ def run(options: argparse.Namespace) -> list[Facts]:
         gigabytes=device_gigabytes(),
         at_once=options.at_once,
     )
+    for process in writing:
+        process.wait()
     by_program = {id(worker.program): worker for worker in workers}
     columns = ["row", "case", "program", "ms a step", "ms an image", "images/s"]
     columns += ["ratio to the first", "peak GB", "compile s", "outputs against the first", ""]
@@ -269,10 +295,16 @@ def run(options: argparse.Namespace) -> list[Facts]:
     return results
 
 
-def pair(text: str) -> tuple[str, pathlib.Path]:
+def named_folder(text: str) -> tuple[str, pathlib.Path]:
     """NAME=FOLDER."""
     name, _, folder = text.partition("=")
     return name, pathlib.Path(folder).resolve()
+
+
+def named_flags(text: str) -> tuple[str, str]:
+    """NAME=XLA_FLAGS."""
+    name, _, flags = text.partition("=")
+    return name, flags
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
@@ -283,18 +315,18 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     add("--no_torch", action="store_true", help="this project alone")
     add("--rows", nargs="+", default=ROWS, help="names of configs")
     add("--cases", nargs="+", default=CASES, help="kind:batch")
-    add("--also", nargs="*", type=pair, default=[], help="NAME=FOLDER of other checkouts")
+    add("--also", nargs="*", type=named_folder, default=[], help="NAME=FOLDER of other checkouts")
+    add("--flags", nargs="*", type=named_flags, default=[], help="NAME=XLA_FLAGS, for ours")
     add("--output", type=pathlib.Path, help="a folder for results and tables of kernels")
-    add("--rounds", type=int, default=7, help="how often the programs of a case take turns")
+    add("--rounds", type=int, default=5, help="how often the programs of a case take turns")
     add("--steps", type=int, default=10, help="in one turn")
     add("--compile_seconds", type=float, default=300.0, help="whoever takes longer is left out")
-    cores = os.cpu_count() or 1
-    add("--at_once", type=int, default=max(cores // 3, 2), help="how many compile side by side")
-    add("--smoke", action="store_true", help="a tiny network: whether the script works")
+    at_once = max((os.cpu_count() or 1) // 2, 2)
+    add("--at_once", type=int, default=at_once, help="how many compile side by side")
+    add("--smoke", action="store_true", help="tiny networks: whether the script works")
+    if parser.parse_known_args(arguments)[0].smoke:
+        parser.set_defaults(**SMOKE)
     options = parser.parse_args(arguments)
-    if options.smoke:
-        options.rounds, options.steps, options.at_once = 2, 1, cores
-        options.rows, options.cases = ROWS[:1], ("infer:1", "train:2")
     if not options.no_torch and not has_torch(options.torch_python):
         print(f"{options.torch_python} has no PyTorch: only this project is measured.")
         options.no_torch = True

@@ -1,12 +1,12 @@
 """What a train or an inference program does on a GPU that need not be here.
 
-    JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 python benchmarks/gpu_program.py TARGET --kind=infer
+    JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 python benchmarks/gpu_program.py [TARGET] --kind=infer
 
-compiles it ahead of time for the GPU that the file TARGET describes (XLA's GpuTargetConfigProto, as
-text). It prints how many kernels there are of each kind, what they move and compute, and how long
-that takes at least, at --bandwidth and --peak; then what a fast program has none of, and how many
-convolutions end with their ReLU.
-It needs JAX's CUDA plugin, but neither a GPU nor CUDA's libraries.
+compiles it ahead of time for an H200, or for the GPU that the file TARGET describes (XLA's
+GpuTargetConfigProto, as text). It prints how many kernels there are of each kind, what they move
+and compute, and how long that takes at least, at --bandwidth and --peak. Then it counts what a fast
+program has none of (loops, float32 products of highest precision), and convolutions that end with
+their ReLU. It needs JAX's CUDA plugin, but neither a GPU nor CUDA's libraries.
 """
 
 import argparse
@@ -39,7 +39,11 @@ FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota"
 
 
 def device(target: pathlib.Path) -> jax.Device:
-    """The GPU that a file describes. It must be one that cuDNN has attention for."""
+    """The GPU that a file describes. It must be one that cuDNN has attention for.
+
+    JAX asks the GPU and the libraries that are here, of which there are none, and knows devices of
+    this kind as "cuda".
+    """
     attention.check_cudnn_version = lambda: 91000
     attention.check_compute_capability = lambda *_: True
     canonical = xla_bridge.canonicalize_platform
@@ -158,18 +162,23 @@ def main() -> None:
     """Compiles a program and prints what it does."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
-    add("target", type=pathlib.Path)
-    add("--config", default="configs/ade20k_r50_80k.py")
-    add("--kind", choices=("train", "infer"), default="train")
-    add("--batch", type=int, default=16)
+    h200 = pathlib.Path(__file__).with_name("h200.txtpb")
+    add("target", nargs="?", type=pathlib.Path, default=h200)
+    add("--config", default="configs/ade20k_r50_80k.py", help="a config's file")
+    add("--kind", choices=("train", "infer"), default="train", help="a train step, or masks")
+    add("--batch", type=int, default=16, help="images")
+    remat = ("auto", "none", "norms", "blocks")
+    add("--remat", choices=remat, default="auto", help="config.model.remat")
     add("--bandwidth", type=float, default=4.3e12, help="bytes a second")
     add("--peak", type=float, default=790e12, help="operations a second")
     options = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)
     named = {"model.decode_head.implementation": "cudnn", "model.dtype": "bfloat16"}
+    named["model.remat"] = options.remat
     config = files.load(options.config, batch_size=options.batch, **named)
     mesh = sharding.make_mesh(schema.Mesh(), [device(options.target)])
-    text = compile_for(config, options.kind, mesh).as_text()
+    compiled = compile_for(config, options.kind, mesh)
+    text, memory = compiled.as_text(), compiled.memory_analysis()
     rows: dict[str, list[Kernel]] = collections.defaultdict(list)
     for kernel in kernels(hlo.Program(text)):
         rows[kernel.what].append(kernel)
@@ -183,6 +192,7 @@ def main() -> None:
         )
         count = sum(k.times for k in row)
         print(f"{what:50}{count:6}{size / 1e9:9.2f}{work / 1e12:9.2f}{1e3 * seconds:9.2f}")
+    print(f"temporaries: {memory.temp_size_in_bytes / 1e9:.2f} GB")
     print("loops:", len(re.findall(r" while\(", text)))
     print("float32 products of highest precision:", text.count("operand_precision={highest"))
     found = epilogues(hlo.Program(text))

@@ -38,8 +38,6 @@ def prepare(case: Facts) -> Work:
     """The case's program, compiled; nothing of it is on the device yet."""
     config = load(case["config"], case["overrides"], case["batch"])
     config = files.override(config, **{"model.dtype": case["dtype"]})
-    if case["keep"]:
-        jax.config.update("jax_compilation_cache_dir", case["keep"])
     images, labels = example(case)
     if case["kind"] == "infer":
         return _inference(case, config, images)
@@ -172,7 +170,9 @@ def write_weights(config: str, file: str, *overrides: str) -> None:
     shapes = {name: value.shape for name, value in variables.items()}
     keys = build_network(loaded.model).torch_keys
     tree = export_checkpoint(variables, Metadata(kind="segmentor"), shapes, keys=keys)
-    torch_file.write(pathlib.Path(file), tree)
+    partial = pathlib.Path(f"{file}.partial")
+    torch_file.write(partial, tree)
+    partial.rename(file)  # others wait for it, and read it when it is there
 
 
 if __name__ == "__main__":

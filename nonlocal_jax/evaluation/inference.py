@@ -135,12 +135,13 @@ def class_indices(scores: list[LowResolution]) -> UInt8[Array, "n H W"]:
     If scores are not finite, the result is the number of classes, which is no class. Pixels outside
     of an image have no meaning.
     """
+    first = _first_largest if len(scores) == 1 else _first_largest_of_means
     if not known(*scores[0].rows.shape, *scores[0].columns.shape):
-        return _row_by_row(scores, _first_largest)
+        return _row_by_row(scores, first)
     windows = [score.windows for score in scores if score.windows is not None]
 
     def by_blocks(scores: list[readout.Resized]) -> UInt8[Array, "n H W"]:
-        blocks = _by_row_blocks(scores, _first_largest)
+        blocks = _by_row_blocks(scores, first)
         batch, height = scores[0].rows.shape[:2]
         return jnp.moveaxis(blocks, 0, 1).reshape(batch, -1, blocks.shape[-1])[:, :height]
 
@@ -300,7 +301,8 @@ def _average_windows(
     used = jnp.concatenate([jnp.array([True]), starts[1:] > starts[:-1]])
     pixel = jnp.arange(length)[None, :] - starts[:, None]
     inside = (pixel >= 0) & (pixel < window) & used[:, None]
-    share = inside.astype(jnp.float32) / jnp.maximum(jnp.sum(inside, axis=0), 1).astype(jnp.float32)
+    count = jnp.maximum(jnp.sum(inside, axis=0), 1)
+    share = inside.astype(enlarge.dtype) / count.astype(enlarge.dtype)
     placed = enlarge[jnp.clip(pixel, 0, window - 1)] * share[..., None]
     return jnp.moveaxis(placed, 0, 1).reshape(length, -1)
 
@@ -364,3 +366,17 @@ def _first_largest(scores: Float[Array, "n rows classes W"]) -> UInt8[Array, "n 
     largest = jnp.max(scores, axis=2, keepdims=True)
     index = jnp.arange(classes, dtype=jnp.uint8)[:, None]
     return jnp.min(jnp.where(scores == largest, index, jnp.uint8(classes)), axis=2)
+
+
+def _first_largest_of_means(scores: Float[Array, "n rows classes W"]) -> UInt8[Array, "n rows W"]:
+    """The same for scores that are sums of products.
+
+    XLA makes them twice, for the largest and for the comparison, and may round them differently.
+    Where none equals the largest then, the first is taken that differs by rounding alone.
+    """
+    classes = scores.shape[2]
+    largest = jnp.max(scores, axis=2, keepdims=True)
+    index = jnp.arange(classes, dtype=jnp.int32)[:, None]
+    nearly = jnp.where(scores >= largest * (1 - 2.0**-20), index + classes, 2 * classes)
+    key = jnp.min(jnp.where(scores == largest, index, nearly), axis=2)
+    return jnp.where(key < classes, key, jnp.minimum(key - classes, classes)).astype(jnp.uint8)

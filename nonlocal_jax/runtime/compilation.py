@@ -62,7 +62,8 @@ def _can_use_graphs() -> bool:
 
 
 def _named_by_user(option: str) -> bool:
-    return f"--{option}=" in os.environ.get("XLA_FLAGS", "")
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    return f"--{option}" in (flag.partition("=")[0] for flag in flags)
 
 
 def use_cache() -> None:

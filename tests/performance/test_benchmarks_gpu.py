@@ -1,5 +1,6 @@
-"""The comparison with PyTorch on a GPU: all of its cases on a tiny network, and its table."""
+"""The comparison with PyTorch on a GPU: its cases on tiny networks, and its table of kernels."""
 
+import argparse
 import importlib.util
 import json
 import os
@@ -12,6 +13,7 @@ from conftest import REPOSITORY
 BENCHMARKS = REPOSITORY / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import gpu_against_pytorch  # noqa: E402
 import kernel_table  # noqa: E402
 
 PROGRAM = """\
@@ -78,12 +80,12 @@ def torch_python() -> str:
     return sys.executable if importlib.util.find_spec("torch") else named
 
 
-def test_every_case_runs_on_a_tiny_network(torch_python, tmp_path):
-    """Training too, and both frameworks agree, where there are two; else this one runs alone."""
+def measured(torch_python, folder, *arguments):
+    """The records of a smoke run, and what it printed."""
     script = str(BENCHMARKS / "gpu_against_pytorch.py")
     python = f"--torch_python={torch_python or sys.executable}"
     done = subprocess.run(
-        [sys.executable, script, "--smoke", python, f"--output={tmp_path}"],
+        [sys.executable, script, "--smoke", python, f"--output={folder}", *arguments],
         cwd=REPOSITORY,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
@@ -91,21 +93,64 @@ def test_every_case_runs_on_a_tiny_network(torch_python, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    records = json.loads((tmp_path / "results.json").read_text())
+    records = json.loads((folder / "results.json").read_text())
     assert not [record["error"] for record in records if "error" in record]
-    ours = [record for record in records if record["name"] == "ours"]
-    cases = [(record["kind"], record["batch"]) for record in ours]
-    assert cases == [("infer", 1), ("train", 2)]
     assert all(record["ms"] > 0 for record in records)
-    assert len(list(tmp_path.glob("*.kernels.json"))) == 2
-    if not torch_python:
-        assert "only this project is measured" in done.stdout and len(records) == 2
-        return
-    assert len(records) == 4
-    for record in records[1::2]:
-        differences = record["against_the_first"]
-        if record["kind"] == "train":
+    for record in records:
+        differences = record.get("against_the_first")
+        if differences and record["kind"] == "train":
             assert differences["loss"] < 1e-5
-        else:
+        elif differences:
             assert differences["same_classes"] > 0.9999
             assert differences.get("logits", 0) < 1e-5
+    return records, done.stdout
+
+
+def names_of(records):
+    """Row, kind, batch and program of each."""
+    return [(r["row"], r["kind"], r["batch"], r["name"]) for r in records]
+
+
+def test_inference_and_training_run_on_a_tiny_network_in_both_frameworks(torch_python, tmp_path):
+    """And agree. Where there is no PyTorch, this project is measured alone."""
+    chosen = ["--rows", "ade20k_r50_80k", "--cases", "infer:1", "train:2"]
+    records, printed = measured(torch_python, tmp_path, *chosen)
+    programs = ["ours", *(["PyTorch, eager"] if torch_python else [])]
+    cases = [("ade20k_r50_80k", kind, batch) for kind, batch in (("infer", 1), ("train", 2))]
+    assert names_of(records) == [(*case, name) for case in cases for name in programs]
+    assert len(list(tmp_path.glob("*.kernels.json"))) == 2
+    assert bool(torch_python) or "only this project is measured" in printed
+
+
+def test_other_flags_make_one_more_program(torch_python, tmp_path):
+    chosen = ["--rows", "ade20k_r50_80k", "--cases", "infer:1", "--no_torch"]
+    chosen += ["--flags", "fast=--xla_cpu_enable_fast_math=true"]
+    records, _ = measured(torch_python, tmp_path, *chosen)
+    assert [record["name"] for record in records] == ["ours", "fast"]
+
+
+@pytest.mark.soak
+def test_every_case_of_every_row_runs(torch_python, tmp_path):
+    """What `--smoke` alone means: three minutes on two cores."""
+    records, _ = measured(torch_python, tmp_path)
+    programs = ["ours", *(["PyTorch, eager"] if torch_python else [])]
+    expected = [
+        (row, *text.split(":"), name)
+        for row in gpu_against_pytorch.ROWS
+        for text in ("infer:1", "infer:16", "train:4", "train:16")
+        for name in programs
+    ]
+    assert [tuple(map(str, names)) for names in names_of(records)] == expected
+
+
+def test_flags_are_those_of_one_more_program_in_each_case(monkeypatch, tmp_path):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
+    told = {"smoke": False, "also": [], "no_torch": False, "torch_python": "python", "output": None}
+    flags = [gpu_against_pytorch.named_flags("fused=--xla_b=true --xla_c=false")]
+    options = argparse.Namespace(folder=tmp_path, flags=flags, **told)
+    programs = gpu_against_pytorch.programs_of(options, "ade20k_r50_80k", "train", 4)
+    names = ["ours", "fused", "PyTorch, default", "PyTorch, reduce-overhead"]
+    assert [program.name for program in programs] == names
+    ours, fused = (program.environment["XLA_FLAGS"].split() for program in programs[:2])
+    assert ours == ["--xla_a=1"] and fused == ["--xla_a=1", "--xla_b=true", "--xla_c=false"]
+    assert len({program.case["masks"] for program in programs}) == 4

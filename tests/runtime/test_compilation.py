@@ -7,6 +7,7 @@ import sys
 
 import jax
 import pytest
+from jax._src import compiler
 from runs import REPOSITORY
 
 from nonlocal_jax.errors import UserError
@@ -37,6 +38,19 @@ def test_a_named_folder_is_left_to_jax(settings, monkeypatch, tmp_path):
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", name)
         compilation.use_cache()
     assert not settings
+
+
+def test_a_gpus_autotuning_results_are_kept_beside_the_programs(tmp_path):
+    """JAX tells XLA so. They are most of what compiling for a GPU takes."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    try:
+        options = compiler.get_compile_options(num_replicas=1, num_partitions=1)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    build = options.executable_build_options  # which must outlive its parts
+    folder = pathlib.Path(build.debug_options.xla_gpu_per_fusion_autotune_cache_dir)
+    assert folder.parent == tmp_path
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o702])
