@@ -248,6 +248,8 @@ def device_gigabytes() -> float:
 
 def has_torch(python: str) -> bool:
     """Whether a Python has PyTorch."""
+    if shutil.which(python) is None:
+        return False
     done = subprocess.run([python, "-c", "import torch"], capture_output=True, check=False)
     return done.returncode == 0
 
@@ -295,8 +297,16 @@ def run(options: argparse.Namespace) -> list[Facts]:
     return results
 
 
+def case(text: str) -> str:
+    """KIND:BATCH, checked."""
+    kind, _, batch = text.partition(":")
+    if kind not in ("infer", "train") or not batch.isdecimal() or not int(batch):
+        raise argparse.ArgumentTypeError(f"{text!r} is no case such as infer:1 or train:16")
+    return text
+
+
 def named_folder(text: str) -> tuple[str, pathlib.Path]:
-    """NAME=FOLDER."""
+    """NAME=FOLDER: another checkout."""
     name, _, folder = text.partition("=")
     return name, pathlib.Path(folder).resolve()
 
@@ -313,8 +323,9 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     add = parser.add_argument
     add("--torch_python", default=sys.executable, help="a Python that has PyTorch")
     add("--no_torch", action="store_true", help="this project alone")
-    add("--rows", nargs="+", default=ROWS, help="names of configs")
-    add("--cases", nargs="+", default=CASES, help="kind:batch")
+    rows = sorted(file.stem for file in (HERE.parent / "configs").glob("*.py"))
+    add("--rows", nargs="+", default=ROWS, choices=rows, metavar="ROW", help="names of configs")
+    add("--cases", nargs="+", default=CASES, type=case, help="kind:batch")
     add("--also", nargs="*", type=named_folder, default=[], help="NAME=FOLDER of other checkouts")
     add("--flags", nargs="*", type=named_flags, default=[], help="NAME=XLA_FLAGS, for ours")
     add("--output", type=pathlib.Path, help="a folder for results and tables of kernels")
@@ -331,7 +342,10 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         print(f"{options.torch_python} has no PyTorch: only this project is measured.")
         options.no_torch = True
     if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
+        try:
+            options.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--output={options.output}: {error.strerror}")
     with tempfile.TemporaryDirectory() as folder:
         options.folder = pathlib.Path(folder)
         return run(options)

@@ -10,6 +10,7 @@ Timings vary from run to run, so compare figures of the same run only.
 """
 
 import dataclasses
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -98,6 +99,7 @@ def main(options: Options) -> None:
         if "training" in options.flags.what:
             measured.append(measure.training(name, config, runs))
         if "saving" in options.flags.what:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # removes what is saved
             saved.append(saving.saving(name, config, options.flags.steps, runs))
             say(saved[-1].line())
         if "input" in options.flags.what:

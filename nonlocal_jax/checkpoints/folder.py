@@ -7,6 +7,7 @@ error. The score is written later than the rest, and has its own digest.
 import hashlib
 import json
 import pathlib
+import re
 import shutil
 import time
 from typing import Any
@@ -25,6 +26,7 @@ MODEL, AVERAGE = "model", "average"  # the variables, and their average if the r
 # Orbax changes this file after the digests are written, before the folder gets its name.
 ORBAX_STEP, ORBAX_DONE = "_CHECKPOINT_METADATA", "commit_success.txt"
 ORBAX_TIMES = ("init_timestamp_nsecs", "commit_timestamp_nsecs")
+OS_ERROR = re.compile(r"\[OS error \d+: (?:E[A-Z0-9]+ )?([^\[\]]+)\]")
 REMOVALS = 20  # attempts to remove a folder, a tenth of a second apart
 
 
@@ -165,6 +167,8 @@ def remove(folder: pathlib.Path) -> None:
 
 def unwritable(folder: pathlib.Path, error: BaseException) -> UserError:
     """The message for a checkpoint that could not be written."""
+    if not folder.parent.is_dir():
+        return UserError(f"Cannot write the checkpoint {folder}: {folder.parent} is gone.")
     return UserError(
         f"Cannot write the checkpoint {folder}: {reason(error)}. Make room, or choose another "
         "place. Earlier checkpoints are undamaged."
@@ -174,6 +178,8 @@ def unwritable(folder: pathlib.Path, error: BaseException) -> UserError:
 def reason(error: BaseException) -> str:
     """The error as one line, without the traces that libraries add."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if system := OS_ERROR.search(text):  # TensorStore's, with the files that it was writing
+        return system[1]
     return text.partition("\n")[0].partition(" [source")[0].rstrip(". ") or type(error).__name__
 
 

@@ -75,7 +75,10 @@ def saving(name: str, config: Run, steps: int, turns: int) -> Saving:
     with working(f"{name}: compiling training"):
         step = program.compile()
     times: dict[str, list[float]] = {"plain": [], "with_save": [], "held": []}
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        working(f"{name}: {turns + 1} turns of {steps} steps, with a save and without"),
+        tempfile.TemporaryDirectory() as folder,
+    ):
         prepare(folder)
         with RunCheckpoints(folder, keep=1) as saved:
             saved.rehearse(state.variables, state.optimizer, state.average)

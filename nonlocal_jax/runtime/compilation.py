@@ -51,7 +51,7 @@ def compile_inference(lowered: jax.stages.Lowered, platform: str) -> jax.stages.
         try:
             return lowered.compile({CONVOLUTIONS_IN_GRAPHS: True})
         except jax.errors.JaxRuntimeError as error:
-            logging.warning("Convolutions are launched one by one: %s", error)
+            logging.warning("Convolutions are launched one by one: %s", str(error).split("\n")[0])
     return lowered.compile(compiler_options(platform))
 
 
