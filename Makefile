@@ -44,7 +44,7 @@ types: $(VENV)/.installed-test
 parity: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m parity
 
-# Long tests: every setting, runs interrupted at twenty random moments, flipped bytes, more meshes.
+# Long tests: every setting, 300 random shapes of loss and masks, runs interrupted at random moments.
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak
 
