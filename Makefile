@@ -6,9 +6,11 @@ WORKERS ?= 2
 CUDA ?= cuda13
 
 # The suite's numerical tests, which a GPU may answer differently; the longest first.
-ON_GPU := models/test_model.py training/test_train_step.py ops/test_gpu_arithmetic.py \
-	training/test_losses.py evaluation/test_inference.py ops/test_taps.py models/test_non_local.py \
-	ops models/test_fold.py
+ON_GPU := models/test_heads.py training/test_train_step.py ops/test_gpu_arithmetic.py ops/test_taps.py \
+	models/test_model.py models/test_padding.py models/test_fold.py evaluation/test_inference.py \
+	training/test_losses.py training/test_losses_of_the_reference.py models/test_recognizer.py \
+	models/test_video.py models/test_head_options.py models/test_heads_attention.py \
+	models/test_non_local.py ops evaluation/test_metrics.py
 
 .PHONY: demo family quick test test-gpu lint types parity soak compiler package docs clean
 
@@ -27,9 +29,11 @@ quick: $(VENV)/.installed-test lint types
 test: $(VENV)/.installed-test lint types
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-# On a GPU, at the precision that tests/conftest.py states; CUDA=cuda12 for drivers older than 580.
+# On a GPU, at the precision that tests/conftest.py states; with 16 cores, WORKERS=8. For drivers
+# older than 580, CUDA=cuda12.
 test-gpu: $(VENV)/.installed-$(CUDA)
-	NONLOCAL_JAX_TEST_DEVICE=gpu $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ON_GPU:%=tests/%)
+	NONLOCAL_JAX_TEST_DEVICE=gpu $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
+		--tb=short $(ON_GPU:%=tests/%)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -42,7 +46,7 @@ types: $(VENV)/.installed-test
 parity: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m parity
 
-# Long tests: every setting, runs interrupted at twenty random moments, flipped bytes, more meshes.
+# Long tests: every setting, 300 random shapes of loss and masks, runs interrupted at random moments.
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak
 

@@ -126,10 +126,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Refuses to pass for a GPU what a CPU did."""
+    if ON_GPU:
+        config.pluginmanager.register(FailuresAtOnce(config))
     if ON_GPU and jax.default_backend() != "gpu":
         raise pytest.UsageError("JAX sees no GPU here: pip install 'jax[cuda13]', or make test.")
+
+
+class FailuresAtOnce:
+    """Tells what failed when it fails: a GPU's time may be up before the summary."""
+
+    def __init__(self, config: pytest.Config):
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Of one process with pytest-xdist, which gets the reports of all."""
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal:
+            terminal.write_line(f"\nFAILED {report.nodeid} ({report.when})\n{report.longreprtext}")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import whole_volumes
+from device import ON_GPU
 from lookup import Lookup, plain_lookup
 
 from nonlocal_jax.evaluation import inference
@@ -107,7 +108,8 @@ def test_masks_of_300_images_in_float64(mode, align_corners):
 @pytest.mark.soak
 @pytest.mark.parametrize("mode", MODES)
 def test_masks_of_some_images_by_the_gpus_kernels(mode, monkeypatch):
-    monkeypatch.setattr(readout_kernel, "INTERPRET", True)
-    monkeypatch.setattr(readout_kernel, "BLOCK_COLUMNS", 16)
+    if not ON_GPU:
+        monkeypatch.setattr(readout_kernel, "INTERPRET", True)
+        monkeypatch.setattr(readout_kernel, "BLOCK_COLUMNS", 16)
     for align_corners in (False, True):
         check_all(mode, align_corners, ["kernel"], 30, 2e-5)

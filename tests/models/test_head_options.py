@@ -6,6 +6,7 @@ Those of FEW go through the most code; `make soak` has all.
 import jax
 import numpy as np
 import pytest
+from device import ROUNDING
 from heads import golden_variables, head_of, logits, one_batch
 from networks import GOLDEN
 
@@ -32,7 +33,7 @@ def test_logits_in_padding_equal_the_references_of_each_image_alone(name):
         for own, (height, width) in zip(found, case.sizes, strict=True):
             expected = golden[f"{name}/{height}x{width}"][0]
             error = np.abs(own[:height, :width] - expected).max() / np.abs(expected).max()
-            assert error < 2e-6, f"{height}x{width}: {error:.1e}"
+            assert error < ROUNDING * 2e-6, f"{height}x{width}: {error:.1e}"
 
 
 def test_a_compact_mask_that_is_too_small_is_refused():

@@ -31,6 +31,7 @@ def small_config(depth, output_stride, variant, **head):
     return files.load(
         "ade20k_r50_80k",
         **{
+            "model.dtype": "float32",
             "model.num_classes": 5,
             "model.backbone.variant": variant,
             "model.backbone.depth": depth,

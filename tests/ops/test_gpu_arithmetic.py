@@ -24,8 +24,9 @@ from nonlocal_jax.runtime import sharding
 from nonlocal_jax.training.compiled_step import TrainProgram
 from nonlocal_jax.training.losses.cross_entropy import segmentation_loss
 
-# TF32 keeps 10 bits of a factor, bfloat16 keeps 7 of every array.
-BOUNDS = {"float32": 1e-3, "bfloat16": 2e-2, "exact": 4e-6}
+# TF32 keeps 10 bits of a factor, and may cut the others off: a product is off by up to 2^-9.
+# bfloat16 keeps 7 bits of every array; a network of fifty layers rounds as often.
+BOUNDS = {"float32": 2e-3, "bfloat16": 2e-2, "bfloat16 network": 4e-2, "exact": 4e-6}
 LONG = pytest.mark.slow if ON_GPU else pytest.mark.soak  # a CPU's rounding is told by other tests
 
 
@@ -170,7 +171,7 @@ def test_the_folded_network_in_bfloat16():
         lean, folded = fold(network, variables)
         with jax.default_matmul_precision(precision):
             logits[dtype] = jax.jit(lambda v, x: lean.bind_for_inference(v)(x))(folded, images)  # noqa: B023
-    assert_within(logits["bfloat16"], logits["float32"], "bfloat16")
+    assert_within(logits["bfloat16"], logits["float32"], "bfloat16 network")
 
 
 @LONG

@@ -8,6 +8,7 @@ import pytest
 from nonlocal_jax.ops.conv import winograd
 from nonlocal_jax.ops.conv.conv2d import conv2d
 
+pytestmark = pytest.mark.cpu("other platforms have direct convolutions")
 SHAPES = [
     (2, 13, 18, 5, 7),
     (1, 17, 9, 4, 3),
@@ -59,7 +60,6 @@ def test_equals_direct_convolution(shape, dilation, block_bytes, monkeypatch):
     assert_near(gradient, expected_gradient, 4e-6)
 
 
-@pytest.mark.cpu("other platforms have direct convolutions")
 @pytest.mark.parametrize("dilation", [1, 2, 4])
 def test_the_network_s_convolution_takes_it_for_many_channels(dilation):
     x, kernel, grad = (jnp.array(a, jnp.float32) for a in arrays(1, 33, 34, 64, 72))

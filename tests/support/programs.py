@@ -20,7 +20,8 @@ SIZE, CLASSES = (513, 1025), 150
 POSITIONS = 65 * 129
 N_BY_N, SCORES = POSITIONS**2, math.prod(SIZE) * CLASSES
 LIMIT = min(N_BY_N, SCORES) // 4
-ARRAY = re.compile(r"\b(?:f64|f32|bf16|f16|s32|u32|s8|u8|pred)\[([\d,]+)\]")
+# Without s8: a GPU's libraries have workspaces of that type, and nothing else is of it.
+ARRAY = re.compile(r"\b(?:f64|f32|bf16|f16|s32|u32|u8|pred)\[([\d,]+)\]")
 
 
 def largest(compiled):

@@ -8,6 +8,7 @@ import json
 
 import jax.numpy as jnp
 import numpy as np
+from device import EXACT
 from flax import nnx
 from networks import GOLDEN
 
@@ -87,6 +88,7 @@ def model(*, num_classes=400, dropout=0.5, **backbone):
         num_classes=num_classes,
         backbone=video_resnet.Options(**backbone),
         head=classification.Options(dropout=dropout),
+        **EXACT,
     )
 
 

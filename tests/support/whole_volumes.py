@@ -6,12 +6,16 @@ Nothing here is the package's but the type of its arguments: interpolation is `n
 import numpy as np
 
 
-def interpolation(source, target, align_corners):
-    """The matrix [target, source] that resizes an axis, as PyTorch defines it."""
+def interpolation(source, target, align_corners, dtype=np.float64):
+    """The matrix [target, source] that resizes an axis, as PyTorch defines it.
+
+    PyTorch rounds positions to the dtype of what is resized.
+    """
+    index, dtype = np.arange(target, dtype=dtype), np.dtype(dtype).type
     if align_corners:
-        positions = np.linspace(0, source - 1, target) if target > 1 else np.zeros(1)
+        positions = index * (dtype(source - 1) / dtype(max(target - 1, 1)))
     else:
-        positions = (np.arange(target) + 0.5) * source / target - 0.5
+        positions = (index + dtype(0.5)) * (dtype(source) / dtype(target)) - dtype(0.5)
     columns = [np.interp(positions, np.arange(source), unit) for unit in np.eye(source)]
     return np.stack(columns, axis=1)
 
@@ -27,12 +31,11 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
-def cross_entropy(logits, labels, to_rows, to_columns):
-    """Sum of losses, right and counted pixels, and the gradient of the sum.
-
-    The matrices are given: the package rounds positions to its dtype, as PyTorch does.
-    """
-    to_rows, to_columns = (np.asarray(x, np.float64) for x in (to_rows, to_columns))
+def cross_entropy(logits, labels, align_corners):
+    """Sum of losses, right and counted pixels, and the gradient of the sum."""
+    to_rows, to_columns = (
+        interpolation(logits.shape[i], labels.shape[i], align_corners, logits.dtype) for i in (1, 2)
+    )
     scores = np.einsum("Hh,nhwc,Ww->nHWc", to_rows, logits.astype(np.float64), to_columns)
     counted = labels != 255
     one_hot = np.eye(256)[labels][..., : logits.shape[-1]]
