@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from device import ON_GPU
 from networks import assert_close
 from video import model
 
@@ -89,9 +90,11 @@ def test_attention_over_space_and_time():
     block = recognizer.backbone.attention_blocks["non_local/res3/1"]
     given = recognizer.backbone.before("non_local/res3/1", x)
     direct = block.attention_map(given, (jnp.array([0, 3]), jnp.array([2, 0]), jnp.array([7, 4])))
-    np.testing.assert_allclose(weights, direct, rtol=1e-6)
+    rounding = 1e-6 if ON_GPU else 0  # two programs
+    np.testing.assert_allclose(weights, direct, rtol=rounding)
     last = recognizer.attention_map(x, relative)
-    np.testing.assert_allclose(last, recognizer.attention_map(x, relative, names[-1]), rtol=1e-6)
+    again = recognizer.attention_map(x, relative, names[-1])
+    np.testing.assert_allclose(last, again, rtol=rounding)
     with pytest.raises(UserError, match="no block 'res9'; it has non_local/res3/1, "):
         recognizer.attention_map(x, relative, "res9")
     baseline = build_network(tiny(non_local=False))
