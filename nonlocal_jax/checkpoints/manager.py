@@ -61,10 +61,13 @@ class Manager(ocp.CheckpointManager):  # type: ignore[misc]
         """Whether to stop, which Orbax does not decide."""
         return False
 
-    def close(self) -> None:
-        """Waits for what is being written, and ends Orbax's threads."""
+    def wait_until_finished(self) -> None:
+        """Waits for what is being written, also for the rest of a save of which a part has failed.
+
+        Orbax raises the error of the small files while its other thread still writes the arrays.
+        """
         try:
-            super().close()
+            super().wait_until_finished()
         except BaseException:
             with contextlib.suppress(Exception):
                 self._checkpointer.wait_until_finished()
