@@ -24,7 +24,7 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.performance import measure, saving
 from nonlocal_jax.runtime import startup
 from nonlocal_jax.runtime.console import say
-from nonlocal_jax.runtime.files import write_json
+from nonlocal_jax.runtime.files import check_file, write_json
 from nonlocal_jax.training.tasks import task as tasks
 
 KINDS = ("inference", "training", "saving", "input", "evaluation")
@@ -68,7 +68,9 @@ def define(values: flags.FlagValues) -> None:
         "Methods whose rows --all_rows measures: nonlocal, dnl, gc, ...",
         flag_values=values,
     )
-    flags.DEFINE_string("json", None, "A file for the numbers.", flag_values=values)
+    flags.DEFINE_string(
+        "json", None, "A file for the numbers of all but evaluation.", flag_values=values
+    )
 
 
 def main(options: Options) -> None:
@@ -78,6 +80,10 @@ def main(options: Options) -> None:
         raise UserError(f"--what has {', '.join(sorted(unknown))}; it may be {', '.join(KINDS)}.")
     if options.flags.all_rows and (options.names_config or options.overridden):
         raise UserError("--all_rows takes the rows as they are: leave out --config, or --all_rows.")
+    if options.flags.json and set(options.flags.what) == {"evaluation"}:
+        raise UserError("--json is for the numbers of all but evaluation: leave it out.")
+    if options.flags.json:
+        check_file(options.flags.json)
     startup.use_jax(
         "default" if options.flags.all_rows else options.config.precision, log_kernels=True
     )
@@ -91,6 +97,7 @@ def main(options: Options) -> None:
             tasks.of(config).inputs.check()  # before anything is compiled
     measured: list[measure.Measured] = []
     saved: list[saving.Saving] = []
+    rates: list[measure.InputRates] = []
     for name, config in configs.items():
         if "inference" in options.flags.what:
             measured.append(
@@ -103,7 +110,8 @@ def main(options: Options) -> None:
             saved.append(saving.saving(name, config, options.flags.steps, runs))
             say(saved[-1].line())
         if "input" in options.flags.what:
-            say(measure.input_report(config, options.flags.samples))
+            rates.append(measure.input_rates(name, config, options.flags.samples))
+            say(rates[-1].text())
         if "evaluation" in options.flags.what:
             say(measure.evaluation_report(name, config, options.flags.samples))
     if measured or saved:
@@ -118,6 +126,7 @@ def main(options: Options) -> None:
     if options.flags.json:
         numbers = [dataclasses.asdict(one) for one in measured]
         numbers += [dataclasses.asdict(one) for one in saved]
+        numbers += [dataclasses.asdict(one) for one in rates]
         write_json(options.flags.json, numbers)
 
 

@@ -32,9 +32,9 @@ from nonlocal_jax.evaluation.restore import default_output, restore
 from nonlocal_jax.evaluation.result import Result
 from nonlocal_jax.evaluation.video import evaluate_to_folder as videos
 from nonlocal_jax.evaluation.video.restore import restore as restore_video
-from nonlocal_jax.reporting.outputs import check_folder
 from nonlocal_jax.runtime import distributed, sharding, startup
 from nonlocal_jax.runtime.console import say
+from nonlocal_jax.runtime.files import check_folder
 
 
 def define(values: flags.FlagValues) -> None:

@@ -46,9 +46,9 @@ from nonlocal_jax.exporting.request import (
 )
 from nonlocal_jax.inputs import decode
 from nonlocal_jax.inputs.video.decode import SUFFIXES
-from nonlocal_jax.reporting.outputs import check_folder
 from nonlocal_jax.runtime import startup
 from nonlocal_jax.runtime.console import say
+from nonlocal_jax.runtime.files import check_folder
 from nonlocal_jax.runtime.packages import need
 
 

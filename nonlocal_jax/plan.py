@@ -19,7 +19,7 @@ from nonlocal_jax.config.command_line import Options
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.performance import chips, meshes, plan
 from nonlocal_jax.runtime.console import say
-from nonlocal_jax.runtime.files import cache_folder, write_json
+from nonlocal_jax.runtime.files import cache_folder, check_file, write_json
 
 
 def define(values: flags.FlagValues) -> None:
@@ -62,6 +62,8 @@ def main(options: Options) -> None:
     ]
     for where in wanted:  # errors come before anything is compiled
         meshes.choose(options.config, where.devices, where.slices)
+    if options.flags.json:
+        check_file(options.flags.json)
     plans = []
     for where in wanted:
         plans.append(

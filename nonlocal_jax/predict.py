@@ -32,9 +32,9 @@ from nonlocal_jax.evaluation.video import label_files
 from nonlocal_jax.evaluation.video.predictor import VideoPredictor
 from nonlocal_jax.evaluation.video.restore import restore as restore_video
 from nonlocal_jax.inputs.video import decode
-from nonlocal_jax.reporting.outputs import check_folder
 from nonlocal_jax.runtime import sharding, startup
 from nonlocal_jax.runtime.console import say
+from nonlocal_jax.runtime.files import check_folder
 
 
 def define(values: flags.FlagValues) -> None:

@@ -13,12 +13,13 @@ from nonlocal_jax.errors import UserError
 from nonlocal_jax.evaluation import run_pictures
 from nonlocal_jax.evaluation.run_pictures import Pictures
 from nonlocal_jax.reporting import history as histories
-from nonlocal_jax.reporting import outputs, pictures
+from nonlocal_jax.reporting import pictures
 from nonlocal_jax.reporting.history import History
 from nonlocal_jax.reporting.report import html
 from nonlocal_jax.reporting.report.comparison import comparison
 from nonlocal_jax.reporting.report.run_page import run_page
 from nonlocal_jax.runtime.console import say
+from nonlocal_jax.runtime.files import check_file
 
 PAGE, INDEX = "report.html", "index.html"
 SEVERAL = "report"  # the default folder of several runs' pages
@@ -101,9 +102,7 @@ def _places(
 
 def _check_place(path: pathlib.Path) -> None:
     """Raises a UserError if a page can't be written there, or would replace another file."""
-    outputs.check_folder(path.parent)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, and a page would be written there.")
+    check_file(path)
     if path.is_file() and html.MARK.encode() not in path.read_bytes()[:2000]:
         raise UserError(f"{path} exists, and is no report: choose another --output.")
 

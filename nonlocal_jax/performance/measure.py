@@ -145,30 +145,62 @@ def training(name: str, config: Run, runs: int) -> Measured:
     return dataclasses.replace(measured, images=config.batch_size)
 
 
-def input_report(config: Run, samples: int) -> str:
-    """A line for each stage of the input pipeline of images, and one for the whole of it.
+@dataclasses.dataclass(frozen=True)
+class InputRates:
+    """How fast the input pipeline of training is.
+
+    Attributes:
+      config: name of the row.
+      stages: milliseconds of an example in each stage, in order; empty for videos and for images
+        that are generated.
+      unit: "images" or "clips".
+      per_second: examples a second of the whole pipeline.
+    """
+
+    config: str
+    stages: dict[str, float]
+    unit: str
+    per_second: float
+
+    def text(self) -> str:
+        """A line for each stage, for all of them, and for the whole pipeline."""
+        whole = f"whole pipeline, as in training: {self.per_second:.0f} {self.unit}/s"
+        if not self.stages:
+            return whole
+        together = {**self.stages, "together": sum(self.stages.values())}
+        rate = f"{self.unit}/s"
+        lines = [f"{'stage, one thread':<24}{'ms':>8}{rate:>12}"]
+        lines += [f"{name:<24}{ms:8.2f}{1e3 / ms:12.0f}" for name, ms in together.items()]
+        return "\n".join([*lines, whole])
+
+
+def input_rates(name: str, config: Run, samples: int) -> InputRates:
+    """Measures the input pipeline.
 
     One thread runs every stage for the same examples, one after the other; then the whole pipeline
     runs as in training.
+
+    Args:
+      name: of the config.
+      config: the config.
+      samples: how many examples are timed, in the stages and in the pipeline.
 
     Raises:
       UserError: the data set is not there, or an example is bad.
     """
     task = tasks.of(config)
-    lines = _stages(config, samples) if isinstance(config, Config) else []
+    stages = _stages(config, samples) if isinstance(config, Config) else {}
     rate = timing.examples_per_second(task.inputs.train_batches(), samples)
-    return "\n".join([*lines, f"whole pipeline, as in training: {rate:.0f} {task.unit}/s"])
+    return InputRates(name, stages, task.unit, rate)
 
 
-def _stages(config: Config, samples: int) -> list[str]:
+def _stages(config: Config, samples: int) -> dict[str, float]:
     inputs = Inputs.of(config)
     source = inputs.open("train")
     if not isinstance(source, sources.EncodedSource):  # generated images have no such stages
-        return []
-    stages = timing.stage_seconds(source, inputs.augmentations(), config.data.crop_size, samples)
-    stages["together"] = sum(stages.values())
-    lines = [f"{name:<24}{s * 1e3:8.2f}{1 / s:12.0f}" for name, s in stages.items()]
-    return [f"{'stage, one thread':<24}{'ms':>8}{'images/s':>12}", *lines]
+        return {}
+    seconds = timing.stage_seconds(source, inputs.augmentations(), config.data.crop_size, samples)
+    return {stage: value * 1e3 for stage, value in seconds.items()}
 
 
 def evaluation_report(name: str, config: Run, samples: int) -> str:

@@ -11,7 +11,6 @@ from PIL import Image
 
 from nonlocal_jax.errors import UserError
 from nonlocal_jax.reporting import pictures
-from nonlocal_jax.runtime.files import write_whole
 
 Mask = UInt8[np.ndarray, "h w"]
 Palette = UInt8[np.ndarray, "classes 3"]
@@ -19,20 +18,6 @@ Picture = UInt8[np.ndarray, "h w 3"]
 LONGEST = 40  # letters of a class name in a picture
 WITH_NUMBERS = 30  # classes, at most, of a confusion matrix with numbers
 NARROWEST = 5.0  # inches
-
-
-def check_folder(folder: pathlib.Path) -> None:
-    """Creates the folder of results before anything is computed.
-
-    Raises:
-      UserError: nothing can be written there.
-    """
-    probe = folder / ".writable"
-    try:
-        write_whole(probe, "")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from error
 
 
 def write_mask(path: pathlib.Path, mask: Mask, palette: Palette) -> None:

@@ -40,6 +40,32 @@ def write_json(path: str | os.PathLike[str], content: object) -> None:
         raise UserError(f"{path} can't be written: {error.strerror or error}.") from error
 
 
+def check_folder(folder: pathlib.Path) -> None:
+    """Creates the folder of results before anything is computed.
+
+    Raises:
+      UserError: nothing can be written there.
+    """
+    probe = folder / ".writable"
+    try:
+        write_whole(probe, "")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from error
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Creates the folder of a file of results before anything is computed.
+
+    Raises:
+      UserError: the file can't be written.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} can't be written: it is a folder.")
+    check_folder(path.parent)
+
+
 def cache_folder() -> pathlib.Path:
     """The folder of this project's caches: $XDG_CACHE_HOME/nonlocal_jax.
 

@@ -297,8 +297,10 @@ def test_the_benchmark_times_every_stage(camvid):
 
     settings = {"data.scale": (60, 45), "data.crop_size": (32, 48), "data.num_threads": 2}
     config = files.load("camvid", data_dir=str(camvid), batch_size=4, **settings)
-    lines = measure.input_report(config, samples=3).splitlines()
+    rates = measure.input_rates("camvid", config, samples=3)
+    lines = rates.text().splitlines()
     stages = [line[:24].strip() for line in lines[1:-1]]
+    assert [*rates.stages, "together"] == stages
     assert stages == [
         "read",
         "decode image",

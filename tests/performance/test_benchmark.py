@@ -1,5 +1,6 @@
 """The benchmark's figures are of the right programs; how fast they are is nobody's test."""
 
+import json
 import tempfile
 
 import evaluations
@@ -44,6 +45,32 @@ def test_a_save_among_steps_is_measured_in_a_line_and_removed(tmp_path, monkeypa
     variables = init_variables(small().model, 0).values()
     assert sum(v.nbytes for v in variables) < found.megabytes * 1e6  # momenta, too
     assert "save() holds the loop for" in found.line() and " 3 steps take" in found.line()
+
+
+def test_the_numbers_of_the_input_are_kept(tmp_path, capsys):
+    path = tmp_path / "numbers" / "input.json"
+    flags = ["--config=demo", "--what=input", "--samples=4"]
+    assert benchmark.run([*flags, f"--json={path}"]) == 0
+    (numbers,) = json.loads(path.read_text())
+    assert numbers["config"] == "demo" and numbers["per_second"] > 0
+    assert f"{numbers['per_second']:.0f} images/s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("what", "path", "message"),
+    [
+        ("evaluation", "a.json", "--json is for the numbers of all but evaluation"),
+        ("input", ".", "can't be written: it is a folder"),
+        ("training", "/proc/no/a.json", "/proc/no cannot be written"),
+    ],
+)
+def test_a_wrong_file_of_numbers_is_told_before_anything_is_measured(
+    what, path, message, tmp_path, capsys
+):
+    flags = ["--config=demo", f"--what={what}", f"--json={tmp_path / path}"]
+    assert benchmark.run(flags) == 2
+    said = capsys.readouterr()
+    assert message in said.err and "compiling" not in said.out + said.err
 
 
 def test_all_rows_are_measured_beside_what_was_published():

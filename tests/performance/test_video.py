@@ -25,7 +25,7 @@ def test_inference_training_input_and_evaluation_are_measured(one_device):
     assert (training.images, training.size) == (8, (32, 32))
     assert training.tflop > inference.tflop > 0
     assert "| tiny | training | 8 | 32x32 |" in measure.table([inference, training], {})
-    assert "clips/s" in measure.input_report(config, 2)
+    assert "clips/s" in measure.input_rates("tiny", config, 2).text()
     assert "3 videos at" in measure.evaluation_report("tiny", config, 3)
     with pytest.raises(UserError, match=r"set --config\.eval\.crop_size for videos"):
         measure.inference("tiny", config, 2, 1, (64, 64))
