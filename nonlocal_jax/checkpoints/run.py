@@ -82,7 +82,12 @@ class RunCheckpoints:
         self.directory = pathlib.Path(directory).absolute()
         self._scores = Scores.read(self.directory)
         self._policy = policies.AnyPreservationPolicy([policies.LatestN(keep), self._scores])
-        self._manager = Manager(self.directory, kept=self._policy, seal=self._seal)
+        self._manager = Manager(
+            self.directory,
+            arrays=(files.MODEL, files.AVERAGE, "optimizer"),
+            kept=self._policy,
+            seal=self._seal,
+        )
         self._newest: int = self._manager.latest_step() or 0
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "saving")
         self._saving: tuple[int, concurrent.futures.Future[None]] | None = None
@@ -175,7 +180,10 @@ class RunCheckpoints:
 
     def _restore(self, step: int, **like: Any) -> Any:
         self.wait()
-        given = {name: ocp.args.StandardRestore(item) for name, item in like.items()}
+        given = {
+            name: ocp.args.PyTreeRestore(item, ocp.checkpoint_utils.construct_restore_args(item))
+            for name, item in like.items()
+        }
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**given))
         except (OSError, ValueError, KeyError) as error:
@@ -228,11 +236,11 @@ class RunCheckpoints:
         self, step: int, variables: Variables, optimizer: Any, average: Variables, metadata: Any
     ) -> None:
         """Writes a step in the thread, and removes the steps that are no longer kept."""
-        beside = {files.AVERAGE: ocp.args.StandardSave(average)} if average else {}
+        beside = {files.AVERAGE: ocp.args.PyTreeSave(average)} if average else {}
         items = ocp.args.Composite(
             **beside,
-            model=ocp.args.StandardSave(variables),
-            optimizer=ocp.args.StandardSave(optimizer),
+            model=ocp.args.PyTreeSave(variables),
+            optimizer=ocp.args.PyTreeSave(optimizer),
             metadata=ocp.args.JsonSave(metadata),
         )
         try:
