@@ -28,6 +28,9 @@ from nonlocal_jax.ops.normalize import normalize
 from nonlocal_jax.ops.resize import interpolation_matrix
 from nonlocal_jax.ops.taps import compose
 
+# Scores at full resolution in a block of rows. 8 MB fit into the cache of a CPU, and keep a TPU
+# busy. On a GPU they take less time than starting the kernels.
+BLOCK, GPU_BLOCK = 2**21, 2**26
 ROWS = 8  # of a block of scores at full resolution, where an image's size is not known yet
 PRECISION = lax.Precision.HIGHEST  # of interpolation: bfloat16 would move positions and scores
 
@@ -137,22 +140,22 @@ def class_indices(scores: list[LowResolution]) -> UInt8[Array, "n H W"]:
     """
     first = _first_largest if len(scores) == 1 else _first_largest_of_means
     if not known(*scores[0].rows.shape, *scores[0].columns.shape):
-        return _row_by_row(scores, first)
+        return _row_by_row(_resized(scores), first)
     windows = [score.windows for score in scores if score.windows is not None]
 
-    def by_blocks(scores: list[readout.Resized]) -> UInt8[Array, "n H W"]:
-        blocks = _by_row_blocks(scores, first)
+    def by_blocks(scores: list[readout.Resized], size: int) -> UInt8[Array, "n H W"]:
+        blocks = _by_row_blocks(scores, first, size)
         batch, height = scores[0].rows.shape[:2]
         return jnp.moveaxis(blocks, 0, 1).reshape(batch, -1, blocks.shape[-1])[:, :height]
 
     def by_taps(scores: list[readout.Resized]) -> UInt8[Array, "n H W"]:
         return readout.class_indices(scores, windows)
 
-    resized = [readout.Resized(score.logits, score.rows, score.columns) for score in scores]
-    if len(windows) < len(scores):
-        masks = by_blocks(resized)
-    else:
-        masks = lax.platform_dependent(resized, cuda=by_taps, default=by_blocks)
+    few_neighbours = len(windows) == len(scores)
+    on_gpu = by_taps if few_neighbours else functools.partial(by_blocks, size=GPU_BLOCK)
+    masks = lax.platform_dependent(
+        _resized(scores), cuda=on_gpu, default=functools.partial(by_blocks, size=BLOCK)
+    )
     return layout.whole_rows(masks)
 
 
@@ -164,12 +167,20 @@ def probabilities(scores: list[LowResolution]) -> Float[Array, "n classes H W"]:
         return s if several else jax.nn.softmax(s, axis=2)
 
     if not known(*scores[0].rows.shape, *scores[0].columns.shape):
-        return jnp.moveaxis(_row_by_row(scores, reduce), 2, 1)
-    blocks = _by_row_blocks(scores, reduce)
-    batch, height = scores[0].rows.shape[:2]
-    volume = jnp.moveaxis(blocks, (1, 3), (0, 1))
-    volume = volume.reshape(batch, volume.shape[1], -1, volume.shape[-1])[:, :, :height]
-    return layout.whole_rows(volume)
+        return jnp.moveaxis(_row_by_row(_resized(scores), reduce), 2, 1)
+
+    def volume(scores: list[readout.Resized], size: int) -> Float[Array, "n classes H W"]:
+        blocks = _by_row_blocks(scores, reduce, size)
+        batch, height = scores[0].rows.shape[:2]
+        volume = jnp.moveaxis(blocks, (1, 3), (0, 1))
+        return volume.reshape(batch, volume.shape[1], -1, volume.shape[-1])[:, :, :height]
+
+    made = lax.platform_dependent(
+        _resized(scores),
+        cuda=functools.partial(volume, size=GPU_BLOCK),
+        default=functools.partial(volume, size=BLOCK),
+    )
+    return layout.whole_rows(made)
 
 
 def mirror(images: Float[Array, "n h w c"], sizes: Int[Array, "n 2"]) -> Float[Array, "n h w c"]:
@@ -313,17 +324,18 @@ def _reverse_rows(matrix: Float[Array, "n W b"], widths: Int[Array, "n"]) -> Flo
 
 
 def _by_row_blocks(
-    scores: Sequence[LowResolution | readout.Resized],
+    scores: Sequence[readout.Resized],
     reduce: Callable[[Float[Array, "n rows classes W"]], Array],
+    size: int,
 ) -> Array:
     """Applies `reduce` to a few rows of the scores at a time, and stacks: [blocks, n, rows, ...].
 
-    The scores are logits, or with several sets of logits the mean of their softmaxes.
+    A block has at most `size` scores, or one row of each image. The scores are logits, or with
+    several sets of logits the mean of their softmaxes.
     """
     batch, _, _, classes = scores[0].logits.shape
     height, width = scores[0].rows.shape[1], scores[0].columns.shape[1]
-    # A few megabytes fit into the cache of a CPU, and keep an accelerator busy.
-    rows = max(min(2**21 // (batch * classes * width), height), 1)
+    rows = max(min(size // (batch * classes * width), height), 1)
     blocks = -(-height // rows)
 
     def cut(matrix: Float[Array, "n H a"]) -> Float[Array, "blocks n rows a"]:
@@ -335,8 +347,12 @@ def _by_row_blocks(
     return stacked
 
 
+def _resized(scores: Sequence[LowResolution]) -> list[readout.Resized]:
+    return [readout.Resized(score.logits, score.rows, score.columns) for score in scores]
+
+
 def _row_by_row(
-    scores: Sequence[LowResolution | readout.Resized],
+    scores: Sequence[readout.Resized],
     reduce: Callable[[Float[Array, "n rows classes W"]], Array],
 ) -> Shaped[Array, "n H ..."]:
     """The same for images whose size is a symbol; the rows are not stacked."""
@@ -345,13 +361,13 @@ def _row_by_row(
 
 
 def _reduce_rows(
-    scores: Sequence[LowResolution | readout.Resized],
+    scores: Sequence[readout.Resized],
     reduce: Callable[[Float[Array, "n rows classes W"]], Array],
     parts: list[Float[Array, "n rows _"]],
 ) -> Array:
     """`reduce` of some rows of the scores; `parts` are the rows of the matrices."""
     total = jnp.zeros(())
-    for part, (logits, _, columns, *_) in zip(parts, scores, strict=True):
+    for part, (logits, _, columns) in zip(parts, scores, strict=True):
         # Rows first: their result is small, and the second product is a single large one.
         part = layout.split(part)
         some = jnp.einsum("nra,nabc->nrcb", part, logits, precision=PRECISION)

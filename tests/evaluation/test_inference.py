@@ -112,15 +112,20 @@ def test_each_image_of_a_padded_batch_gets_the_protocols_result(name):
         np.testing.assert_allclose(chosen, expected.max(-1), atol=4e-5)
 
 
-def test_rows_are_cut_into_blocks_without_a_trace():
+@pytest.mark.parametrize("size", [1, 2**14, inference.BLOCK, inference.GPU_BLOCK])
+def test_rows_are_cut_into_blocks_without_a_trace(size, monkeypatch):
+    monkeypatch.setattr(inference, "BLOCK", size)
     rng = np.random.default_rng(0)
-    shapes = (2, 6, 5, 4), (2, 1000, 6), (2, 900, 5)
+    shapes = (2, 6, 5, 4), (2, 100, 6), (2, 90, 5)
     arrays = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
     scores = inference.LowResolution(*arrays)
-    volume = np.einsum("nHa,nabc,nWb->nHWc", scores.rows, scores.logits, scores.columns)
+    logits, rows, columns = (np.asarray(array, np.float64) for array in arrays)
+    volume = np.einsum("nHa,nabc,nWb->nHWc", rows, logits, columns)
     masks = np.asarray(inference.class_indices([scores]))
-    assert 2 * 4 * 900 * 1000 > 2**21, "this is more than one block"
+    assert 2**14 < volume.size < 2**21, "one row, some rows and all rows"
     assert (masks == volume.argmax(-1)).mean() > 0.9999
+    expected = np.moveaxis(whole_volumes.softmax(volume), -1, 1)
+    np.testing.assert_allclose(inference.probabilities([scores]), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", ["_first_largest", "_first_largest_of_means"])

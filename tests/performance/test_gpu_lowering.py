@@ -108,3 +108,13 @@ def test_masks(form, name, align_corners):
     views = len(scales) * (2 if protocol.flip else 1)
     expected = 0 if form == "taps" else 1 if views == 1 else views + 1
     assert kernels(program) == expected
+
+
+def test_probabilities_are_made_in_blocks_that_keep_a_gpu_busy(monkeypatch):
+    """Loops of many small kernels take longer than their work."""
+    arrays = (2, 16, 20, CLASSES), (2, 256, 16), (2, 320, 20)
+    scores = inference.LowResolution(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in arrays))
+    monkeypatch.setattr(inference, "BLOCK", 2 * 320 * CLASSES)  # a row of each image
+    program = cuda.lowered(lambda scores: inference.probabilities([scores]), scores)
+    (shape,) = {line.rpartition("tensor<")[2] for line in cuda.operations(program, "exponential")}
+    assert shape.startswith(f"2x256x{CLASSES}x320")
